@@ -15,8 +15,8 @@ def summarize(cases: list[Case], seconds: dict[str, list[float]]) -> dict[str, A
     Returns:
         `cases`: by name, in the order of measurement: `seconds` a step of every round, their `median` and `quartiles`,
         `flops`, `moved` (bytes) and `images` a step, and `rate`: FLOP/s as a fraction of the matrix product's.
-        `torch`: the fastest case of PyTorch, or `None`. `ratios`: by the name of our step, how many times PyTorch's
-        throughput it has: `median` (ratio of the medians) and `rounds` (of each round).
+        `ratios`: by the name of PyTorch's case and then of our step, how many times PyTorch's throughput ours has:
+        `median` (ratio of the medians) and `rounds` (of each round).
     """
     medians = {name: float(np.median(values)) for name, values in seconds.items()}
     product = next(case for case in cases if case.name == PRODUCT)
@@ -33,18 +33,18 @@ def summarize(cases: list[Case], seconds: dict[str, list[float]]) -> dict[str, A
         }
         for case in cases
     }
-    contenders = sorted((name for name in rows if name.startswith("PyTorch")), key=medians.__getitem__)
-    ratios = {}
-    for torch in contenders[:1]:
+    ratios: dict[str, Any] = {}
+    for torch in (name for name in rows if name.startswith("PyTorch")):
+        ratios[torch] = {}
         for name in (NETWORK, WHOLE):
             rounds = [theirs / ours for ours, theirs in zip(seconds[name], seconds[torch], strict=True)]
-            ratios[name] = {"median": medians[torch] / medians[name], "rounds": rounds}
-    return {"cases": rows, "torch": contenders[0] if contenders else None, "ratios": ratios}
+            ratios[torch][name] = {"median": medians[torch] / medians[name], "rounds": rounds}
+    return {"cases": rows, "ratios": ratios}
 
 
 def report(console: Console, config: ConfigDict, results: dict[str, Any]) -> None:
     """Prints what `summarize` found."""
-    cases, torch = results["cases"], results["torch"]
+    cases, ratios = results["cases"], results["ratios"]
     size, rounds = config.train.batch_size, len(cases[PRODUCT]["seconds"])
     side = round((cases[PRODUCT]["flops"] / 2) ** (1 / 3))
     console.print(
@@ -52,27 +52,24 @@ def report(console: Console, config: ConfigDict, results: dict[str, Any]) -> Non
         f"{cases[NETWORK]['flops'] / 1e9:.3g} GFLOP; medians of {rounds} rounds; "
         f"peak: the product of {side} × {side} matrices\n"
     )
-    names = [PRODUCT, WHOLE, NETWORK, *(name for name in cases if name.startswith("PyTorch"))]
+    names = [PRODUCT, WHOLE, NETWORK, *ratios]
     columns = ("", "ms a step", "quartiles", "images/s", "GFLOP/s", "of peak")
     console.table(columns, [_rate_row(name, cases[name]) for name in names])
     console.print()
     columns = ("where the whole step's time goes", "ms", "share", "at peak", "least MB", "GB/s")
     console.table(columns, list(_part_rows(cases)))
     console.print()
-    if not torch:
-        console.print(
-            f"network step: {cases[NETWORK]['rate']:.0%} of peak, whole step, with augmentation: "
-            f"{cases[WHOLE]['rate']:.0%} (medians of {rounds} rounds)"
-        )
-        return
-    ratios = results["ratios"]
     console.print(
-        f"of peak: ours {cases[NETWORK]['rate']:.0%}, {torch} {cases[torch]['rate']:.0%}; "
-        "PyTorch is spared augmentation and metrics"
+        f"network step: {cases[NETWORK]['rate']:.0%} of peak, whole step, with augmentation: "
+        f"{cases[WHOLE]['rate']:.0%} (medians of {rounds} rounds)"
     )
+    if not ratios:
+        return
+    rows = [(torch, _ratio(ratios[torch][NETWORK]), _ratio(ratios[torch][WHOLE])) for torch in ratios]
+    console.print()
+    console.table(("our throughput, times that of", "network step", "whole step"), rows)
     console.print(
-        f"network step: {_ratio(ratios[NETWORK])} PyTorch's throughput, whole step: {_ratio(ratios[WHOLE])} "
-        f"(ratios of medians over {rounds} rounds; in brackets, lowest and highest of a round)"
+        "ratios of medians; in brackets, lowest and highest of a round; PyTorch is spared augmentation and metrics"
     )
 
 

@@ -7,7 +7,6 @@ gradients are written so that every operation is a plain NHWC/HWIO convolution, 
 backends `conv2d` is `lax.conv_general_dilated` and nothing else.
 """
 
-import functools
 from typing import Literal
 
 import jax
@@ -15,6 +14,7 @@ import jax.numpy as jnp
 from jax import lax
 
 Padding = Literal["SAME", "VALID"]
+Pads = tuple[tuple[int, int], ...]  # (above, below), (left, right) of the images, in pixels
 
 
 def conv2d(images: jax.Array, kernel: jax.Array, padding: Padding = "SAME") -> jax.Array:
@@ -28,9 +28,7 @@ def conv2d(images: jax.Array, kernel: jax.Array, padding: Padding = "SAME") -> j
     Returns:
         float [B, H, W, O] or [B, H - kh + 1, W - kw + 1, O].
     """
-    if jax.default_backend() == "cpu":
-        return _conv_cpu(images, kernel, padding)
-    return _conv(images, kernel, _pads(kernel, padding))
+    return convolve(images, kernel, pads(kernel, padding))
 
 
 def max_pool(images: jax.Array, window: int = 2) -> jax.Array:
@@ -80,27 +78,29 @@ def _max_backward(saved, gradient):
 _max_of_windows.defvjp(_max_forward, _max_backward)
 
 
-def _conv(images: jax.Array, kernel: jax.Array, pads: tuple[tuple[int, int], ...]) -> jax.Array:
+def convolve(images: jax.Array, kernel: jax.Array, pads: Pads) -> jax.Array:
+    """`conv2d` with so many rows and columns of zeros around the images."""
+    return (_conv_cpu if jax.default_backend() == "cpu" else _conv)(images, kernel, pads)
+
+
+def _conv(images: jax.Array, kernel: jax.Array, pads: Pads) -> jax.Array:
     return lax.conv_general_dilated(images, kernel, (1, 1), pads, dimension_numbers=("NHWC", "HWIO", "NHWC"))
 
 
-def _pads(kernel: jax.Array, padding: Padding) -> tuple[tuple[int, int], ...]:
-    sides = kernel.shape[:2]
-    return tuple(((side - 1) // 2, side // 2) if padding == "SAME" else (0, 0) for side in sides)
+def pads(kernel: jax.Array, padding: Padding) -> Pads:
+    """Of a padding by name, for a kernel [kh, kw, C, O]."""
+    return tuple(((side - 1) // 2, side // 2) if padding == "SAME" else (0, 0) for side in kernel.shape[:2])
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def _conv_cpu(images: jax.Array, kernel: jax.Array, padding: Padding) -> jax.Array:
-    return _conv(images, kernel, _pads(kernel, padding))
+_conv_cpu = jax.custom_vjp(_conv, nondiff_argnums=(2,))
 
 
-def _forward(images, kernel, padding):
-    return _conv_cpu(images, kernel, padding), (images, kernel)
+def _forward(images, kernel, pads):
+    return _conv(images, kernel, pads), (images, kernel)
 
 
-def _backward(padding, saved, gradient):
+def _backward(pads, saved, gradient):
     images, kernel = saved
-    pads = _pads(kernel, padding)
     # Input: the full correlation of the gradient with the kernel turned by 180 degrees.
     turned = jnp.flip(kernel, (0, 1)).swapaxes(2, 3)
     full = tuple((side - 1 - low, side - 1 - high) for side, (low, high) in zip(kernel.shape[:2], pads, strict=True))

@@ -6,7 +6,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from imgclf_jax.models.conv import Padding, conv2d, max_pool
+from imgclf_jax.models.conv import Padding, conv2d
+from imgclf_jax.models.conv_pool import conv2d_max_pool
 
 # He et al. 2015 (https://arxiv.org/abs/1502.01852): keeps the variance through ReLU layers.
 HE_NORMAL = nn.initializers.he_normal()
@@ -34,9 +35,8 @@ class Conv(nn.Module):
         """Computes in `self.dtype`."""
         shape = (self.kernel_size, self.kernel_size, x.shape[-1], self.features)
         kernel = self.param("kernel", self.kernel_init, shape, jnp.float32)
-        y = conv2d(x.astype(self.dtype), kernel.astype(self.dtype), self.padding)
-        if self.pool > 1:
-            y = max_pool(y, self.pool)
+        x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
+        y = conv2d_max_pool(x, kernel, self.padding, self.pool) if self.pool > 1 else conv2d(x, kernel, self.padding)
         if self.use_bias:
             y += self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32).astype(self.dtype)
         return y
