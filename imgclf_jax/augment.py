@@ -17,20 +17,9 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from imgclf_jax.color import adjust_brightness, adjust_contrast, adjust_hue, adjust_saturation
+from imgclf_jax.rng import image_keys
 
 PAD_MODES = ("zero", "reflect")
-
-
-def image_keys(key: jax.Array, positions: jax.Array) -> jax.Array:
-    """One key for each image: `fold_in(key, position)`.
-
-    Args:
-      key: the step's augmentation key, typed or raw.
-      positions: int [B], each image's position in the global batch.
-
-    Returns keys [B] (raw keys: uint32 [B, 2]).
-    """
-    return jax.vmap(lambda position: jax.random.fold_in(key, position))(positions)
 
 
 def _stream(keys: jax.Array, operation: str) -> jax.Array:

@@ -1,12 +1,14 @@
 """`--mode=check`: what a config would do, without reading data or allocating a parameter."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from imgclf_jax import cost, dispatch, parallel
+from imgclf_jax import compiler, cost, dispatch, parallel
 from imgclf_jax.console import Console, count
-from imgclf_jax.experiment import build
+from imgclf_jax.experiment import build, compile_run_steps
 from imgclf_jax.inputs import Normalization
 from imgclf_jax.summary import show_model
 from imgclf_jax.validate import validate
@@ -19,22 +21,23 @@ def check(config: ConfigDict) -> None:
         UserError: the config is not valid.
     """
     plan, info = validate(config)
-    with parallel.quiet():
+    with compiler.quiet():
         _check(config, plan, info, Console())
 
 
 def _check(config, plan, info, console):
-    strategy = parallel.create(config.parallel)
+    image_bytes = sum(info.split_sizes.values()) * math.prod(info.image_shape)
+    strategy = parallel.create(config.parallel, image_bytes)
     channels = jnp.zeros(info.image_shape[-1])
     classes = len(info.class_names)
     experiment = build(config, plan, info.image_shape, classes, Normalization(channels, channels), strategy)
 
-    state = jax.eval_shape(experiment.init, experiment.key)
+    state = strategy.describe(jax.eval_shape(experiment.init, experiment.key))
     images = jax.ShapeDtypeStruct((plan.train_count, *info.image_shape), jnp.uint8)
     labels = jax.ShapeDtypeStruct((plan.train_count,), jnp.int32)
     scalar = jax.ShapeDtypeStruct((), jnp.int32)
     meter = jax.eval_shape(dispatch.empty_meter)
-    run_steps = strategy.compile(experiment.run_steps, donate=(0,))
+    run_steps = compile_run_steps(experiment, strategy)
     compiled = run_steps.lower(state, meter, images, labels, labels, scalar, experiment.key).compile()
 
     batch = config.train.batch_size
@@ -45,11 +48,12 @@ def _check(config, plan, info, console):
     layers = [("images", (batch, *experiment.input_shape)), *layers]
     console.table(("output of", "shape"), [(name, "×".join(map(str, shape))) for name, shape in layers])
     memory = compiled.memory_analysis()
-    data_bytes = images.size + 4 * labels.size
+    data_bytes = (images.size + 4 * labels.size) // (strategy.devices if strategy.sharded_data else 1)
+    params, whole = _bytes(state.params), _bytes(state)
     rows = [
         ("training data, as uint8", data_bytes),
-        ("parameters", _bytes(state.params)),
-        ("optimiser, averages, statistics", _bytes(state) - _bytes(state.params)),
+        ("parameters", params),
+        ("optimiser, averages, statistics", whole - params),
         ("intermediate values of a step", memory.temp_size_in_bytes if memory else None),
     ]
     total = sum(size for _, size in rows if size)
@@ -59,4 +63,5 @@ def _check(config, plan, info, console):
 
 
 def _bytes(tree):
-    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+    """What a device holds of it."""
+    return sum(math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))

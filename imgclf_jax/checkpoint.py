@@ -12,7 +12,9 @@ import jax
 import jax.numpy as jnp
 import orbax.checkpoint as ocp
 
+from imgclf_jax import hosts
 from imgclf_jax.errors import UserError
+from imgclf_jax.parallel import alone
 
 FOLDER = "checkpoints"
 
@@ -93,9 +95,11 @@ class Checkpoints:
                 return self.restore(step, template), step
             except UserError as error:
                 aside = self.folder.with_name("damaged_checkpoints") / str(step)
-                aside.parent.mkdir(exist_ok=True)
-                shutil.rmtree(aside, ignore_errors=True)
-                shutil.move(self.folder / str(step), aside)
+                if hosts.is_first():
+                    aside.parent.mkdir(exist_ok=True)
+                    shutil.rmtree(aside, ignore_errors=True)
+                    shutil.move(self.folder / str(step), aside)
+                hosts.gather("moved")
                 warnings.warn(f"{error}; moved to {aside}, trying the one before", stacklevel=2)
                 self._manager.reload()
         if steps:
@@ -103,22 +107,29 @@ class Checkpoints:
         return None
 
     def restore(self, step: int, template: Any = None) -> Any:
-        """The checkpoint of `step`; without a template as nested dicts, placed as they were when they were saved.
+        """The checkpoint of `step`; without a template as nested dicts, on this process's first device.
 
         Raises:
             UserError: it is damaged or does not fit `template`.
         """
-        described = None
-        if template is not None:
+
+        def described():
+            if template is None:
+                here = alone().replicated
+                saved = self._manager.item_metadata(step)
+                return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here), saved)
             sharding = jax.tree.leaves(template)[0].sharding
-            described = {"tree": template, "checksum": jax.ShapeDtypeStruct((), jnp.uint32, sharding=sharding)}
-        try:
-            saved = self._manager.restore(step, args=ocp.args.StandardRestore(described))
-            whole = bool(self._verify(saved))
-        except Exception as error:
-            reason = next(iter(str(error).splitlines()), type(error).__name__)
-            raise UserError(f"checkpoint {self.folder / str(step)} cannot be read ({reason[:200]})") from error
-        if not whole:
+            return {"tree": template, "checksum": jax.ShapeDtypeStruct((), jnp.uint32, sharding=sharding)}
+
+        def read():
+            try:
+                return self._manager.restore(step, args=ocp.args.StandardRestore(described()))
+            except Exception as error:
+                reason = next(iter(str(error).splitlines()), type(error).__name__)
+                raise UserError(f"checkpoint {self.folder / str(step)} cannot be read ({reason[:200]})") from error
+
+        saved = hosts.together(read)
+        if not self._verify(saved):
             raise UserError(f"checkpoint {self.folder / str(step)} is damaged (its checksum does not match)")
         return saved["tree"]
 

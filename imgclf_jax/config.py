@@ -172,7 +172,7 @@ def _train() -> dict[str, Any]:
 def _eval() -> dict[str, Any]:
     return {
         # Any size gives the same result; larger is faster until memory runs out.
-        "batch_size": 500,
+        "batch_size": 512,
         # How often the validation split is evaluated; at most one of the two. Neither: at the end only.
         "every_steps": config_dict.placeholder(int),
         "every_epochs": config_dict.placeholder(float),
@@ -208,10 +208,17 @@ def _checkpoint() -> dict[str, Any]:
 
 def _parallel() -> dict[str, Any]:
     return {
-        # "jit": the batch is sharded over the devices and the compiler places the collectives. "auto" is "jit".
+        # "jit": the batch is sharded over the devices and the compiler places the collectives. "shard_map", "pmap":
+        # each device works on its part, with explicit collectives. The same numbers; "auto" is "jit".
         "strategy": "auto",
-        # How many devices of this process to use. 0: all of them.
+        # How many devices to use, of all processes together. 0: all of them.
         "devices": 0,
+        # (data, model): how the devices are arranged. Batches are split over all of them, large parameters and what
+        # the optimiser keeps of them over the second axis. (): (devices, 1), all parameters whole everywhere.
+        "mesh": (),
+        # Where the data set lies: "replicated" on every device, "sharded" over them, or "auto": sharded where a copy
+        # would take more than a quarter of a device's memory.
+        "data": "auto",
     }
 
 
@@ -227,6 +234,7 @@ NOT_MATHEMATICS = (
     "log.",
     "checkpoint.",
     "train.steps_per_dispatch",
+    "parallel.",
 )
 
 

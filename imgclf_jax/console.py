@@ -13,7 +13,8 @@ class Console:
     """Prints to standard output; warnings go to standard error.
 
     Args:
-        mode: "bar", "lines", "none" or "auto", which is "bar" on a terminal and "lines" elsewhere.
+        mode: "bar", "lines", "none" or "auto", which is "bar" on a terminal and "lines" elsewhere; "silent" prints
+            no warnings either.
         line_seconds: least time between plain lines; 0 prints every row.
     """
 
@@ -27,12 +28,13 @@ class Console:
 
     def print(self, text: str = "") -> None:
         """A line of text, above the progress bar where there is one."""
-        if self._mode != "none":
+        if self._mode not in ("none", "silent"):
             self._rich.print(text, markup=False)
 
     def warn(self, text: str) -> None:
         """A warning, on standard error, in any mode."""
-        RichConsole(stderr=True, highlight=False, soft_wrap=True).print(text, style="bold yellow", markup=False)
+        if self._mode != "silent":
+            RichConsole(stderr=True, highlight=False, soft_wrap=True).print(text, style="bold yellow", markup=False)
 
     def table(self, columns: Sequence[str], rows: Sequence[Sequence[Any]], total: Sequence[str] = ()) -> None:
         """A table; columns other than the first are aligned to the right."""
@@ -42,7 +44,7 @@ class Console:
             table.add_column(column, footer=footer, justify="right" if index else "left", no_wrap=True)
         for row in rows:
             table.add_row(*(str(cell) for cell in row))
-        if self._mode != "none":
+        if self._mode not in ("none", "silent"):
             self._rich.print(table)
 
     def task(self, description: str, done: int, total: int) -> None:

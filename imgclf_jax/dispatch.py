@@ -5,26 +5,28 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from imgclf_jax import sampling
+from imgclf_jax.parallel import Parallel, alone
 from imgclf_jax.rng import stream
 from imgclf_jax.state import TrainState
 
 # Sums since the last row of the metrics files, kept on the device and in checkpoints, so that a resumed run writes
 # the rows that the uninterrupted one would have written. `bad_step`: the first step whose loss or gradient was not
 # finite, or -1.
-Meter = dict[str, jax.Array]
+Meter = dict[str, Any]
 
 
 def empty_meter() -> Meter:
-    """Nothing counted yet."""
+    """Nothing counted yet; on the host, for every process to hand to its devices."""
     return {
-        "loss": jnp.zeros((), jnp.float32),
-        "grad_norm": jnp.zeros((), jnp.float32),
-        "correct": jnp.zeros((), jnp.int32),
-        "count": jnp.zeros((), jnp.int32),
-        "steps": jnp.zeros((), jnp.int32),
-        "bad_step": jnp.full((), -1, jnp.int32),
+        "loss": np.zeros((), np.float32),
+        "grad_norm": np.zeros((), np.float32),
+        "correct": np.zeros((), np.int32),
+        "count": np.zeros((), np.int32),
+        "steps": np.zeros((), np.int32),
+        "bad_step": np.full((), -1, np.int32),
     }
 
 
@@ -32,9 +34,11 @@ def make_run_steps(
     train_step: Callable[[TrainState, dict[str, jax.Array], jax.Array], tuple[TrainState, Any]],
     *,
     batch_size: int,
+    examples: int,
     steps_per_epoch: int,
     replacement: bool,
-    shard: Callable[[Any], Any] = lambda batch: batch,
+    accumulate: int = 1,
+    strategy: Parallel | None = None,
 ) -> Callable[..., tuple[TrainState, Meter]]:
     """Builds `run_steps(state, meter, images, labels, order, count, key) -> (state, meter)`.
 
@@ -43,17 +47,35 @@ def make_run_steps(
 
     Args:
         train_step: see `imgclf_jax.steps`.
-        batch_size: examples a step.
+        batch_size: examples a step, on all devices together.
+        examples: N, the number of training examples.
         steps_per_epoch: see `imgclf_jax.sampling`.
         replacement: draw each batch from all examples instead of following `order`.
-        shard: places a batch on the devices.
+        accumulate: as in `train_step`, whose parts of the batch are each split over the devices.
+        strategy: where the arrays are; by default on one device.
 
     Returns:
-        The function: `images` uint8 [N, H, W, C] and `labels` int32 [N] are the whole training split, `order` int32
-        [N] is that of the epoch in which all the steps lie, `count` int32 is how many steps to take, `key` the
-        experiment's key (an argument, so that all seeds share one compiled program). Stops early at the first step
-        whose loss or gradient, or the sum of the losses, is not finite.
+        The function: `images` uint8 [N, H, W, C] and `labels` int32 [N] are the training split, from
+        `strategy.put_examples`; `order` int32 [N] is that of the epoch in which all the steps lie; `count` int32 is
+        how many steps to take; `key` is the experiment's (an argument, so that all seeds share one compiled program).
+        Stops early at the first step whose loss or gradient, or the sum of the losses, is not finite.
     """
+
+    strategy = strategy or alone()
+
+    def batch_at(step, images, labels, order, key):
+        if replacement:
+            indices = sampling.batch_with_replacement(key, step, batch_size, examples)
+        else:
+            indices = sampling.batch_from_order(order, step, batch_size, steps_per_epoch)
+        indices = indices.reshape(accumulate, -1)
+        positions = jnp.arange(batch_size, dtype=jnp.int32).reshape(accumulate, -1)
+        batch = {
+            "image": strategy.fetch(images, indices),
+            "label": strategy.fetch(labels, indices),
+            "position": strategy.share(positions),
+        }
+        return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), batch)
 
     def run_steps(state, meter, images, labels, order, count, key):
         last = state.step + count
@@ -64,11 +86,7 @@ def make_run_steps(
 
         def one_step(carry):
             state, meter = carry
-            if replacement:
-                indices = sampling.batch_with_replacement(key, state.step, batch_size, labels.size)
-            else:
-                indices = sampling.batch_from_order(order, state.step, batch_size, steps_per_epoch)
-            batch = shard({"image": images[indices], "label": labels[indices]})
+            batch = batch_at(state.step, images, labels, order, key)
             new_state, metrics = train_step(state, batch, stream(key, "step", state.step))
             added = {name: meter[name] + metrics[name] for name in ("loss", "grad_norm", "correct", "count")}
             finite = jnp.isfinite(added["loss"]) & jnp.isfinite(added["grad_norm"])

@@ -3,13 +3,14 @@
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from imgclf_jax import checkpoint, data, dispatch, evaluate, inputs, parallel, workdir
+from imgclf_jax import checkpoint, compiler, data, evaluate, hosts, inputs, parallel, workdir
 from imgclf_jax.console import Console
 from imgclf_jax.errors import UserError
-from imgclf_jax.experiment import abstract, build
+from imgclf_jax.experiment import build, compile_evaluate, template
 from imgclf_jax.summary import accuracy
 from imgclf_jax.validate import plan as make_plan
 
@@ -43,19 +44,19 @@ def evaluate_run(config: ConfigDict, folder: Path, split: str, which: str) -> di
     data_config.update(train_split=spec, valid_split="", test_split="")
     data.describe(data_config)
 
-    console = Console(config.log.progress)
-    dataset = data.load(data_config, progress=console.task)
+    console = Console(config.log.progress if hosts.is_first() else "silent")
+    dataset = hosts.first_alone(lambda: data.load(data_config, progress=console.task))
     console.finish()
     if dataset.notice:
         console.warn(dataset.notice)
-    with parallel.quiet():
+    with compiler.quiet():
         step, result = _evaluate(config, folder, which, counts, dataset)
     console.print(f"step {step}  {spec} accuracy {accuracy(result)}  loss {result['loss']:.4f}  on {dataset.name}")
     return result
 
 
 def _evaluate(config, folder, which, counts, dataset):
-    strategy = parallel.create(config.parallel)
+    strategy = parallel.create(config.parallel, sum(split.images.nbytes for split in dataset.splits.values()))
     plan = make_plan(config, counts)
     blank = np.zeros((1, *dataset.image_shape), np.uint8)
     normalize = inputs.normalization(config.data.pixels, blank, tuple(config.augment.crop))
@@ -67,14 +68,11 @@ def _evaluate(config, folder, which, counts, dataset):
     step = checkpoints.best() if which == "best" else checkpoints.steps()[-1]
     if step is None:
         raise UserError(f"{folder} has no best checkpoint, for it was trained without a validation split; use last")
-    template = {
-        "state": jax.eval_shape(experiment(normalize).init, jax.random.key(0)),
-        "meter": dispatch.empty_meter(),
-        "inputs": normalize._asdict(),
-    }
-    saved = checkpoints.restore(step, abstract(template, strategy.replicated))
+    saved = checkpoints.restore(step, template(experiment(normalize), normalize, strategy))
     checkpoints.close()
     examples = dataset.splits["train"]
-    run = strategy.compile(experiment(inputs.Normalization(**saved["inputs"])).evaluate)
-    sums = run(saved["state"].eval_variables(), *strategy.put((examples.images, examples.labels)))
-    return step, evaluate.result(jax.device_get(sums), len(examples.labels))
+    run = compile_evaluate(experiment(inputs.Normalization(**saved["inputs"])), strategy)
+    count = len(examples.labels)
+    resident = strategy.put_examples((examples.images, examples.labels))
+    sums = run(saved["state"].eval_variables(), *resident, jnp.int32(count))
+    return step, evaluate.result(jax.device_get(sums), count)

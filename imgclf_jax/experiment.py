@@ -59,7 +59,7 @@ def build(
         normalize: from [0, 1] to what the network sees.
         strategy: where batches live.
     """
-    model = models.create(config.model, num_classes)
+    model = models.create(config.model, num_classes, strategy.axis_name)
     schedule = optim.create_schedule(config.optim, plan.steps, plan.warmup_steps)
     optimizer = optim.create_optimizer(config.optim, schedule)
     key = jax.random.key(config.seed)
@@ -78,13 +78,16 @@ def build(
         label_smoothing=config.optim.label_smoothing,
         ema_decay=config.optim.ema_decay,
         accumulate=config.train.accumulate,
+        all_sum=strategy.all_sum,
     )
     run_steps = dispatch.make_run_steps(
         train_step,
         batch_size=config.train.batch_size,
+        examples=plan.train_count,
         steps_per_epoch=plan.steps_per_epoch,
         replacement=config.train.sampling == "replacement",
-        shard=strategy.shard,
+        accumulate=config.train.accumulate,
+        strategy=strategy,
     )
     eval_step = make_eval_step(model, prepare_for_evaluation)
     return Experiment(
@@ -95,10 +98,33 @@ def build(
         init=lambda key: init_state(model, optimizer, key, input_shape, config.optim.ema_decay > 0),
         train_step=train_step,
         run_steps=run_steps,
-        evaluate=make_evaluate(eval_step, config.eval.batch_size, strategy.shard),
+        evaluate=make_evaluate(eval_step, config.eval.batch_size, strategy),
     )
 
 
-def abstract(tree: Any, sharding: Any = None) -> Any:
-    """Shapes and dtypes of a pytree of arrays, for compiling or restoring without allocating any."""
-    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(jnp.shape(leaf), leaf.dtype, sharding=sharding), tree)
+def compile_run_steps(experiment: Experiment, strategy: parallel.Parallel) -> Any:
+    """`experiment.run_steps`, not yet lowered; the buffers of the state are reused."""
+    sharding = strategy.state_sharding(jax.eval_shape(experiment.init, experiment.key))
+    shardings = sharding, strategy.replicated
+    return strategy.compile(experiment.run_steps, donate=(0,), examples=(2, 3), out_shardings=shardings)
+
+
+def compile_init(experiment: Experiment, strategy: parallel.Parallel) -> Any:
+    """`experiment.init`, not yet lowered."""
+    state = jax.eval_shape(experiment.init, experiment.key)
+    return strategy.jit(experiment.init, strategy.state_sharding(state))
+
+
+def compile_evaluate(experiment: Experiment, strategy: parallel.Parallel) -> Any:
+    """`experiment.evaluate`, not yet lowered."""
+    return strategy.compile(experiment.evaluate, examples=(1, 2))
+
+
+def template(experiment: Experiment, normalize: Normalization, strategy: parallel.Parallel) -> dict[str, Any]:
+    """Shapes, dtypes and places of what a checkpoint holds: `state`, `meter` and `inputs`, the normalisation."""
+    content = {
+        "state": jax.eval_shape(experiment.init, experiment.key),
+        "meter": dispatch.empty_meter(),
+        "inputs": normalize._asdict(),
+    }
+    return strategy.describe(jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(jnp.shape(leaf), leaf.dtype), content))

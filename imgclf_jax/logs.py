@@ -56,6 +56,19 @@ class MetricsFiles:
                     stack.callback(file.close)
 
 
+class NoFiles:
+    """Stands in for `MetricsFiles` in processes that write none."""
+
+    def write(self, **values: Any) -> None:
+        """Does nothing, like the others."""
+
+    def flush(self) -> None:
+        """Does nothing."""
+
+    def close(self) -> None:
+        """Does nothing."""
+
+
 def read_rows(workdir: Path) -> list[Row]:
     """The rows of `metrics.jsonl`; a last line that a killed process left unfinished is ignored."""
     path = Path(workdir) / "metrics.jsonl"

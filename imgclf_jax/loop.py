@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
+import numpy as np
 
 from imgclf_jax import dispatch
 from imgclf_jax.state import TrainState
@@ -43,20 +43,23 @@ class Progress(NamedTuple):
 
 
 class Hooks(NamedTuple):
-    """What the loop calls. `stop() -> bool` is asked between dispatches.
+    """What the loop calls.
 
     Attributes:
         progress: called in order with the results of every dispatch, one dispatch late.
         evaluate: (state, step) -> validation accuracy or `None`; called at evaluation steps and at the end.
         save: (state, meter, step, validation accuracy or `None`) after evaluations, at checkpoint steps, at the end
             and when asked to stop.
-        stop: whether to stop now.
+        stop: the number of the signal that asked to stop, or 0; asked between dispatches.
+        agree: where several processes train together, [signal, -steps] int32 [2] -> the highest that any of them
+            brings, on the device; `None` for one process.
     """
 
     progress: Callable[[Progress], None]
     evaluate: Callable[[TrainState, int], float | None]
     save: Callable[[TrainState, dispatch.Meter, int, float | None], None]
-    stop: Callable[[], bool]
+    stop: Callable[[], int]
+    agree: Callable[[np.ndarray], jax.Array] | None = None
 
 
 def run(
@@ -71,7 +74,7 @@ def run(
     *,
     batch_size: int,
     steps_per_dispatch: int = 0,
-) -> tuple[TrainState, int]:
+) -> tuple[TrainState, int, int]:
     """Trains from where `state` is to the end of the plan, or until asked to stop.
 
     Args:
@@ -87,7 +90,7 @@ def run(
         steps_per_dispatch: most steps in one dispatch; 0 adapts it to `SECONDS_A_DISPATCH`.
 
     Returns:
-        The state and the number of steps it has taken.
+        The state, the number of steps it has taken, and the signal that stopped it, or 0.
 
     Raises:
         Diverged: see there. What was saved before is whole and finite.
@@ -95,20 +98,28 @@ def run(
     step = int(state.step)
     pending: collections.deque = collections.deque()
     watch = _Watch(batch_size)
-    longest = steps_per_dispatch or 1
+    longest = proposed = steps_per_dispatch or 1
     order, order_epoch = None, -1
+    stopping = 0
 
     def settle():
         """Waits for the oldest dispatch in flight and reports it."""
-        nonlocal longest
-        end, count, sums = pending.popleft()
+        nonlocal longest, proposed, stopping
+        end, count, sums, votes = pending.popleft()
         sums = jax.device_get(sums)
         if sums["bad_step"] >= 0:
             raise Diverged(int(sums["bad_step"]))
         seconds = watch.tick(count)
         if not steps_per_dispatch:
             # At most doubled: the first measurements are of a single step, and noisy.
-            longest = max(1, min(2 * longest, round(SECONDS_A_DISPATCH * count / max(seconds, 1e-6))))
+            proposed = max(1, min(2 * longest, round(SECONDS_A_DISPATCH * count / max(seconds, 1e-6))))
+        if votes is None:
+            longest = proposed
+        else:
+            # As known when that dispatch was sent off: old news, but the same in all processes, who must all cut the
+            # run at the same steps.
+            number, steps = (int(value) for value in jax.device_get(votes))
+            stopping, longest = max(stopping, number), -steps
         row = _due(end, plan.log_every, plan.steps)
         examples = max(int(sums["count"]), 1)
         hooks.progress(
@@ -126,14 +137,18 @@ def run(
         count = min(longest, plan.steps - step, plan.steps_per_epoch - within)
         for every in (plan.log_every, plan.eval_every, plan.checkpoint_every):
             count = min(count, every - step % every) if every else count
-        state, meter = run_steps(state, meter, images, labels, order, jnp.int32(count))
+        state, meter = run_steps(state, meter, images, labels, order, np.int32(count))
         step += count
-        pending.append((step, count, meter))
-        stopping = hooks.stop()
+        votes = hooks.agree(np.array([hooks.stop(), -proposed], np.int32)) if hooks.agree else None
+        pending.append((step, count, meter, votes))
+        # One dispatch stays in flight, so that the device never waits for the host.
+        while len(pending) > 1:
+            settle()
+        if not hooks.agree:
+            stopping = hooks.stop()
         evaluating = _due(step, plan.eval_every, plan.steps)
         saving = evaluating or stopping or _due(step, plan.checkpoint_every, plan.steps)
-        # One dispatch stays in flight, so that the device never waits for the host; before saving, all must be known.
-        while len(pending) > (0 if saving else 1):
+        while saving and pending:  # Before saving, all must be known.
             settle()
         if saving:
             accuracy = hooks.evaluate(state, step) if evaluating else None
@@ -141,7 +156,7 @@ def run(
             watch.resume()
         if stopping:
             break
-    return state, step
+    return state, step, stopping
 
 
 def _due(step, every, steps):

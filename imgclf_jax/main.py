@@ -21,6 +21,15 @@ def define_flags() -> None:
     flags.DEFINE_bool("allow_config_change", False, "Resume although the config has changed.")
     flags.DEFINE_string("split", "test", "With --mode=eval: train, valid, test, or a split in TFDS syntax.")
     flags.DEFINE_enum("checkpoint", "last", ["last", "best"], "With --mode=eval: which one to evaluate.")
+    flags.DEFINE_string(
+        "coordinator",
+        None,
+        "HOST:PORT of process 0, where several processes train together; auto on Kubernetes and Cloud TPU. Under srun "
+        "and mpirun it need not be given.",
+    )
+    flags.DEFINE_integer("num_processes", None, "With --coordinator: how many there are.", lower_bound=1)
+    flags.DEFINE_integer("process_id", None, "With --coordinator: which one this is, from 0.", lower_bound=0)
+    flags.DEFINE_integer("connect_seconds", 120, "How long to wait for the other processes.", lower_bound=1)
 
 
 def main(argv: list[str]) -> int:
@@ -32,9 +41,16 @@ def main(argv: list[str]) -> int:
     if config is None and FLAGS.mode != "eval":
         raise UserError("--config is missing; for example --config=configs/cnn.py")
 
-    from imgclf_jax import parallel, workdir  # JAX is slow to import: mistakes above are told at once.
+    from imgclf_jax import compiler, hosts  # JAX is slow to import: mistakes above are told at once.
 
-    parallel.configure_xla()
+    compiler.configure_xla()
+    with hosts.session(FLAGS.coordinator, FLAGS.num_processes, FLAGS.process_id, FLAGS.connect_seconds):
+        return _dispatch(config, argv)
+
+
+def _dispatch(config, argv) -> int:
+    from imgclf_jax import workdir
+
     if FLAGS.mode == "check":
         from imgclf_jax.check import check
 

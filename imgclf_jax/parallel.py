@@ -1,25 +1,43 @@
-"""Where arrays live and how functions are compiled: the only file that speaks of devices, meshes and sharding."""
+"""Where arrays live and how functions are compiled: the only file that speaks of devices, meshes and sharding.
 
-import contextlib
+Three strategies with one meaning. With "jit" a function sees global arrays, and the compiler places the collectives.
+With "shard_map" and "pmap" it sees its own device's part and calls for the collectives itself, through `all_sum`,
+`fetch` and, in batch normalisation, `axis_name`. The functions of this package call all of these, whatever the
+strategy: where there is nothing to do they do nothing.
+"""
+
+import math
 import os
-import sys
-import tempfile
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
-STRATEGIES = ("auto", "jit")
+STRATEGIES = ("auto", "jit", "pmap", "shard_map")
+EXPLICIT = ("pmap", "shard_map")  # those whose functions see one device's part
+PLACEMENTS = ("auto", "replicated", "sharded")
+AXES = ("data", "model")
+LARGE = 2**14  # values from which a parameter is worth sharding over the model axis
+DATA_SHARE = 0.25  # of a device's memory, which a whole copy of the data set may take
 
 
 class Parallel(NamedTuple):
-    """A strategy on a set of devices: data parallelism by `jax.jit` over a one-dimensional mesh."""
+    """A strategy on a set of devices.
 
+    Attributes:
+        strategy: "jit", "pmap" or "shard_map".
+        mesh: the devices, with the axes `AXES`. Batches are split over both of them, large parameters over "model".
+        sharded_data: whether every device holds a part of the data set, rather than all of it.
+    """
+
+    strategy: str
     mesh: Mesh
+    sharded_data: bool = False
 
     @property
     def devices(self) -> int:
@@ -27,29 +45,216 @@ class Parallel(NamedTuple):
         return self.mesh.size
 
     @property
+    def axis_name(self) -> str | None:
+        """The axis that a function's collectives run over, or `None` where the compiler places them."""
+        return AXES[0] if self._explicit else None
+
+    @property
+    def _explicit(self):
+        """Whether functions see one of several parts; on one device there is nothing to sum."""
+        return self.strategy in EXPLICIT and self.devices > 1
+
+    @property
     def replicated(self) -> NamedSharding:
-        """The sharding of what every device holds whole: the state, the data set, metrics."""
+        """The sharding of what every device holds whole: metrics, orders, and most of the state."""
         return NamedSharding(self.mesh, PartitionSpec())
 
+    # What lies on the devices
+
     def put(self, tree: Any) -> Any:
-        """Host arrays to the devices, replicated."""
-        return jax.device_put(tree, self.replicated)
+        """Host arrays, the same in every process, to all devices."""
+        return jax.tree.map(lambda array: self._place(np.asarray(array), self.replicated), tree)
 
-    def shard(self, batch: Any) -> Any:
-        """Inside a compiled function: split the leading axis of every array of a batch over the devices."""
+    def put_examples(self, tree: Any) -> Any:
+        """Arrays [N, ...] of a split to the devices, for `fetch`: whole on each of them, or cut along N.
+
+        Of a cut array each process reads only what its devices get. N is filled up with zeros to a multiple of the
+        devices; no index points there.
+        """
+        if not self.sharded_data:
+            return jax.tree.map(lambda array: self._place(array, self.replicated), tree)
+        sharding = NamedSharding(self.mesh, PartitionSpec(AXES))
+        return jax.tree.map(lambda array: self._place(array, sharding, -len(array) % self.devices), tree)
+
+    def _place(self, array, sharding, padding=0):
+        def part(index):
+            rows = array[index]
+            missing = _length(index, shape) - len(rows) if padding else 0
+            return np.concatenate([rows, np.zeros((missing, *array.shape[1:]), array.dtype)]) if missing else rows
+
+        shape = (len(array) + padding, *array.shape[1:]) if padding else array.shape
+        return jax.make_array_from_callback(shape, sharding, part)
+
+    def state_sharding(self, state: Any) -> Any:
+        """Where the leaves of a state live: large ones cut along their longest axis over "model", the rest whole.
+
+        What is cut is gathered where a layer needs it, and updated where it lies, as in ZeRO and FSDP
+        (Rajbhandari et al. 2020, https://arxiv.org/abs/1910.02054).
+
+        Args:
+            state: a pytree of arrays or of their shapes.
+        """
+        parts = self.mesh.shape[AXES[1]]
+
+        def one(leaf):
+            axes = [axis for axis, size in enumerate(leaf.shape) if size % parts == 0]
+            if parts == 1 or math.prod(leaf.shape) < LARGE or not axes:
+                return self.replicated
+            longest = max(axes, key=leaf.shape.__getitem__)
+            return NamedSharding(self.mesh, PartitionSpec(*[None] * longest, AXES[1]))
+
+        return jax.tree.map(one, state)
+
+    def describe(self, state: Any) -> Any:
+        """Shapes, dtypes and places of a state's leaves, for compiling or restoring without allocating any."""
+        return jax.tree.map(
+            lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+            state,
+            self.state_sharding(state),
+        )
+
+    # Inside compiled functions
+
+    def share(self, values: jax.Array) -> jax.Array:
+        """This device's part of a global array [..., B] along its last axis; with "jit" the same array, split there."""
         if self.devices == 1:
-            return batch
-        return jax.lax.with_sharding_constraint(batch, NamedSharding(self.mesh, PartitionSpec("data")))
+            return values
+        if self.strategy in EXPLICIT:
+            part = values.shape[-1] // self.devices
+            return lax.dynamic_slice_in_dim(values, lax.axis_index(AXES[0]) * part, part, axis=-1)
+        spec = PartitionSpec(*[None] * (values.ndim - 1), AXES)
+        return lax.with_sharding_constraint(values, NamedSharding(self.mesh, spec))
 
-    def compile(self, function: Callable, donate: tuple[int, ...] = ()) -> Any:
-        """`jax.jit` with replicated results; the buffers of the arguments in `donate` are reused for them."""
-        return jax.jit(function, out_shardings=self.replicated, donate_argnums=donate)
+    def fetch(self, examples: jax.Array, indices: jax.Array) -> jax.Array:
+        """Examples by their global index, those of this device's share of the batch.
+
+        Args:
+            examples: [N, ...] from `put_examples`; with a strategy that sees parts, [N / devices, ...].
+            indices: int32 [..., B], of the global batch.
+
+        Returns:
+            [..., B / devices, ...], or with "jit" [..., B, ...] split over the devices.
+        """
+        if not (self.sharded_data and self._explicit):
+            return examples[self.share(indices)]
+        rows = len(examples)
+        local = indices - lax.axis_index(AXES[0]) * rows
+        here = (local >= 0) & (local < rows)
+        found = examples[jnp.where(here, local, 0)]
+        found = jnp.where(here.reshape(*here.shape, *[1] * (found.ndim - here.ndim)), found, 0)
+        # Every example comes from one device: the sum over all is the example, and each gets its share of the batch.
+        return lax.psum_scatter(found, AXES[0], scatter_dimension=indices.ndim - 1, tiled=True)
+
+    def all_sum(self, tree: Any) -> Any:
+        """The sums over the devices of what each has computed on its share; with "jit" they are that already."""
+        return lax.psum(tree, AXES[0]) if self._explicit else tree
+
+    # Between processes
+
+    def highest(self, values: np.ndarray) -> jax.Array:
+        """The highest values [K] that any process brings; int32, computed behind what the devices already have to do.
+
+        All processes must call it in the same order as everything else that runs on the devices.
+        """
+        rows = NamedSharding(self.mesh, PartitionSpec(AXES))
+        votes = jax.make_array_from_callback((self.devices, *values.shape), rows, lambda _: values[None])
+        return self.jit(_highest)(votes)
+
+    # Compiling
+
+    def jit(self, function: Callable, out_shardings: Any = None) -> Any:
+        """`jax.jit` of a function that no strategy changes, with replicated results unless said otherwise."""
+        return jax.jit(function, out_shardings=self.replicated if out_shardings is None else out_shardings)
+
+    def compile(
+        self,
+        function: Callable,
+        donate: tuple[int, ...] = (),
+        examples: tuple[int, ...] = (),
+        out_shardings: Any = None,
+    ) -> Any:
+        """Compiles a function that calls `share`, `fetch` and `all_sum` to run on all devices.
+
+        Args:
+            function: of positional arguments; what it returns is the same on all devices.
+            donate: the arguments whose buffers are reused for results.
+            examples: the arguments that come from `put_examples`.
+            out_shardings: of the results, a prefix of their tree; replicated by default. For "jit" alone.
+
+        Returns:
+            A function with `lower`, as `jax.jit` returns.
+        """
+        if self.strategy == "jit":
+            return jax.jit(function, out_shardings=out_shardings or self.replicated, donate_argnums=donate)
+
+        def run_pmap(*arguments):
+            # Nothing has an axis of replicas but the device's number, for `pmap` insists on one such argument.
+            mapped = jax.pmap(
+                lambda _, *rest: function(*rest),
+                AXES[0],
+                in_axes=(0, *[None] * len(arguments)),
+                out_axes=None,
+                devices=list(self.mesh.devices.flat),
+            )
+            return mapped(jnp.arange(self.devices), *arguments)
+
+        def run_shard_map(*arguments):
+            cut = PartitionSpec(AXES[0]) if self.sharded_data else PartitionSpec()
+            specs = tuple(cut if index in examples else PartitionSpec() for index in range(len(arguments)))
+            # check_vma: the check of what is replicated does not see through custom derivatives.
+            mapped = jax.shard_map(function, mesh=self.mesh, in_specs=specs, out_specs=PartitionSpec(), check_vma=False)
+            return mapped(*arguments)
+
+        return jax.jit(run_pmap if self.strategy == "pmap" else run_shard_map, donate_argnums=donate)
 
 
-def create(config: ConfigDict) -> Parallel:
-    """The strategy of `config.parallel`, on as many devices as it names."""
-    devices = jax.local_devices()[: config.devices or None]
-    return Parallel(Mesh(np.asarray(devices), ("data",), axis_types=(AxisType.Auto,)))
+def _highest(votes):
+    return votes.max(axis=0)
+
+
+def _length(index, shape):
+    start, stop, _ = index[0].indices(shape[0])
+    return stop - start
+
+
+def create(config: ConfigDict, data_bytes: int = 0) -> Parallel:
+    """The strategy of `config.parallel`.
+
+    Args:
+        config: the `parallel` section, one that `problems` accepts.
+        data_bytes: size of the data set, by which `parallel.data="auto"` decides.
+    """
+    shape = _mesh_shape(config)
+    devices = np.asarray(jax.devices()[: math.prod(shape)]).reshape(shape)
+    mesh = Mesh(devices, AXES, axis_types=(AxisType.Auto,) * len(AXES))
+    strategy = "jit" if config.strategy == "auto" else config.strategy
+    sharded = config.data == "sharded"
+    if config.data == "auto" and strategy != "pmap" and mesh.size > 1:
+        sharded = data_bytes > DATA_SHARE * _memory(mesh)
+    return Parallel(strategy, mesh, sharded and mesh.size > 1)
+
+
+def alone() -> Parallel:
+    """Plain `jax.jit` on one device."""
+    return Parallel("jit", Mesh(np.asarray(jax.local_devices()[:1]).reshape(1, 1), AXES))
+
+
+def _mesh_shape(config):
+    return tuple(config.mesh) or (config.devices or jax.device_count(), 1)
+
+
+def _memory(mesh):
+    """Bytes of a device's memory; of a host's, which its devices share, their part; infinite where it is not known."""
+    device = mesh.local_devices[0]
+    limit = (device.memory_stats() or {}).get("bytes_limit") if device.platform != "cpu" else _host_memory()
+    return (limit or math.inf) / (len(mesh.local_devices) if device.platform == "cpu" else 1)
+
+
+def _host_memory():
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        return None
 
 
 def problems(config: ConfigDict, batch_sizes: dict[str, int]) -> list[str]:
@@ -60,58 +265,36 @@ def problems(config: ConfigDict, batch_sizes: dict[str, int]) -> list[str]:
         batch_sizes: field name -> number of examples that the devices must share evenly.
     """
     found = []
-    if config.strategy not in STRATEGIES:
-        found.append(f"parallel.strategy={config.strategy!r} is not a strategy; choose one of {', '.join(STRATEGIES)}")
-    available = jax.local_device_count()
+    for field, choices in (("strategy", STRATEGIES), ("data", PLACEMENTS)):
+        if config[field] not in choices:
+            found.append(f"parallel.{field}={config[field]!r} is none; choose one of {', '.join(choices)}")
+    available = jax.device_count()
+    processes = f" in {jax.process_count()} processes" if jax.process_count() > 1 else ""
     if not 0 <= config.devices <= available:
-        return [*found, f"parallel.devices={config.devices}: this process has {available} (0 uses all of them)"]
+        return [*found, f"parallel.devices={config.devices}: there are {available}{processes} (0 uses all of them)"]
     used = config.devices or available
+    if processes and used != available:
+        found.append(f"parallel.devices={config.devices}: {processes.strip()} all {available} devices must be used")
+    mesh = tuple(config.mesh)
+    if mesh:
+        whole = all(isinstance(size, int) and size > 0 for size in mesh)
+        if len(mesh) != len(AXES) or not whole:
+            return [*found, f"parallel.mesh={mesh} must be two positive whole numbers, ({', '.join(AXES)})"]
+        if math.prod(mesh) != used:
+            return [
+                *found,
+                f"parallel.mesh={mesh} makes {math.prod(mesh)} devices but {used} are used; change it, or "
+                "parallel.devices",
+            ]
+        if mesh[1] > 1 and config.strategy in EXPLICIT:
+            found.append(
+                f"parallel.mesh={mesh}: strategy {config.strategy} has no model axis; make it ({used}, 1), or use jit"
+            )
+    if config.strategy == "pmap" and processes:
+        found.append("parallel.strategy='pmap' works in one process; use jit or shard_map")
+    if config.strategy == "pmap" and config.data == "sharded":
+        found.append('parallel.data="sharded": strategy pmap holds the data set whole; use jit or shard_map')
     for name, size in batch_sizes.items():
         if size > 0 and size % used:
             found.append(f"{name}={size} is not divisible by the {used} devices; choose a multiple of {used}")
     return found
-
-
-def configure_xla() -> None:
-    """Process-wide settings of the compiler, to be called before the first computation.
-
-    Compiled programs are kept in $JAX_COMPILATION_CACHE_DIR, or in `~/.cache/imgclf_jax/xla`
-    ($XDG_CACHE_HOME is honoured), so that a second start compiles nothing.
-    """
-    if not jax.config.values["jax_compilation_cache_dir"]:
-        home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-        jax.config.update("jax_compilation_cache_dir", str(home / "imgclf_jax" / "xla"))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
-    # XLA's CPU compiler sends convolutions to a library that takes 1.3 to 3 times as long as its own kernels. A version
-    # that did not know the flag would refuse to start; 0.10.1 to 0.12 do.
-    flag = "--xla_cpu_experimental_ynn_fusion_type"
-    flags = os.environ.get("XLA_FLAGS", "")
-    if flag not in flags and jax.version.__version_info__ < (0, 13):
-        os.environ["XLA_FLAGS"] = f"{flags} {flag}=-individual_convolution".strip()
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Keeps a false alarm of jaxlib 0.10 off the terminal, within a block that compiles.
-
-    Programs from the compilation cache come with two tuning hints that the loader takes for instruction sets which
-    the processor lacks, and says so at length; it writes from C++, below Python's logging. Everything else that is
-    written to standard error in the block appears when it ends.
-    """
-    if jax.version.__version_info__ >= (0, 11) or jax.default_backend() != "cpu":
-        yield
-        return
-    sys.stderr.flush()
-    original = os.dup(2)
-    with tempfile.TemporaryFile() as caught:
-        os.dup2(caught.fileno(), 2)
-        try:
-            yield
-        finally:
-            sys.stderr.flush()
-            os.dup2(original, 2)
-            os.close(original)
-            caught.seek(0)
-            for line in caught:
-                if b"cpu_aot_loader.cc" not in line:
-                    os.write(2, line)

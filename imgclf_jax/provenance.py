@@ -35,7 +35,8 @@ def collect() -> dict[str, Any]:
         "cpu_count": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "packages": {name: _version(name) for name in PACKAGES},
         "device_kind": devices[0].device_kind,
-        "device_count": len(devices),
+        "device_count": jax.device_count(),
+        "process_count": jax.process_count(),
         "backend": jax.default_backend(),
         "xla_flags": os.environ.get("XLA_FLAGS", ""),
     }

@@ -18,3 +18,16 @@ def stream(key: jax.Array, name: str, step: int | jax.Array | None = None) -> ja
     """
     key = jax.random.fold_in(key, zlib.crc32(name.encode()))
     return key if step is None else jax.random.fold_in(key, step)
+
+
+def image_keys(key: jax.Array, positions: jax.Array) -> jax.Array:
+    """One key for each image of a batch, which depends on its position in the global batch alone.
+
+    Args:
+        key: the step's key for one purpose, typed or raw.
+        positions: int [B].
+
+    Returns:
+        Keys [B] (raw keys: uint32 [B, 2]).
+    """
+    return jax.vmap(lambda position: jax.random.fold_in(key, position))(positions)

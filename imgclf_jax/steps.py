@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from imgclf_jax.rng import stream
+from imgclf_jax.rng import image_keys, stream
 from imgclf_jax.state import TrainState
 
 Batch = dict[str, jax.Array]
@@ -23,6 +23,7 @@ def make_train_step(
     label_smoothing: float = 0.0,
     ema_decay: float = 0.0,
     accumulate: int = 1,
+    all_sum: Callable[[Any], Any] = lambda tree: tree,
 ) -> Callable[[TrainState, Batch, jax.Array], tuple[TrainState, Metrics]]:
     """Builds `train_step(state, batch, key) -> (state, metrics)`.
 
@@ -34,18 +35,18 @@ def make_train_step(
         label_smoothing: probability mass spread evenly over all classes.
         ema_decay: decay of the parameters' moving average; less at first, see `_average`. 0: none.
         accumulate: number of equal parts that the batch is split into, one forward and backward pass each.
+        all_sum: sums a pytree over all who take this step together, each with a share of the batch.
 
     Returns:
-        The step. `batch` holds `image` uint8 [B, H, W, C] and `label` int32 [B]; `key` is this step's own. Metrics:
-        `loss` and `correct` are sums over the batch (float32, int32), `count` is B (int32), `grad_norm` and
+        The step. `batch` holds `image` uint8 [B, H, W, C], `label` int32 [B] and, where it is a share of a larger
+        batch, `position` int32 [B]: the examples' places in that; `key` is this step's own. Metrics: `loss` and
+        `correct` are sums over the whole batch (float32, int32), `count` is its size (int32), `grad_norm` and
         `update_norm` are global L2 norms (float32).
     """
 
-    def loss(params, batch_stats, images, labels, dropout_key):
+    def loss(params, batch_stats, images, labels, keys):
         variables = {"params": params, "batch_stats": batch_stats}
-        logits, changed = model.apply(
-            variables, images, train=True, mutable=["batch_stats"], rngs={"dropout": dropout_key}
-        )
+        logits, changed = model.apply(variables, images, train=True, keys=keys, mutable=["batch_stats"])
         logits = logits.astype(jnp.float32)
         total = _cross_entropy(logits, labels, label_smoothing).sum()
         correct = jnp.sum(logits.argmax(-1) == labels, dtype=jnp.int32)
@@ -53,20 +54,18 @@ def make_train_step(
 
     differentiate = jax.value_and_grad(loss, has_aux=True)
 
-    def one_pass(params, batch_stats, batch, positions, key):
-        images = prepare(stream(key, "augment"), batch["image"], positions)
-        # Parts of one batch share the augmentation's key, since their positions differ; dropout sees no positions.
-        dropout_key = stream(key, "dropout", positions[0])
-        (total, (batch_stats, correct)), grads = differentiate(params, batch_stats, images, batch["label"], dropout_key)
+    def one_pass(params, batch_stats, batch, key):
+        images = prepare(stream(key, "augment"), batch["image"], batch["position"])
+        keys = image_keys(stream(key, "dropout"), batch["position"])
+        (total, (batch_stats, correct)), grads = differentiate(params, batch_stats, images, batch["label"], keys)
         return grads, batch_stats, total, correct
 
-    def in_parts(params, batch_stats, batch, positions, key):
-        parts = jax.tree.map(lambda x: x.reshape(accumulate, -1, *x.shape[1:]), (batch, positions))
+    def in_parts(params, batch_stats, batch, key):
+        parts = jax.tree.map(lambda x: x.reshape(accumulate, -1, *x.shape[1:]), batch)
 
         def add(carry, part):
             grads, batch_stats, total, correct = carry
-            part_batch, part_positions = part
-            more_grads, batch_stats, more, hits = one_pass(params, batch_stats, part_batch, part_positions, key)
+            more_grads, batch_stats, more, hits = one_pass(params, batch_stats, part, key)
             return (jax.tree.map(jnp.add, grads, more_grads), batch_stats, total + more, correct + hits), None
 
         zeros = jax.tree.map(jnp.zeros_like, params)
@@ -74,10 +73,12 @@ def make_train_step(
         return jax.lax.scan(add, start, parts)[0]
 
     def train_step(state: TrainState, batch: Batch, key: jax.Array) -> tuple[TrainState, Metrics]:
-        count = batch["label"].shape[0]
-        positions = jnp.arange(count, dtype=jnp.int32)
+        share = batch["label"].shape[0]
+        batch = {"position": jnp.arange(share, dtype=jnp.int32)} | batch
         passes = one_pass if accumulate == 1 else in_parts
-        grads, batch_stats, total, correct = passes(state.params, state.batch_stats, batch, positions, key)
+        grads, batch_stats, total, correct = passes(state.params, state.batch_stats, batch, key)
+        grads, total, correct = all_sum((grads, total, correct))
+        count = all_sum(share)
         grads = jax.tree.map(lambda g: g / count, grads)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)

@@ -3,21 +3,39 @@
 import contextlib
 import errno
 import functools
+import json
 import statistics
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from ml_collections import ConfigDict
 
-from imgclf_jax import cost, data, dispatch, evaluate, inputs, interrupt, loop, parallel, provenance, sampling, workdir
+from imgclf_jax import (
+    compiler,
+    cost,
+    data,
+    dispatch,
+    evaluate,
+    hosts,
+    inputs,
+    interrupt,
+    loop,
+    parallel,
+    provenance,
+    sampling,
+    workdir,
+)
 from imgclf_jax.checkpoint import Checkpoints
+from imgclf_jax.config import differences, to_json
 from imgclf_jax.console import Console
 from imgclf_jax.errors import UserError
-from imgclf_jax.experiment import Experiment, abstract, build
-from imgclf_jax.logs import MetricsFiles, read_rows
+from imgclf_jax.experiment import Experiment, build, compile_evaluate, compile_init, compile_run_steps, template
+from imgclf_jax.logs import MetricsFiles, NoFiles, read_rows
 from imgclf_jax.state import TrainState
 from imgclf_jax.summary import show_model, show_results
 from imgclf_jax.validate import Plan, validate
@@ -40,18 +58,23 @@ def train(config: ConfigDict, folder: Path, *, allow_config_change: bool = False
         The exit status: 0 complete, 1 diverged, 128 + signal when interrupted.
 
     Raises:
-        UserError: anything that the user can mend; checkpoints that are there stay as they are.
+        UserError: anything that the user can mend; checkpoints that are there stay as they are. What any process finds
+            before training begins is raised in all of them.
     """
-    plan, info = validate(config)
-    changed = workdir.check_config(folder, config, allow_config_change)
-    console = Console(config.log.progress, config.log.line_seconds)
-    with workdir.open_workdir(folder), interrupt.catch() as signal:
+    plan, info = hosts.together(lambda: validate(config))
+    hosts.same("config", json.dumps(to_json(config)), _config_difference)
+    folder = Path(hosts.gather(str(folder))[0])  # Its name may be the time, which differs between processes.
+    changed = hosts.together(lambda: workdir.check_config(folder, config, allow_config_change))
+    writes = hosts.is_first()
+    console = Console(config.log.progress if writes else "silent", config.log.line_seconds)
+    lock = hosts.together(lambda: workdir.open_workdir(folder) if writes else contextlib.nullcontext())
+    with lock, interrupt.catch() as signal:
         for line in changed:
             console.warn(f"config changed: {line}")
         for overlap in info.overlaps:
             console.warn(overlap)
         console.print(f"workdir {folder}")
-        record = workdir.RunRecord(folder, seed=config.seed, data={"name": info.name})
+        record = workdir.RunRecord(folder, writes, seed=config.seed, data={"name": info.name})
         try:
             record.update(provenance=provenance.collect())
             return _run(config, plan, folder, console, record, signal, resume_command)
@@ -85,6 +108,7 @@ class Session(NamedTuple):
         state: to start from.
         meter: sums since the last row, to start from.
         inputs: the normalisation's arrays, which go into every checkpoint.
+        agree: see `imgclf_jax.loop.Hooks`.
         run_steps: compiled, see `imgclf_jax.dispatch`.
         epoch_order: epoch -> order of the examples.
         evaluate: (split name, state) -> exact result.
@@ -98,6 +122,7 @@ class Session(NamedTuple):
     state: TrainState
     meter: dispatch.Meter
     inputs: dict[str, Any]
+    agree: Callable[..., jax.Array] | None
     run_steps: Callable[..., Any]
     epoch_order: Callable[[int], jax.Array]
     evaluate: Callable[[str, TrainState], dict[str, float | int]]
@@ -107,45 +132,43 @@ class Session(NamedTuple):
 
 def _prepare(config: ConfigDict, plan: Plan, folder: Path, dataset: data.Dataset, resident: dict[str, Any]) -> Session:
     """Builds, restores and compiles."""
-    strategy = parallel.create(config.parallel)
+    strategy = parallel.create(config.parallel, sum(split.images.nbytes for split in dataset.splits.values()))
     for name, split in dataset.splits.items():
-        resident[name] = strategy.put((split.images, split.labels))
+        resident[name] = strategy.put_examples((split.images, split.labels))
     crop = tuple(config.augment.crop)
     normalize = inputs.normalization(config.data.pixels, dataset.splits["train"].images, crop)
     experiment = build(config, plan, dataset.image_shape, len(dataset.class_names), normalize, strategy)
-    payload = {
-        "state": jax.eval_shape(experiment.init, experiment.key),
-        "meter": dispatch.empty_meter(),
-        "inputs": normalize._asdict(),
-    }
-    template = abstract(payload, strategy.replicated)
+    key = strategy.jit(lambda: experiment.key)()
+    content = template(experiment, normalize, strategy)
     checkpoints = Checkpoints(folder, config.checkpoint.keep)
-    found = checkpoints.restore_newest(template)
-    state = found[0]["state"] if found else strategy.compile(experiment.init)(experiment.key)
+    found = checkpoints.restore_newest(content)
+    state = found[0]["state"] if found else compile_init(experiment, strategy)(key)
     meter = found[0]["meter"] if found else strategy.put(dispatch.empty_meter())
 
-    compiled_order = strategy.compile(lambda key, epoch: sampling.epoch_order(key, epoch, plan.train_count))
-    order = functools.partial(compiled_order, experiment.key)
+    compiled_order = strategy.jit(lambda key, epoch: sampling.epoch_order(key, epoch, plan.train_count))
+    order = functools.partial(compiled_order, key)
     # Compiled ahead of the loop, so that compilation is no part of the first rate.
-    run_steps = strategy.compile(experiment.run_steps, donate=(0,))
-    run_steps = run_steps.lower(state, meter, *resident["train"], order(0), jnp.int32(1), experiment.key).compile()
+    run_steps = compile_run_steps(experiment, strategy)
+    run_steps = run_steps.lower(state, meter, *resident["train"], order(0), np.int32(1), key).compile()
     batch_size = config.train.batch_size
     _, flops = cost.network_flops(experiment.model, state.eval_variables(), experiment.input_shape, batch_size)
-    evaluate_split = strategy.compile(experiment.evaluate)
-    finite = jax.jit(lambda tree: jnp.all(jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)])))
+    evaluate_split = compile_evaluate(experiment, strategy)
+    finite = strategy.jit(lambda tree: jnp.all(jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)])))
 
     def exact(name: str, state: TrainState) -> dict[str, float | int]:
-        sums = jax.device_get(evaluate_split(state.eval_variables(), *resident[name]))
-        return evaluate.result(sums, len(dataset.splits[name].labels))
+        count = len(dataset.splits[name].labels)
+        sums = jax.device_get(evaluate_split(state.eval_variables(), *resident[name], np.int32(count)))
+        return evaluate.result(sums, count)
 
     return Session(
         experiment=experiment,
         checkpoints=checkpoints,
-        restore=lambda step: checkpoints.restore(step, template)["state"],
+        restore=lambda step: checkpoints.restore(step, content)["state"],
         state=state,
         meter=meter,
         inputs=normalize._asdict(),
-        run_steps=lambda *arguments: run_steps(*arguments, experiment.key),
+        agree=strategy.highest if hosts.several() else None,
+        run_steps=lambda *arguments: run_steps(*arguments, key),
         epoch_order=order,
         evaluate=exact,
         is_finite=lambda state: bool(finite((state.params, state.batch_stats))),
@@ -154,25 +177,27 @@ def _prepare(config: ConfigDict, plan: Plan, folder: Path, dataset: data.Dataset
 
 
 def _run(config, plan, folder, console, record, signal, resume_command) -> int:
-    dataset = data.load(config.data, progress=console.task)
+    dataset = hosts.first_alone(lambda: data.load(config.data, progress=console.task))
+    hosts.same("data set", json.dumps(_describe(dataset)))
     console.finish()
     if dataset.notice:
         console.warn(dataset.notice)
     # The bundled sample is smaller than the set it stands for: the plan is that of the examples there are.
     plan = make_plan(config, {name: len(split.labels) for name, split in dataset.splits.items()})
     record.update(data=_describe(dataset))
-    workdir.save_config(folder, config)
+    if hosts.is_first():
+        workdir.save_config(folder, config)
     resident: dict[str, Any] = {}
-    with parallel.quiet():
+    with compiler.quiet():
         session = _prepare(config, plan, folder, dataset, resident)
     start = int(session.state.step)
     if start:
         console.print(f"resuming at step {start} of {plan.steps}")
     show_model(console, config, plan, session.state.params, session.flops)
-    files = MetricsFiles(folder, start, config.log.tensorboard)
+    files = MetricsFiles(folder, start, config.log.tensorboard) if hosts.is_first() else NoFiles()
     try:
         console.start(start)
-        state, step = loop.run(
+        state, step, stopped = loop.run(
             plan,
             _hooks(session, plan, files, console, record, signal),
             session.run_steps,
@@ -186,23 +211,32 @@ def _run(config, plan, folder, console, record, signal, resume_command) -> int:
         console.finish()
         session.checkpoints.wait()
         reported = step
-        if config.eval.report == "best" and not signal.number:
+
+        def interrupted():
+            """Of several processes, all must take the same way: what came too late to be agreed on is ignored."""
+            return stopped if hosts.several() else stopped or signal.number
+
+        if config.eval.report == "best" and not interrupted():
             best = session.checkpoints.best()
             if best is not None and best != step:
                 state, reported = session.restore(best), best
         results: dict[str, dict[str, float | int]] = {}
         for name in ("train", "valid", "test"):
-            if name in resident and not signal.number and (name != "train" or config.eval.train):
-                with parallel.quiet():
+            if name in resident and not interrupted() and (name != "train" or config.eval.train):
+                with compiler.quiet():
                     results[name] = session.evaluate(name, state)
-        if signal.number:
+        if number := interrupted():
             record.update(status="interrupted", step=step)
             console.print(f"interrupted at step {step} of {plan.steps}; saved. To go on:\n  {resume_command}")
-            return 128 + signal.number
+            return 128 + number
         if "test" in results:
             _write_row(files, plan, reported, "test", results["test"])
         files.flush()
-        rates = [row["images_per_second"] for row in read_rows(folder) if row["images_per_second"]]
+        rates = (
+            []
+            if not hosts.is_first()
+            else [row["images_per_second"] for row in read_rows(folder) if row["images_per_second"]]
+        )
         record.update(
             status="complete",
             step=step,
@@ -214,18 +248,20 @@ def _run(config, plan, folder, console, record, signal, resume_command) -> int:
         show_results(console, folder, dataset.name, results, record.wall_time)
         return 0
     finally:
-        with contextlib.suppress(OSError):
-            files.close()
-        session.checkpoints.close()
+        # After an error in one of several processes an orderly end would wait for the others, who wait for this one.
+        if not hosts.several() or isinstance(sys.exc_info()[1], loop.Diverged | type(None)):
+            with contextlib.suppress(OSError):
+                files.close()
+            session.checkpoints.close()
 
 
-def _hooks(session: Session, plan: Plan, files: MetricsFiles, console: Console, record, signal) -> loop.Hooks:
+def _hooks(session: Session, plan: Plan, files: MetricsFiles | NoFiles, console: Console, record, signal) -> loop.Hooks:
     learning_rate = jax.jit(session.experiment.schedule)
 
     def progress(now: loop.Progress):
         epoch = now.step / plan.steps_per_epoch
         if now.row:
-            with parallel.quiet():
+            with compiler.quiet():
                 rate = float(learning_rate(now.step - 1))
             files.write(
                 step=now.step,
@@ -242,7 +278,7 @@ def _hooks(session: Session, plan: Plan, files: MetricsFiles, console: Console, 
     def evaluate_valid(state, step):
         if not plan.valid_count:
             return None
-        with parallel.quiet():
+        with compiler.quiet():
             result = session.evaluate("valid", state)
         _write_row(files, plan, step, "valid", result)
         values = f"validation loss {result['loss']:.4f}  accuracy {result['accuracy']:.4f}"
@@ -250,7 +286,7 @@ def _hooks(session: Session, plan: Plan, files: MetricsFiles, console: Console, 
         return result["accuracy"]
 
     def save(state, meter, step, valid_accuracy):
-        with parallel.quiet():
+        with compiler.quiet():
             if not session.is_finite(state):
                 raise loop.Diverged(step)
             # The rows up to this step must be there before the checkpoint that will not write them again.
@@ -259,7 +295,11 @@ def _hooks(session: Session, plan: Plan, files: MetricsFiles, console: Console, 
             session.checkpoints.save(step, payload, valid_accuracy)
         record.update(step=step)
 
-    return loop.Hooks(progress, evaluate_valid, save, lambda: signal.number != 0)
+    return loop.Hooks(progress, evaluate_valid, save, lambda: signal.number, session.agree)
+
+
+def _config_difference(mine, first):
+    return "; ".join(differences(json.loads(first), json.loads(mine))) or "in what is logged or saved"
 
 
 def _write_row(files, plan, step, split, result):

@@ -88,9 +88,16 @@ def read_json(path: Path) -> dict[str, Any] | None:
 class RunRecord:
     """`run.json`: rewritten whole whenever something is known, so that it is right at any moment."""
 
-    def __init__(self, workdir: Path, **content: Any):
-        """Starts a record with status "running"; what an earlier session of the same run spent is carried over."""
+    def __init__(self, workdir: Path, writes: bool = True, **content: Any):
+        """Starts a record with status "running"; what an earlier session of the same run spent is carried over.
+
+        Args:
+            workdir: the folder of the run.
+            writes: whether this process is the one that writes it.
+            content: what is known already.
+        """
         self._path = workdir / "run.json"
+        self._writes = writes
         before = read_json(self._path) or {}
         self._spent = before.get("wall_time_seconds", 0.0)
         self._began = datetime.datetime.now(datetime.UTC)
@@ -111,4 +118,5 @@ class RunRecord:
         """Adds to the record and writes it."""
         self.content |= content
         self.content["wall_time_seconds"] = round(self.wall_time, 3)
-        write_json(self._path, self.content)
+        if self._writes:
+            write_json(self._path, self.content)

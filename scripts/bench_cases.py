@@ -15,8 +15,8 @@ from imgclf_jax import augment, cost, dispatch, inputs, optim, parallel, samplin
 from imgclf_jax.config import default
 from imgclf_jax.console import Console
 from imgclf_jax.errors import UserError
-from imgclf_jax.experiment import Experiment, build
-from imgclf_jax.rng import stream
+from imgclf_jax.experiment import Experiment, build, compile_init, compile_run_steps
+from imgclf_jax.rng import image_keys, stream
 from imgclf_jax.validate import Plan
 
 MOST_BYTES = 2**29  # of random images on the device; smaller data sets are imitated in their own size
@@ -138,7 +138,7 @@ def product_case(setup: Setup) -> Case:
     # So scaled that products of products neither overflow nor vanish.
     matrix = setup.strategy.put(np.random.default_rng(0).standard_normal((side, side), np.float32) / math.sqrt(side))
     matrix = matrix.astype(dtype)
-    multiply = setup.strategy.compile(jnp.matmul)
+    multiply = setup.strategy.jit(jnp.matmul)
 
     def run(steps: int) -> None:
         result = matrix
@@ -151,8 +151,8 @@ def product_case(setup: Setup) -> Case:
 
 def training(setup: Setup) -> Callable[[int], None]:
     """Steps as training takes them: so many in one dispatch."""
-    run_steps = setup.strategy.compile(setup.experiment.run_steps, donate=(0,))
-    state = setup.strategy.compile(setup.experiment.init)(setup.experiment.key)
+    run_steps = compile_run_steps(setup.experiment, setup.strategy)
+    state = compile_init(setup.experiment, setup.strategy)(setup.experiment.key)
 
     def run(steps: int) -> None:
         nonlocal state
@@ -187,8 +187,8 @@ def make_loss(experiment: Experiment) -> Callable[..., tuple[jax.Array, Any]]:
 
     def loss(params, batch_stats, images, labels, step):
         variables = {"params": params, "batch_stats": batch_stats}
-        dropout = {"dropout": stream(experiment.key, "dropout", step)}
-        logits, changed = experiment.model.apply(variables, images, train=True, mutable=["batch_stats"], rngs=dropout)
+        keys = image_keys(stream(experiment.key, "dropout", step), jnp.arange(len(labels)))
+        logits, changed = experiment.model.apply(variables, images, train=True, keys=keys, mutable=["batch_stats"])
         losses = optax.softmax_cross_entropy_with_integer_labels(logits.astype(jnp.float32), labels)
         return losses.sum(), changed.get("batch_stats", {})
 
@@ -236,7 +236,7 @@ def update_part(setup: Setup) -> Callable[[int], None]:
             ema = jax.tree.map(lambda old, new: old + (1 - decay) * (new - old), ema, params)
         return touch(gradients, optax.global_norm(mean)), params, opt_state, ema
 
-    state = setup.strategy.compile(setup.experiment.init)(setup.experiment.key)
+    state = compile_init(setup.experiment, setup.strategy)(setup.experiment.key)
     gradients = jax.tree.map(lambda parameter: 0.01 * parameter + 1e-4, state.params)
     return looped(setup, body, (gradients, state.params, state.opt_state, state.ema), ())
 
@@ -246,7 +246,7 @@ def ready_batch(setup: Setup) -> tuple[jax.Array, jax.Array, Any]:
     chosen = setup.data[2][: setup.config.train.batch_size]
     chosen = jnp.resize(chosen, setup.config.train.batch_size)  # where a batch is larger than the data set
     images, labels = setup.data[0][chosen], setup.data[1][chosen]
-    return setup.normalize(images / 255), labels, setup.strategy.compile(setup.experiment.init)(setup.experiment.key)
+    return setup.normalize(images / 255), labels, compile_init(setup.experiment, setup.strategy)(setup.experiment.key)
 
 
 def touch(tree: Any, value: jax.Array) -> Any:
@@ -270,7 +270,7 @@ def looped(setup: Setup, body: Callable[..., Any], start: Any, constants: Any) -
     def loop(count, start, constants):
         return jax.lax.fori_loop(0, count, lambda index, carry: body(index, carry, constants), start)
 
-    compiled = setup.strategy.compile(loop)
+    compiled = setup.strategy.jit(loop)
 
     def run(steps: int) -> None:
         jax.block_until_ready(compiled(jnp.int32(steps), start, constants))

@@ -29,7 +29,7 @@ from absl import flags
 from bench_cases import Case, on_one_device, our_cases, set_up, torch_cases, without_augmentation
 from bench_report import report, summarize
 
-from imgclf_jax import parallel, provenance
+from imgclf_jax import compiler, provenance
 from imgclf_jax.cli import parse, run_tool
 from imgclf_jax.config import to_json
 from imgclf_jax.console import Console
@@ -64,12 +64,12 @@ def main(argv: list[str]) -> int:
     cores = limit_cores(FLAGS.threads)
     torch_networks = import_torch() if FLAGS.torch else None
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # leaves PyTorch its share of a GPU's memory
-    parallel.configure_xla()
+    compiler.configure_xla()
 
     console = Console()
     config = on_one_device(config)
     plan, info = validate(config)
-    with parallel.quiet():
+    with compiler.quiet():
         whole = set_up(config, plan, info.image_shape, len(info.class_names))
         network = set_up(without_augmentation(config), plan, whole.experiment.input_shape, len(info.class_names))
         cases = our_cases(whole, network)
@@ -138,7 +138,7 @@ def measure(cases: list[Case], rounds: int, steps: int, console: Console) -> dic
     """Seconds a step of every case in every round; at least `steps` steps each time."""
     lengths = {}
     for done, case in enumerate(cases, start=1):
-        with parallel.quiet():
+        with compiler.quiet():
             case.run(1)  # compiles
         seconds = _seconds_a_step(case, steps)
         lengths[case.name] = max(steps, math.ceil(LEAST_SECONDS / seconds))

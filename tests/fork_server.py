@@ -50,10 +50,10 @@ def run(argv: list[str], cwd: str, env: dict[str, str], out: str, err: str, stuc
     faulthandler.dump_traceback_later(WATCHDOG_SECONDS, exit=True, file=os.open(stuck, new))
     os.chdir(cwd)
     os.environ.update(env)
+    sys.argv = [str(Path(imgclf_jax.__file__).with_name("main.py")), *argv]
     for name, *arguments in hooks:
         getattr(available_hooks, name)(*arguments)
     sys.modules.pop("imgclf_jax.main", None)
-    sys.argv = [str(Path(imgclf_jax.__file__).with_name("main.py")), *argv]
     runpy.run_module("imgclf_jax.main", run_name="__main__", alter_sys=True)
 
 

@@ -3,6 +3,7 @@
 import importlib
 import os
 import resource
+import sys
 from collections.abc import Callable
 
 
@@ -29,6 +30,11 @@ def kill_when_on_disk(call: int, number: int) -> None:
 def limit_file_size(target: str, call: int, size: int) -> None:
     """From the `call`th call on no file can grow past `size` bytes: what a full disk does, to large files only."""
     _wrap(target, call, before=lambda *_: resource.setrlimit(resource.RLIMIT_FSIZE, (size, size)))
+
+
+def add_argument(argument: str) -> None:
+    """The command line has one more argument."""
+    sys.argv.append(argument)
 
 
 def forbid(target: str) -> None:

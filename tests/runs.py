@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import re
+import socket
 import subprocess
 import sys
 import warnings
@@ -82,6 +83,21 @@ class Runner:
             cwd: the working directory.
             env: environment variables to set.
         """
+        return self._finish(self._start(arguments, hooks, cwd, env))
+
+    def together(self, *arguments: Any, processes: int, hooks: dict[int, Any] | None = None) -> list[Done]:
+        """Runs several processes of one job, with `hooks` in those that are named, until all of them have ended."""
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        job = [*arguments, f"--coordinator=127.0.0.1:{port}", f"--num_processes={processes}"]
+        started = [
+            self._start([*job, f"--process_id={process}"], (hooks or {}).get(process, ()), ROOT, None)
+            for process in range(processes)
+        ]
+        return [self._finish(run) for run in started]
+
+    def _start(self, arguments, hooks, cwd, env):
         self._count += 1
         out, err, stuck = (self._folder / f"{self._count}.{name}" for name in ("out", "err", "stuck"))
         pid = self._ask(
@@ -93,6 +109,10 @@ class Runner:
             stuck=str(stuck),
             hooks=list(hooks),
         )["pid"]
+        return pid, arguments, out, err, stuck
+
+    def _finish(self, started):
+        pid, arguments, out, err, stuck = started
         code = self._ask(wait=pid)["code"]
         done = Done(code, out.read_text(), err.read_text())
         if stuck.exists() and stuck.read_text():  # written by the watchdog of the server

@@ -1,11 +1,15 @@
 """Small data sets, configs and experiments for the tests of the numerics."""
 
+import functools
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
+import pytest
 from ml_collections import ConfigDict
 
-from imgclf_jax import experiment, inputs, parallel, validate
+from imgclf_jax import dispatch, evaluate, experiment, inputs, parallel, sampling, validate
 from imgclf_jax.config import default
 
 # One device, whatever the machine has: what is compared bit for bit must not depend on how a sum is cut up.
@@ -19,6 +23,8 @@ AUGMENTED = {
     "augment.contrast": (0.7, 1.3),
     "augment.brightness": 0.2,
 }
+
+needs_eight_devices = pytest.mark.skipif(jax.device_count() < 8, reason="needs eight devices")
 
 
 def make_data(count: int, shape: tuple[int, int, int] = (8, 8, 3), classes: int = 10, seed: int = 0):
@@ -43,3 +49,77 @@ def make_experiment(config: ConfigDict, images: np.ndarray, classes: int = 10, s
     return experiment.build(
         config, plan, images.shape[1:], classes, normalize, strategy or parallel.create(config.parallel)
     )
+
+
+class Trainer:
+    """An experiment on its config's devices, compiled and called as the training loop does it.
+
+    Attributes:
+        strategy: where it runs.
+        normalize: the experiment's normalisation.
+        experiment: its functions.
+        data: the images and labels, on the devices.
+    """
+
+    def __init__(self, config: ConfigDict, images: np.ndarray, labels: np.ndarray):
+        self.strategy = strategy = parallel.create(config.parallel)
+        self.normalize = inputs.normalization(config.data.pixels, images, tuple(config.augment.crop))
+        self.experiment = make_experiment(config, images, strategy=strategy)
+        self.data = strategy.put_examples((images, labels))
+        self._steps_per_epoch = validate.plan(config, {"train": len(images)}).steps_per_epoch
+        self._init = experiment.compile_init(self.experiment, strategy)
+        self._order = strategy.jit(lambda key, epoch: sampling.epoch_order(key, epoch, len(images)))
+        self._evaluate = experiment.compile_evaluate(self.experiment, strategy)
+
+    @functools.cached_property
+    def _run(self):
+        run_steps = experiment.compile_run_steps(self.experiment, self.strategy)
+        # Compiled for the first state: that it then takes the states it returns is part of what is tested.
+        return run_steps.lower(*self._arguments(self.init())).compile()
+
+    def _arguments(self, state, count=1):
+        meter = self.strategy.put(dispatch.empty_meter())
+        order = self.order(int(state.step) // self._steps_per_epoch)
+        return state, meter, *self.data, order, jnp.int32(count), self.experiment.key
+
+    def init(self):
+        """The state before the first step."""
+        return self._init(self.experiment.key)
+
+    def order(self, epoch: int) -> jax.Array:
+        """The order of an epoch's examples."""
+        return self._order(self.experiment.key, epoch)
+
+    def train(self, state: Any, *lengths: int):
+        """(the state after dispatches of these lengths, the meter of each). `state` is donated."""
+        meters = []
+        for length in lengths:
+            state, meter = self._run(*self._arguments(state, length))
+            meters.append(jax.device_get(meter))
+        return state, meters
+
+    def evaluate(self, state: Any, images: np.ndarray, labels: np.ndarray) -> dict[str, float | int]:
+        """The exact evaluation of a split."""
+        split = self.strategy.put_examples((images, labels))
+        sums = self._evaluate(state.eval_variables(), *split, jnp.int32(len(labels)))
+        return evaluate.result(jax.device_get(sums), len(labels))
+
+
+def assert_same_training(ours, theirs):
+    """Compares (state, meters) of two topologies to float32 tolerance; what is counted must be equal."""
+    (state, meters), (expected_state, expected_meters) = ours, theirs
+    for meter, expected in zip(meters, expected_meters, strict=True):
+        for name in ("correct", "count", "steps", "bad_step"):
+            assert meter[name] == expected[name], name
+        assert meter["loss"] == pytest.approx(expected["loss"], rel=1e-5)
+        assert meter["grad_norm"] == pytest.approx(expected["grad_norm"], rel=1e-4)
+    assert_same_state(state, expected_state)
+
+
+def assert_same_state(ours, theirs, rtol=1e-4, atol=1e-5):
+    """Compares two states; with `rtol=0, atol=0` bit for bit."""
+
+    def compare(path, one, other):
+        np.testing.assert_allclose(one, other, rtol=rtol, atol=atol, err_msg=jax.tree_util.keystr(path))
+
+    jax.tree_util.tree_map_with_path(compare, ours, theirs)

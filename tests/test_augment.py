@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from ml_collections import ConfigDict
 from scipy import stats
 
-from imgclf_jax import augment, color
+from imgclf_jax import augment, color, rng
 
 KEY = jax.random.key(7)
 adjust_hue, adjust_contrast, adjust_brightness, adjust_saturation = map(
@@ -51,7 +51,7 @@ def config(**fields):
 
 @jax.jit
 def make_keys(key, positions):
-    return augment.image_keys(key, positions)
+    return rng.image_keys(key, positions)
 
 
 def keys_for(count, key=KEY):
@@ -224,7 +224,7 @@ def test_an_empty_range_is_a_constant():
 def test_keys_differ_by_key_and_position_alone():
     words = np.asarray(jax.random.key_data(keys_for(300)))
     assert len(np.unique(words, axis=0)) == 300
-    shuffled = augment.image_keys(KEY, jnp.array([250, 3]))
+    shuffled = rng.image_keys(KEY, jnp.array([250, 3]))
     np.testing.assert_array_equal(jax.random.key_data(shuffled), words[[250, 3]])
     assert (np.asarray(jax.random.key_data(keys_for(300, jax.random.key(8)))) != words).any(-1).all()
 
@@ -324,7 +324,7 @@ def test_cutout_leaves_the_rest_and_the_dtype_alone():
 
 def composed(settings_, key, images, positions):
     """The documented order, spelled out."""
-    keys = augment.image_keys(key, positions)
+    keys = rng.image_keys(key, positions)
     images = jnp.asarray(images, jnp.float32) / 255
     images = augment.random_crop(keys, images, settings_.crop, settings_.pad, settings_.pad_mode)
     images = augment.random_hue(keys, augment.random_flip(keys, images), settings_.hue)

@@ -114,14 +114,15 @@ def recorder(replacement):
     config = make_config(AUGMENTED).augment
 
     def record(state, batch, key):
-        positions = jnp.arange(BATCH, dtype=jnp.int32)
-        seen = augment.augment(config, stream(key, "augment"), batch["image"], positions), batch["label"]
+        seen = augment.augment(config, stream(key, "augment"), batch["image"], batch["position"]), batch["label"]
         zero = {name: jnp.zeros((), value.dtype) for name, value in dispatch.empty_meter().items()}
         return state.replace(step=state.step + 1, params=seen), zero
 
     @jax.jit
     def run(seed, state, order, count):
-        run_steps = dispatch.make_run_steps(record, batch_size=BATCH, steps_per_epoch=STEPS, replacement=replacement)
+        run_steps = dispatch.make_run_steps(
+            record, batch_size=BATCH, examples=COUNT, steps_per_epoch=STEPS, replacement=replacement
+        )
         data = jnp.asarray(IMAGES), jnp.asarray(LABELS)
         return run_steps(state, dispatch.empty_meter(), *data, order, count, jax.random.key(seed))[0]
 

@@ -45,7 +45,7 @@ def by_numpy():
 @pytest.mark.parametrize("batch_size", [1, 4, 22, COUNT, 24, 64])
 def test_sums_do_not_depend_on_the_batch_size(batch_size):
     run = jax.jit(evaluate.make_evaluate(make_eval_step(MODEL, to_floats), batch_size))
-    sums = run(VARIABLES, IMAGES, LABELS)
+    sums = run(VARIABLES, IMAGES, LABELS, COUNT)
     loss, correct = by_numpy()
     assert 0 < correct < COUNT
     assert int(sums["count"]) == COUNT
@@ -69,9 +69,14 @@ def test_every_example_comes_once_with_its_label(batch_size):
         return {"loss": jnp.float32(0), "correct": value.sum(), "count": jnp.sum(same & batch["mask"], dtype=jnp.int32)}
 
     images = np.arange(9, dtype=np.uint8).reshape(9, 1, 1, 1)
-    sums = jax.jit(evaluate.make_evaluate(digits, batch_size))({}, images, np.arange(9, dtype=np.int32))
+    run = jax.jit(evaluate.make_evaluate(digits, batch_size))
+    sums = run({}, images, np.arange(9, dtype=np.int32), 9)
     assert int(sums["correct"]) == 111_111_111
     assert int(sums["count"]) == 9
+    # What a split is filled up with is never seen.
+    filled = np.concatenate([images, np.zeros((3, 1, 1, 1), np.uint8)])
+    sums = run({}, filled, np.arange(12, dtype=np.int32), 9)
+    assert (int(sums["correct"]), int(sums["count"])) == (111_111_111, 9)
 
 
 def test_an_infinite_loss_of_the_last_example_does_not_multiply():
@@ -80,10 +85,11 @@ def test_an_infinite_loss_of_the_last_example_does_not_multiply():
     variables["params"]["output"]["bias"][LABELS[-1]] = -np.inf
     run = jax.jit(evaluate.make_evaluate(make_eval_step(MODEL, to_floats), 16))
     others = ~np.equal(LABELS, LABELS[-1])
-    sums = run(variables, IMAGES, LABELS)
+    sums = run(variables, IMAGES, LABELS, COUNT)
     assert np.isinf(float(sums["loss"]))
     assert int(sums["count"]) == COUNT
-    assert np.isfinite(float(run(variables, IMAGES[others], LABELS[others])["loss"]))
+    finite = run(variables, IMAGES[others], LABELS[others], others.sum())
+    assert np.isfinite(float(finite["loss"]))
 
 
 @pytest.mark.parametrize("seen", [COUNT - 1, COUNT + 1, 0])

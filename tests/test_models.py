@@ -10,6 +10,7 @@ from jax import lax
 from synthetic import make_config, make_data
 
 from imgclf_jax import cost, models
+from imgclf_jax.rng import image_keys
 from imgclf_jax.steps import make_eval_step
 
 KEY = jax.random.key(0)
@@ -252,7 +253,7 @@ def test_dropout_acts_in_training_only(name):
     @jax.jit
     def apply(key):
         def train(model):
-            return model.apply(variables, images, train=True, rngs={"dropout": key})
+            return model.apply(variables, images, train=True, keys=image_keys(key, jnp.arange(4)))
 
         return train(model), train(without), model.apply(variables, images), without.apply(variables, images)
 
@@ -264,6 +265,24 @@ def test_dropout_acts_in_training_only(name):
     assert np.any(np.asarray(apply(jax.random.key(2))[0]) != dropped)
 
 
+@pytest.mark.parametrize("name", ["mlp", "cnn", "tutorial_cnn"])
+def test_what_dropout_drops_of_an_image_depends_on_its_key_alone(name):
+    model = small(name, dropout=0.5)
+    variables, images = variables_of(model), floats(6)
+
+    @jax.jit
+    def train(images, positions):
+        return model.apply(variables, images, train=True, keys=image_keys(KEY, positions))
+
+    whole = np.asarray(train(images, np.arange(6)))
+    # Neither the images around it nor their number matter, nor where in the batch it stands.
+    others = [4, 1, 2]
+    np.testing.assert_allclose(train(images[others], np.array(others)), whole[others], rtol=1e-4, atol=1e-5)
+    # The same image with other keys.
+    elsewhere = train(images[others], np.array([0, 3, 5]))
+    assert np.all(np.abs(elsewhere - whole[others]).max(1) > 1e-3)
+
+
 def test_dropout_drops_the_asked_fraction_and_keeps_the_mean():
     # With constant hidden units and an output of ones each logit is the sum of the units that are left.
     model = create("mlp", classes=2, hidden=(400,), dropout=0.25)
@@ -271,7 +290,8 @@ def test_dropout_drops_the_asked_fraction_and_keeps_the_mean():
     params["dense1"]["bias"] += 1
     params["output"]["kernel"] += 1
     images = np.zeros((50, 2, 2, 1), np.float32)
-    logits = model.apply({"params": params}, images, train=True, rngs={"dropout": KEY})[:, 0]
+    keys = image_keys(KEY, jnp.arange(50))
+    logits = model.apply({"params": params}, images, train=True, keys=keys)[:, 0]
     kept = np.asarray(logits) * 0.75  # units left, a row
     np.testing.assert_allclose(kept, np.round(kept), atol=1e-3)
     assert np.unique(np.round(kept)).size > 5  # each image has its own draw

@@ -85,6 +85,8 @@ def test_valid_config_gives_plan_and_description_without_reading_data(monkeypatc
         ({"checkpoint__every_steps": -2}, ["checkpoint.every_steps=-2"]),
         ({"parallel__strategy": "magic"}, ["parallel.strategy='magic'"]),
         ({"parallel__devices": 99}, ["parallel.devices=99"]),
+        ({"parallel__mesh": (2, 2)}, ["parallel.mesh=(2, 2)", "parallel.devices"]),
+        ({"parallel__data": "split"}, ["parallel.data='split'", "sharded"]),
     ],
 )
 def test_problem_names_field_value_and_remedy(changes, words):

@@ -14,17 +14,20 @@ MODELS: dict[str, type[nn.Module]] = {"softmax": Softmax, "mlp": MLP, "cnn": CNN
 UNSET = {"widths": (), "hidden": (), "norm": "none", "dropout": 0.0}
 
 
-def create(config: ConfigDict, num_classes: int) -> nn.Module:
+def create(config: ConfigDict, num_classes: int, axis_name: str | None = None) -> nn.Module:
     """The network of `config.model`, with a head for `num_classes` classes.
 
     Args:
         config: the `model` section of a config that `problems` accepts.
         num_classes: number of logits.
+        axis_name: of the devices that share a batch, where each of them sees only its part.
 
     Returns:
-        An unbound module, called as `module.apply(variables, images, train=..., rngs={"dropout": key})`.
+        An unbound module, called as `module.apply(variables, images, train=..., keys=...)`.
     """
     options = {name: config[name] for name in UNSET if config[name] != UNSET[name]}
+    if "axis_name" in _fields(config.name):
+        options["axis_name"] = axis_name
     return MODELS[config.name](num_classes=num_classes, dtype=jnp.dtype(config.dtype), **options)
 
 
@@ -40,7 +43,7 @@ def problems(config: ConfigDict, input_shape: tuple[int, int, int] | None = None
     """
     if config.name not in MODELS:
         return [f"model.name={config.name!r} is not a model; choose one of {', '.join(MODELS)}"]
-    fields = {field.name for field in dataclasses.fields(MODELS[config.name])}
+    fields = _fields(config.name)
     found = [
         f"model.{name}={config[name]!r}: model {config.name} has no such option; leave it at {default!r}"
         for name, default in UNSET.items()
@@ -64,3 +67,7 @@ def problems(config: ConfigDict, input_shape: tuple[int, int, int] | None = None
                 "larger ones (data.image_size, augment.crop) or fewer model.widths"
             )
     return found
+
+
+def _fields(name):
+    return {field.name for field in dataclasses.fields(MODELS[name])}

@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from imgclf_jax.models.layers import GLOROT_UNIFORM, HE_NORMAL, Conv, flatten
+from imgclf_jax.models.layers import GLOROT_UNIFORM, HE_NORMAL, Conv, dropout, flatten
 from imgclf_jax.models.norm import BatchNorm
 
 
@@ -23,25 +23,26 @@ class CNN(nn.Module):
     norm: str = "none"
     dropout: float = 0.0
     dtype: Any = jnp.float32
+    axis_name: str | None = None  # of the devices that share a batch, where each sees its part only
 
     def last_side(self, side: int) -> int:
         """Rows (or columns) that are left after the convolutions, of images with `side`."""
         return side // 2 ** len(self.widths)
 
     @nn.compact
-    def __call__(self, images: jax.Array, train: bool = False) -> jax.Array:
-        """With `train`: batch statistics of this batch ("batch_stats" is mutable), and dropout if there is any."""
+    def __call__(self, images: jax.Array, train: bool = False, keys: jax.Array | None = None) -> jax.Array:
+        """With `train`: this batch's statistics ("batch_stats" is mutable), and dropout by the images' `keys` [B]."""
         x = images
         normed = self.norm == "batch"
         for index, width in enumerate(self.widths, start=1):
             x = Conv(width, pool=2, use_bias=not normed, dtype=self.dtype, name=f"conv{index}")(x)
             if normed:
-                x = BatchNorm(dtype=self.dtype, name=f"norm{index}")(x, train)
+                x = BatchNorm(dtype=self.dtype, axis_name=self.axis_name, name=f"norm{index}")(x, train)
             x = nn.relu(x)
         x = flatten(x)
         for index, units in enumerate(self.hidden, start=1):
             x = nn.relu(nn.Dense(units, dtype=self.dtype, kernel_init=HE_NORMAL, name=f"dense{index}")(x))
-        x = nn.Dropout(self.dropout, deterministic=not train)(x)
+        x = dropout(x, self.dropout, keys if train else None)
         return nn.Dense(self.num_classes, dtype=self.dtype, name="output")(x)
 
 
@@ -65,8 +66,8 @@ class TutorialCNN(nn.Module):
         return side
 
     @nn.compact
-    def __call__(self, images: jax.Array, train: bool = False) -> jax.Array:
-        """With `train` and dropout, needs the "dropout" stream."""
+    def __call__(self, images: jax.Array, train: bool = False, keys: jax.Array | None = None) -> jax.Array:
+        """With `train`: dropout by the images' `keys` [B]."""
         x = images
         for index, width in enumerate(self.widths, start=1):
             convolution = Conv(
@@ -82,5 +83,5 @@ class TutorialCNN(nn.Module):
         x = flatten(x)
         for index, units in enumerate(self.hidden, start=1):
             x = nn.relu(nn.Dense(units, dtype=self.dtype, kernel_init=GLOROT_UNIFORM, name=f"dense{index}")(x))
-        x = nn.Dropout(self.dropout, deterministic=not train)(x)
+        x = dropout(x, self.dropout, keys if train else None)
         return nn.Dense(self.num_classes, dtype=self.dtype, kernel_init=GLOROT_UNIFORM, name="output")(x)

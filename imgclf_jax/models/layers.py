@@ -42,6 +42,24 @@ class Conv(nn.Module):
         return y
 
 
+def dropout(x: jax.Array, rate: float, keys: jax.Array | None) -> jax.Array:
+    """Dropout (Srivastava et al. 2014): what is kept is scaled up, so that the mean stays.
+
+    Args:
+        x: float [B, ...].
+        rate: probability that a value becomes zero, below 1.
+        keys: [B], one for each image, so that what is dropped of it depends on nothing else in the batch; `None`
+            keeps everything.
+
+    Returns:
+        The same shape and dtype.
+    """
+    if keys is None or rate == 0:
+        return x
+    kept = jax.vmap(lambda key: jax.random.bernoulli(key, 1 - rate, x.shape[1:]))(keys)
+    return jnp.where(kept, x / (1 - rate), 0).astype(x.dtype)
+
+
 def flatten(x: jax.Array) -> jax.Array:
     """[B, ...] -> [B, product of the rest]."""
     return x.reshape(x.shape[0], -1)

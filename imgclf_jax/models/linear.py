@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from imgclf_jax.models.layers import HE_NORMAL, flatten
+from imgclf_jax.models.layers import HE_NORMAL, dropout, flatten
 
 
 class Softmax(nn.Module):
@@ -16,8 +16,8 @@ class Softmax(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, images: jax.Array, train: bool = False) -> jax.Array:
-        """`train` makes no difference."""
+    def __call__(self, images: jax.Array, train: bool = False, keys: jax.Array | None = None) -> jax.Array:
+        """`train` and `keys` make no difference."""
         zeros = nn.initializers.zeros
         return nn.Dense(self.num_classes, dtype=self.dtype, kernel_init=zeros, name="output")(flatten(images))
 
@@ -31,10 +31,10 @@ class MLP(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, images: jax.Array, train: bool = False) -> jax.Array:
-        """With `train` and dropout, needs the "dropout" stream."""
+    def __call__(self, images: jax.Array, train: bool = False, keys: jax.Array | None = None) -> jax.Array:
+        """With `train`: dropout by the images' `keys` [B]."""
         x = flatten(images)
         for index, units in enumerate(self.hidden):
             x = nn.relu(nn.Dense(units, dtype=self.dtype, kernel_init=HE_NORMAL, name=f"dense{index + 1}")(x))
-        x = nn.Dropout(self.dropout, deterministic=not train)(x)
+        x = dropout(x, self.dropout, keys if train else None)
         return nn.Dense(self.num_classes, dtype=self.dtype, name="output")(x)

@@ -1,5 +1,6 @@
 """Batch normalisation with the fewest passes over the activations, forward and backward."""
 
+import functools
 from typing import Any
 
 import flax.linen as nn
@@ -17,6 +18,7 @@ class BatchNorm(nn.Module):
     momentum: float = 0.9
     epsilon: float = 1e-5
     dtype: Any = jnp.float32
+    axis_name: str | None = None  # of the devices that share a batch, where each sees its part only
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
@@ -30,7 +32,7 @@ class BatchNorm(nn.Module):
         if not train:
             inverse = jax.lax.rsqrt(running_var.value + self.epsilon)
             return ((x - running_mean.value) * (inverse * scale) + bias).astype(self.dtype)
-        y, mean, var = batch_norm(x, scale, bias, self.epsilon)
+        y, mean, var = batch_norm(x, scale, bias, self.epsilon, self.axis_name)
         if not self.is_initializing():
             running_mean.value = self.momentum * running_mean.value + (1 - self.momentum) * mean
             running_var.value = self.momentum * running_var.value + (1 - self.momentum) * var
@@ -47,9 +49,14 @@ def channel_mean(x: jax.Array) -> jax.Array:
     return jnp.matmul(jnp.full((8, rows.shape[0]), 1 / rows.shape[0]), rows)[0]
 
 
-@jax.custom_vjp
+def _over_devices(means, axis_name):
+    """The means of the global batch, from those of each device's part of it, which are equally large."""
+    return means if axis_name is None else jax.lax.pmean(means, axis_name)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
 def batch_norm(
-    x: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float
+    x: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float, axis_name: str | None = None
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Zero mean and unit variance a channel, then `scale` and `bias`.
 
@@ -58,31 +65,37 @@ def batch_norm(
         scale: float32 [C].
         bias: float32 [C].
         epsilon: added to the variance.
+        axis_name: of the devices whose `x` are parts of one batch; `None` where `x` is the batch.
 
     Returns:
         float32 [..., C], and the batch's mean and variance, float32 [C]. The gradient flows through the first only;
         the other two are for the running statistics.
     """
-    return _forward(x, scale, bias, epsilon)[0]
+    return _forward(x, scale, bias, epsilon, axis_name)[0]
 
 
-def _forward(x, scale, bias, epsilon):
-    mean = channel_mean(x)
+def _forward(x, scale, bias, epsilon, axis_name):
+    mean = _over_devices(channel_mean(x), axis_name)
     centred = x - mean
-    var = channel_mean(jnp.square(centred))
+    var = _over_devices(channel_mean(jnp.square(centred)), axis_name)
     inverse = jax.lax.rsqrt(var + epsilon)
     return (centred * (inverse * scale) + bias, mean, var), (centred, inverse, scale)
 
 
-def _backward(saved, gradients):
-    """Two means in all, where the derivative of the formula above would take five."""
+def _backward(epsilon, axis_name, saved, gradients):
+    """Two means in all, where the derivative of the formula above would take five.
+
+    The gradient of `x` takes those of the global batch; `scale` and `bias`, whose gradients are summed over the
+    devices like all parameters', those of this device's part.
+    """
     centred, inverse, scale = saved
     gradient = gradients[0]
-    mean = channel_mean(gradient)
-    along = channel_mean(gradient * centred) * inverse
+    local_mean = channel_mean(gradient)
+    local_along = channel_mean(gradient * centred) * inverse
     count = centred.size // centred.shape[-1]
+    mean, along = _over_devices((local_mean, local_along), axis_name)
     dx = (gradient - mean - centred * (inverse * along)) * (inverse * scale)
-    return dx, along * count, mean * count, None
+    return dx, local_along * count, local_mean * count
 
 
 batch_norm.defvjp(_forward, _backward)

@@ -1,0 +1,204 @@
+"""hosts.py: several processes are one run, and what goes wrong in one of them ends all."""
+
+import signal
+
+import jax
+import numpy as np
+import pytest
+from runs import STEPS, TINY, record, rows, steps
+
+from imgclf_jax import hosts
+from imgclf_jax.checkpoint import Checkpoints
+from imgclf_jax.errors import UserError
+
+pytest_plugins = ["run_fixtures"]
+
+pytestmark = pytest.mark.skipif(jax.default_backend() != "cpu", reason="a GPU would be shared by the processes")
+
+
+def parameters(folder):
+    """Path -> array of the last checkpoint, on the host."""
+    checkpoints = Checkpoints(folder, read_only=True)
+    tree = checkpoints.restore(STEPS)
+    checkpoints.close()
+    return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in jax.tree.leaves_with_path(tree["state"])}
+
+
+def assert_close(folder, reference):
+    """The same run to float32 tolerance, and the same images right and wrong."""
+    assert record(folder)["status"] == "complete"
+    for ours, theirs in zip(rows(folder), rows(reference), strict=True):
+        for name, value in theirs.items():
+            assert ours[name] == (pytest.approx(value, rel=1e-4) if isinstance(value, float) else value)
+    for name, result in record(reference)["results"].items():
+        ours = record(folder)["results"][name]
+        assert (ours["correct"], ours["count"]) == (result["correct"], result["count"])
+    expected = parameters(reference)
+    for name, ours in parameters(folder).items():
+        np.testing.assert_allclose(ours, expected[name], rtol=1e-3, atol=1e-5, err_msg=name)
+
+
+@pytest.fixture(scope="module")
+def pair(run, tmp_path_factory):
+    """The folder of a run by two processes, and what they printed."""
+    folder = tmp_path_factory.mktemp("pair") / "run"
+    done = run.together(*TINY, f"--workdir={folder}", processes=2)
+    assert [process.code for process in done] == [0, 0], done
+    return folder, done
+
+
+def test_two_processes_are_the_run_of_one(pair, finished):
+    assert_close(pair[0], finished.folder)
+    assert record(pair[0])["provenance"]["process_count"] == 2
+
+
+def test_the_first_process_speaks_for_all(pair):
+    first, second = pair[1]
+    assert "test accuracy" in first.out
+    # What the library of the collectives says of itself is not ours to suppress.
+    assert [line for line in second.out.splitlines() if line and "[Gloo]" not in line] == []
+
+
+def test_four_processes_with_a_part_of_the_data_each(run, finished, tmp_path):
+    folder = tmp_path / "run"
+    options = ["--config.parallel.strategy=shard_map", "--config.parallel.data=sharded"]
+    done = run.together(*TINY, *options, f"--workdir={folder}", processes=4)
+    assert [process.code for process in done] == [0] * 4, done
+    assert_close(folder, finished.folder)
+
+
+def test_killed_and_stopped_processes_end_the_job_which_goes_on_bit_by_bit(run, pair, tmp_path):
+    folder = tmp_path / "run"
+    job = [*TINY, f"--workdir={folder}"]
+    killed = run.together(
+        *job, processes=2, hooks={1: [["signal_after", "parallel:Parallel.highest", 4, signal.SIGKILL]]}
+    )
+    assert killed[1].code == -signal.SIGKILL
+    assert killed[0].code not in (0, -signal.SIGKILL)
+    assert "another process of this job has ended" in killed[0].err or "another task died" in killed[0].err
+    assert record(folder)["status"] in ("running", "failed")
+
+    # One process is told to stop: all of them save the same step.
+    hook = ["signal_after", "parallel:Parallel.highest", 1, signal.SIGTERM]
+    stopped = run.together(*job, processes=2, hooks={1: [hook]})
+    assert [process.code for process in stopped] == [128 + signal.SIGTERM] * 2, stopped
+    assert record(folder)["status"] == "interrupted"
+    assert steps(folder)[-1] == record(folder)["step"] < STEPS
+
+    assert [process.code for process in run.together(*job, processes=2)] == [0, 0]
+    assert rows(folder) == rows(pair[0])
+    assert record(folder)["results"] == record(pair[0])["results"]
+    expected = parameters(pair[0])
+    for name, ours in parameters(folder).items():
+        np.testing.assert_array_equal(ours, expected[name], err_msg=name)
+
+
+def test_a_run_moves_from_two_processes_to_one(run, finished, tmp_path):
+    folder = tmp_path / "run"
+    job = [*TINY, f"--workdir={folder}"]
+    hook = ["signal_after", "parallel:Parallel.highest", 2, signal.SIGTERM]
+    stopped = run.together(*job, processes=2, hooks={0: [hook]})
+    assert [process.code for process in stopped] == [128 + signal.SIGTERM] * 2, stopped
+    assert run(*job).code == 0
+    assert_close(folder, finished.folder)
+
+
+# What is refused
+
+
+def test_processes_with_different_configs_are_refused(run, tmp_path):
+    done = run.together(
+        *TINY, f"--workdir={tmp_path / 'run'}", processes=2, hooks={1: [["add_argument", "--config.seed=3"]]}
+    )
+    for process in done:
+        assert process.code == 2
+        assert "process 1 has another config than process 0: seed: 0 -> 3" in process.err
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_mistake_ends_all_processes_with_one_line_each(run, tmp_path):
+    done = run.together(*TINY, "--config.train.batch_size=65", f"--workdir={tmp_path / 'run'}", processes=2)
+    for number, process in enumerate(done):
+        assert process.code == 2
+        (line,) = process.err.strip().splitlines()
+        assert f"process {number}: error: " in line and "not divisible by the 2 devices" in line
+
+
+@pytest.mark.parametrize("process", [0, 1])
+def test_a_missing_process_is_not_waited_for_without_end(run, tmp_path, process):
+    flags = ["--coordinator=127.0.0.1:1", "--num_processes=2", f"--process_id={process}", "--connect_seconds=3"]
+    if process == 0:
+        flags[0] = "--coordinator=127.0.0.1:29517"
+    done = run(*TINY, f"--workdir={tmp_path / 'run'}", *flags)
+    assert done.code == 2
+    assert f"process {process} of 2 waited 3 s in vain for the others" in done.err
+    assert "Traceback" not in done.err
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--process_id=1"], "--process_id needs --coordinator"),
+        (["--num_processes=2"], "--num_processes needs --coordinator"),
+        (["--coordinator=nowhere", "--num_processes=2", "--process_id=0"], "must be HOST:PORT"),
+        (["--coordinator=host:1"], "needs --num_processes and --process_id"),
+        (["--coordinator=host:1", "--num_processes=2", "--process_id=2"], "--process_id=2 must be from 0"),
+    ],
+)
+def test_flags_that_make_no_sense(run, flags, message):
+    done = run(*TINY, *flags)
+    assert done.code == 2
+    assert message in done.err
+    assert len(done.err.strip().splitlines()) == 1
+
+
+def test_a_single_process_of_a_job_is_alone(run, tmp_path):
+    flags = ["--coordinator=host:1", "--num_processes=1", "--process_id=0"]
+    assert run(*TINY, "--mode=check", *flags).code == 0
+
+
+# Agreements, with the other processes' part played by the test
+
+
+@pytest.fixture
+def others(monkeypatch):
+    """What the processes after this one bring to every agreement."""
+
+    def play(*texts):
+        monkeypatch.setattr(hosts, "gather", lambda text: [text, *texts])
+
+    return play
+
+
+def test_a_single_process_agrees_with_itself():
+    assert hosts.gather("anything") == ["anything"]
+    assert hosts.together(lambda: 3) == 3
+    assert hosts.first_alone(lambda: 4) == 4
+    hosts.same("config", "x")
+    assert hosts.is_first() and not hosts.several()
+    with pytest.raises(UserError, match="mine"):
+        hosts.together(lambda: raising("mine"))
+
+
+def raising(message):
+    raise UserError(message)
+
+
+def test_a_failure_elsewhere_is_raised_here(others):
+    others("", "its disk is full")
+    with pytest.raises(UserError, match="process 2 stopped: its disk is full"):
+        hosts.together(lambda: 3)
+
+
+def test_the_own_failure_comes_first(others):
+    others("its disk is full")
+    with pytest.raises(UserError, match=r"^mine$"):
+        hosts.together(lambda: raising("mine"))
+
+
+def test_what_must_be_the_same_is_compared(others):
+    others("abc", "abc")
+    hosts.same("data set", "abc")
+    others("abc", "xyz")
+    with pytest.raises(UserError, match="process 2 has another data set than process 0: xyz and abc"):
+        hosts.same("data set", "abc")
