@@ -2,41 +2,21 @@
 
 import contextlib
 import errno
-import functools
 import json
 import statistics
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 from ml_collections import ConfigDict
 
-from imgclf_jax import (
-    compiler,
-    cost,
-    data,
-    dispatch,
-    evaluate,
-    hosts,
-    inputs,
-    interrupt,
-    loop,
-    parallel,
-    provenance,
-    sampling,
-    workdir,
-)
-from imgclf_jax.checkpoint import Checkpoints
+from imgclf_jax import compiler, data, hosts, interrupt, loop, provenance, workdir
 from imgclf_jax.config import differences, to_json
 from imgclf_jax.console import Console
 from imgclf_jax.errors import UserError
-from imgclf_jax.experiment import Experiment, build, compile_evaluate, compile_init, compile_run_steps, template
 from imgclf_jax.logs import MetricsFiles, NoFiles, read_rows
-from imgclf_jax.state import TrainState
+from imgclf_jax.session import Session, prepare
 from imgclf_jax.summary import show_model, show_results
 from imgclf_jax.validate import Plan, validate
 from imgclf_jax.validate import plan as make_plan
@@ -98,84 +78,6 @@ def train(config: ConfigDict, folder: Path, *, allow_config_change: bool = False
             raise
 
 
-class Session(NamedTuple):
-    """What training works with, compiled and on the devices.
-
-    Attributes:
-        experiment: the functions of the config.
-        checkpoints: of the workdir.
-        restore: step -> the state saved there.
-        state: to start from.
-        meter: sums since the last row, to start from.
-        inputs: the normalisation's arrays, which go into every checkpoint.
-        agree: see `imgclf_jax.loop.Hooks`.
-        run_steps: compiled, see `imgclf_jax.dispatch`.
-        epoch_order: epoch -> order of the examples.
-        evaluate: (split name, state) -> exact result.
-        is_finite: state -> whether all its parameters and statistics are.
-        flops: matrix-product and convolution FLOPs of a step.
-    """
-
-    experiment: Experiment
-    checkpoints: Checkpoints
-    restore: Callable[[int], TrainState]
-    state: TrainState
-    meter: dispatch.Meter
-    inputs: dict[str, Any]
-    agree: Callable[..., jax.Array] | None
-    run_steps: Callable[..., Any]
-    epoch_order: Callable[[int], jax.Array]
-    evaluate: Callable[[str, TrainState], dict[str, float | int]]
-    is_finite: Callable[[TrainState], bool]
-    flops: int
-
-
-def _prepare(config: ConfigDict, plan: Plan, folder: Path, dataset: data.Dataset, resident: dict[str, Any]) -> Session:
-    """Builds, restores and compiles."""
-    strategy = parallel.create(config.parallel, sum(split.images.nbytes for split in dataset.splits.values()))
-    for name, split in dataset.splits.items():
-        resident[name] = strategy.put_examples((split.images, split.labels))
-    crop = tuple(config.augment.crop)
-    normalize = inputs.normalization(config.data.pixels, dataset.splits["train"].images, crop)
-    experiment = build(config, plan, dataset.image_shape, len(dataset.class_names), normalize, strategy)
-    key = strategy.jit(lambda: experiment.key)()
-    content = template(experiment, normalize, strategy)
-    checkpoints = Checkpoints(folder, config.checkpoint.keep)
-    found = checkpoints.restore_newest(content)
-    state = found[0]["state"] if found else compile_init(experiment, strategy)(key)
-    meter = found[0]["meter"] if found else strategy.put(dispatch.empty_meter())
-
-    compiled_order = strategy.jit(lambda key, epoch: sampling.epoch_order(key, epoch, plan.train_count))
-    order = functools.partial(compiled_order, key)
-    # Compiled ahead of the loop, so that compilation is no part of the first rate.
-    run_steps = compile_run_steps(experiment, strategy)
-    run_steps = run_steps.lower(state, meter, *resident["train"], order(0), np.int32(1), key).compile()
-    batch_size = config.train.batch_size
-    _, flops = cost.network_flops(experiment.model, state.eval_variables(), experiment.input_shape, batch_size)
-    evaluate_split = compile_evaluate(experiment, strategy)
-    finite = strategy.jit(lambda tree: jnp.all(jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)])))
-
-    def exact(name: str, state: TrainState) -> dict[str, float | int]:
-        count = len(dataset.splits[name].labels)
-        sums = jax.device_get(evaluate_split(state.eval_variables(), *resident[name], np.int32(count)))
-        return evaluate.result(sums, count)
-
-    return Session(
-        experiment=experiment,
-        checkpoints=checkpoints,
-        restore=lambda step: checkpoints.restore(step, content)["state"],
-        state=state,
-        meter=meter,
-        inputs=normalize._asdict(),
-        agree=strategy.highest if hosts.several() else None,
-        run_steps=lambda *arguments: run_steps(*arguments, key),
-        epoch_order=order,
-        evaluate=exact,
-        is_finite=lambda state: bool(finite((state.params, state.batch_stats))),
-        flops=flops,
-    )
-
-
 def _run(config, plan, folder, console, record, signal, resume_command) -> int:
     dataset = hosts.first_alone(lambda: data.load(config.data, progress=console.task))
     hosts.same("data set", json.dumps(_describe(dataset)))
@@ -189,7 +91,7 @@ def _run(config, plan, folder, console, record, signal, resume_command) -> int:
         workdir.save_config(folder, config)
     resident: dict[str, Any] = {}
     with compiler.quiet():
-        session = _prepare(config, plan, folder, dataset, resident)
+        session = prepare(config, plan, folder, dataset, resident)
     start = int(session.state.step)
     if start:
         console.print(f"resuming at step {start} of {plan.steps}")
