@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import signal
 import socket
 import sys
 import threading
@@ -52,16 +53,27 @@ def session(coordinator: str | None, num_processes: int | None, process_id: int 
         return
     try:
         yield
-    except UserError as error:
-        _leave(2, "\n".join(line if line.startswith(" ") else f"error: {line}" for line in str(error).splitlines()))
     except BaseException as error:
-        if "Connection closed by peer" in str(error) or "Connection reset by peer" in str(error):
+        if _cut_off(error):  # Also where it came while saving, and is told as a checkpoint that could not be written.
             _leave(3, "error: another process of this job has ended; see what it printed. " + _GO_ON)
+        if isinstance(error, UserError):
+            _leave(2, "\n".join(line if line.startswith(" ") else f"error: {line}" for line in str(error).splitlines()))
         _leave(1, traceback.format_exc())
     jax.distributed.shutdown()
 
 
 _GO_ON = "The same command, started again in all processes, goes on from the last checkpoint"
+
+
+def _cut_off(error):
+    """Whether another process has closed the connection of a collective; other connections are none of our business."""
+    while error is not None:
+        text = str(error)
+        if isinstance(error, jax.errors.JaxRuntimeError) or "Gloo" in text:
+            if "Connection closed by peer" in text or "Connection reset by peer" in text:
+                return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def several() -> bool:
@@ -172,6 +184,8 @@ def _connect(coordinator, num_processes, process_id, seconds):
         except Exception as error:
             reason = " ".join(str(error).split())[:300]
             raise UserError(f"{who} cannot join the others: {reason}; say --coordinator=HOST:PORT") from error
+    # JAX has taken SIGTERM for a service of its own, which does not end the process. Python's idea of it is put back.
+    signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))
     return True
 
 

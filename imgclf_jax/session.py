@@ -90,6 +90,10 @@ def prepare(config: ConfigDict, plan: Plan, folder: Path, dataset: data.Dataset,
         sums = jax.device_get(evaluate_split(state.eval_variables(), *resident[name], np.int32(count)))
         return evaluate.result(sums, count)
 
+    agree = strategy.highest if hosts.several() else None
+    if agree is not None:
+        agree(np.zeros(2, np.int32)).block_until_ready()  # Compiled ahead, for the same reason.
+
     return Session(
         experiment=experiment,
         checkpoints=checkpoints,
@@ -97,7 +101,7 @@ def prepare(config: ConfigDict, plan: Plan, folder: Path, dataset: data.Dataset,
         state=state,
         meter=meter,
         inputs=normalize._asdict(),
-        agree=strategy.highest if hosts.several() else None,
+        agree=agree,
         run_steps=lambda *arguments: run_steps(*arguments, key),
         epoch_order=order,
         evaluate=exact,
