@@ -69,9 +69,9 @@ def _cut_off(error):
     """Whether another process has closed the connection of a collective; other connections are none of our business."""
     while error is not None:
         text = str(error)
-        if isinstance(error, jax.errors.JaxRuntimeError) or "Gloo" in text:
-            if "Connection closed by peer" in text or "Connection reset by peer" in text:
-                return True
+        collective = isinstance(error, jax.errors.JaxRuntimeError) or "Gloo" in text
+        if collective and ("Connection closed by peer" in text or "Connection reset by peer" in text):
+            return True
         error = error.__cause__ or error.__context__
     return False
 
