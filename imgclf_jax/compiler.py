@@ -11,7 +11,7 @@ import jax
 
 
 def configure_xla() -> None:
-    """Process-wide settings of the compiler, to be called before the first computation.
+    """Process-wide settings of the compiler, to be called before JAX looks for its devices.
 
     Compiled programs are kept in $JAX_COMPILATION_CACHE_DIR, or in `~/.cache/imgclf_jax/xla`
     ($XDG_CACHE_HOME is honoured), so that a second start compiles nothing.

@@ -125,11 +125,7 @@ def raise_together(failure: str) -> None:
         raise UserError(f"process {told[0]} stopped: {told[1]}")
 
 
-def _differ(other, first):
-    return f"{other} and {first}"
-
-
-def same(what: str, text: str, explain: Callable[[str, str], str] = _differ) -> None:
+def same(what: str, text: str, explain: Callable[[str, str], str]) -> None:
     """Raises `UserError` in all processes unless all of them bring the same text.
 
     Args:

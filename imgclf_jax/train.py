@@ -80,7 +80,7 @@ def train(config: ConfigDict, folder: Path, *, allow_config_change: bool = False
 
 def _run(config, plan, folder, console, record, signal, resume_command) -> int:
     dataset = hosts.first_alone(lambda: data.load(config.data, progress=console.task))
-    hosts.same("data set", json.dumps(_describe(dataset)))
+    hosts.same("data set", json.dumps(_describe(dataset)), _data_difference)
     console.finish()
     if dataset.notice:
         console.warn(dataset.notice)
@@ -202,6 +202,11 @@ def _hooks(session: Session, plan: Plan, files: MetricsFiles | NoFiles, console:
 
 def _config_difference(mine, first):
     return "; ".join(differences(json.loads(first), json.loads(mine))) or "in what is logged or saved"
+
+
+def _data_difference(mine, first):
+    mine, first = json.loads(mine), json.loads(first)
+    return "; ".join(f"{name}: {first[name]} -> {mine[name]}" for name in first if first[name] != mine[name])
 
 
 def _write_row(files, plan, step, split, result):

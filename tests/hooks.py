@@ -1,5 +1,6 @@
 """What happens to a run from outside, at a moment that is exact: called in its process before it starts."""
 
+import dataclasses
 import importlib
 import os
 import resource
@@ -35,6 +36,13 @@ def limit_file_size(target: str, call: int, size: int) -> None:
 def add_argument(argument: str) -> None:
     """The command line has one more argument."""
     sys.argv.append(argument)
+
+
+def other_fingerprint() -> None:
+    """The data set seems to be another one."""
+    module = importlib.import_module("imgclf_jax.data")
+    load = module.load
+    module.load = lambda *args, **kwargs: dataclasses.replace(load(*args, **kwargs), fingerprint="another")
 
 
 def forbid(target: str) -> None:

@@ -1,5 +1,6 @@
 """hosts.py: several processes are one run, and what goes wrong in one of them ends all."""
 
+import re
 import signal
 
 import jax
@@ -116,6 +117,13 @@ def test_processes_with_different_configs_are_refused(run, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+def test_processes_with_different_data_are_refused(run, tmp_path):
+    done = run.together(*TINY, f"--workdir={tmp_path / 'run'}", processes=2, hooks={1: [["other_fingerprint"]]})
+    for process in done:
+        assert process.code == 2
+        assert re.search("process 1 has another data set than process 0: fingerprint: .+ -> another$", process.err)
+
+
 def test_a_mistake_ends_all_processes_with_one_line_each(run, tmp_path):
     done = run.together(*TINY, "--config.train.batch_size=65", f"--workdir={tmp_path / 'run'}", processes=2)
     for number, process in enumerate(done):
@@ -174,7 +182,7 @@ def test_a_single_process_agrees_with_itself():
     assert hosts.gather("anything") == ["anything"]
     assert hosts.together(lambda: 3) == 3
     assert hosts.first_alone(lambda: 4) == 4
-    hosts.same("config", "x")
+    hosts.same("config", "x", lambda other, first: "")
     assert hosts.is_first() and not hosts.several()
     with pytest.raises(UserError, match="mine"):
         hosts.together(lambda: raising("mine"))
@@ -197,8 +205,11 @@ def test_the_own_failure_comes_first(others):
 
 
 def test_what_must_be_the_same_is_compared(others):
+    def explain(other, first):
+        return f"{other} and {first}"
+
     others("abc", "abc")
-    hosts.same("data set", "abc")
+    hosts.same("data set", "abc", explain)
     others("abc", "xyz")
     with pytest.raises(UserError, match="process 2 has another data set than process 0: xyz and abc"):
-        hosts.same("data set", "abc")
+        hosts.same("data set", "abc", explain)
