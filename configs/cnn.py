@@ -6,7 +6,7 @@ Augmentation, batch size and evaluation on the central 24×24 pixels are the tut
 test images right. Batch normalisation and the one-cycle schedule are ours.
 
 Test accuracy 0.8085 ± 0.0017 (mean ± standard deviation, seeds 0 1 2; 45,000 training images) in 12 to 16 minutes a
-seed on 2 CPU cores that also ran tests. On two faster, idle ones a step takes 43 ms (1,475 images/s):
+seed on 2 CPU cores that also ran tests. On two faster, idle ones a step takes 43 ms (1,493 images/s):
 `python scripts/bench_step.py --config=configs/cnn.py --torch` (2026-11-22).
 """
 
