@@ -5,38 +5,28 @@ from its own stream of that key. So what happens to an image depends on (key, it
 alone: not on the batch size, the number of devices, or which other operations are switched on.
 
 `augment` is what training runs and `central` what evaluation runs; `problems` checks the `config.augment` that
-both read. The single operations are public for tests and ablations. No gradients are meant to go through them.
+both read. The single operations are public for tests and ablations; those that read between pixels (rotation and the
+like) stand in `imgclf_jax.affine`. No gradients are meant to go through them.
 """
 
 import math
-import zlib
 from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
+from imgclf_jax import affine
 from imgclf_jax.color import adjust_brightness, adjust_contrast, adjust_hue, adjust_saturation
-from imgclf_jax.rng import image_keys
+from imgclf_jax.rng import image_keys, image_uniform, operation_keys
 
 PAD_MODES = ("zero", "reflect")
-
-
-def _stream(keys: jax.Array, operation: str) -> jax.Array:
-    """The keys [B] of one operation, so that none sees another's draws."""
-    name = zlib.crc32(operation.encode())
-    return jax.vmap(lambda key: jax.random.fold_in(key, name))(keys)
-
-
-def _uniform(keys: jax.Array, operation: str, low: float, high: float) -> jax.Array:
-    """float32 [B], uniform in [low, high)."""
-    return jax.vmap(lambda key: jax.random.uniform(key, (), jnp.float32, low, high))(_stream(keys, operation))
 
 
 def _place(keys: jax.Array, operation: str, rows: int, columns: int) -> tuple[jax.Array, jax.Array]:
     """int32 [B] twice: a row in [0, rows) and a column in [0, columns), uniform and independent."""
     ends = jnp.array([rows, columns])
-    places = jax.vmap(lambda key: jax.random.randint(key, (2,), 0, ends))(_stream(keys, operation))
+    places = jax.vmap(lambda key: jax.random.randint(key, (2,), 0, ends))(operation_keys(keys, operation))
     return places[:, 0], places[:, 1]
 
 
@@ -120,7 +110,7 @@ def random_flip(keys: jax.Array, images: jax.Array) -> jax.Array:
     """Mirrors left and right with probability 1/2. keys [B], images [B, H, W, C] of any dtype -> the same shape."""
     last = images.shape[2] - 1
     column = jnp.arange(last + 1)
-    column = jnp.where(_uniform(keys, "flip", 0.0, 1.0)[:, None] < 0.5, last - column, column)
+    column = jnp.where(image_uniform(keys, "flip", 0.0, 1.0)[:, None] < 0.5, last - column, column)
     # A gather: on the CPU five times faster than a select between the images and their mirror images.
     return jax.vmap(lambda image, j: image.at[:, j].get(mode="promise_in_bounds"))(images, column)
 
@@ -152,26 +142,28 @@ def cutout(keys: jax.Array, images: jax.Array, size: int) -> jax.Array:
 
 def random_hue(keys: jax.Array, images: jax.Array, max_delta: float) -> jax.Array:
     """`adjust_hue` by turns uniform in [-max_delta, max_delta): tf.image.random_hue. C must be 3 (ValueError)."""
-    return adjust_hue(images, _uniform(keys, "hue", -max_delta, max_delta))
+    return adjust_hue(images, image_uniform(keys, "hue", -max_delta, max_delta))
 
 
 def random_contrast(keys: jax.Array, images: jax.Array, lower: float, upper: float) -> jax.Array:
     """`adjust_contrast` by a factor uniform in [lower, upper): tf.image.random_contrast."""
-    return adjust_contrast(images, _uniform(keys, "contrast", lower, upper))
+    return adjust_contrast(images, image_uniform(keys, "contrast", lower, upper))
 
 
 def random_brightness(keys: jax.Array, images: jax.Array, max_delta: float) -> jax.Array:
     """`adjust_brightness` by a number uniform in [-max_delta, max_delta): tf.image.random_brightness."""
-    return adjust_brightness(images, _uniform(keys, "brightness", -max_delta, max_delta))
+    return adjust_brightness(images, image_uniform(keys, "brightness", -max_delta, max_delta))
 
 
 def random_saturation(keys: jax.Array, images: jax.Array, lower: float, upper: float) -> jax.Array:
     """`adjust_saturation` by a factor uniform in [lower, upper): tf.image.random_saturation. C must be 3."""
-    return adjust_saturation(images, _uniform(keys, "saturation", lower, upper))
+    return adjust_saturation(images, image_uniform(keys, "saturation", lower, upper))
 
 
 def augment(config: ConfigDict, key: jax.Array, images: jax.Array, positions: jax.Array) -> jax.Array:
-    """The training images of one batch: crop, flip, hue, contrast, brightness, saturation, clip to [0, 1], cutout.
+    """The training images of one batch: affine map, crop, flip, hue, contrast, brightness, saturation, clip, cutout.
+
+    The affine map is rotation, shifts, shear and zoom in one; see `affine.random_affine`. The clip is to [0, 1].
 
     Args:
       config: `config.augment`; see `problems` for its fields. What is off (False, 0 or ()) draws nothing.
@@ -184,7 +176,10 @@ def augment(config: ConfigDict, key: jax.Array, images: jax.Array, positions: ja
     Raises TypeError for other dtypes, ValueError for what `problems` would have reported.
     """
     keys = image_keys(key, positions)
-    if config.crop:  # first, and before the conversion: the rest then has fewer pixels, the copy a quarter the bytes
+    if any(config[field] for field in affine.OPERATIONS):  # before the crop, which may then cut off what it filled in
+        fields = {field: config[field] for field in (*affine.OPERATIONS, "fill_mode")}
+        images = affine.random_affine(keys, _to_float(images), **fields)
+    if config.crop:  # early: the rest then has fewer pixels; and before the conversion: a quarter the bytes to copy
         images = random_crop(keys, images, config.crop, config.pad, config.pad_mode)
     if config.flip:
         images = random_flip(keys, images)
@@ -237,13 +232,16 @@ def output_size(config: ConfigDict, image_size: tuple[int, int]) -> tuple[int, i
 def problems(config: ConfigDict, image_shape: tuple[int, int, int]) -> list[str]:
     """What is wrong with `config.augment` for images of shape (H, W, C): one line each, none if all is well.
 
-    Its fields, with what turns each off: crop=(h, w) (), pad=pixels on each side before the crop 0,
+    Its fields, with what turns each off: rotation=degrees, up to 180, 0, width_shift and height_shift=fractions below
+    1, 0, shear=degrees below 90, 0, zoom=(lo, hi) (), fill_mode=one of `affine.FILL_MODES`,
+    crop=(h, w) (), pad=pixels on each side before the crop 0,
     pad_mode="reflect" | "zero", flip=True False, hue=largest turn, up to 0.5, 0, contrast=(lo, hi) (),
     brightness=largest change, up to 1, 0, saturation=(lo, hi) (), cutout=side in pixels 0.
     """
     height, width, channels = image_shape
-    found = _crop_problems(config, height, width)
-    smallest = min((height, width) if found else output_size(config, (height, width)))
+    crop_problems = _crop_problems(config, height, width)
+    found = affine.problems(config) + crop_problems
+    smallest = min((height, width) if crop_problems else output_size(config, (height, width)))
     if not 0 <= config.cutout <= smallest:
         found.append(f"augment.cutout={config.cutout} is not a side in pixels; choose 0 (off) to {smallest}")
     for field, most in (("hue", 0.5), ("brightness", 1.0)):

@@ -81,6 +81,18 @@ def _augment() -> dict[str, Any]:
     return {
         # All act on images in [0, 1], in the order in which they stand here, each image with its own draw. After
         # saturation the result is clipped to [0, 1].
+        # Largest angle, 0 to 180 degrees. This and the fields up to zoom are one resampling; see imgclf_jax/affine.py.
+        "rotation": 0.0,
+        # Largest shifts, as fractions of the width and of the height, below 1.
+        "width_shift": 0.0,
+        "height_shift": 0.0,
+        # Largest angle by which the vertical axis is tilted, below 90 degrees (Keras's shear_range).
+        "shear": 0.0,
+        # (lowest, highest) factor, drawn for each axis; above 1 things get smaller (Keras's zoom_range). Empty: off.
+        # A single number is not accepted: for Keras's zoom_range=z write (1 - z, 1 + z).
+        "zoom": (),
+        # What these find outside the image: "constant" (0), "nearest" (its border), "reflect" or "wrap".
+        "fill_mode": "nearest",
         # (height, width) of a random window; evaluation takes the central one. Empty: the whole image.
         "crop": (),
         # Pixels added on each side before the window is drawn, and how: "reflect" or "zero".

@@ -3,6 +3,7 @@
 import zlib
 
 import jax
+import jax.numpy as jnp
 
 
 def stream(key: jax.Array, name: str, step: int | jax.Array | None = None) -> jax.Array:
@@ -31,3 +32,15 @@ def image_keys(key: jax.Array, positions: jax.Array) -> jax.Array:
         Keys [B] (raw keys: uint32 [B, 2]).
     """
     return jax.vmap(lambda position: jax.random.fold_in(key, position))(positions)
+
+
+def operation_keys(keys: jax.Array, operation: str) -> jax.Array:
+    """The keys [B] of one operation on the images whose keys are given, so that none sees another's draws."""
+    name = zlib.crc32(operation.encode())
+    return jax.vmap(lambda key: jax.random.fold_in(key, name))(keys)
+
+
+def image_uniform(keys: jax.Array, operation: str, low: float, high: float) -> jax.Array:
+    """float32 [B], uniform in [low, high): what one operation draws for each of the images whose keys are given."""
+    draw = jax.vmap(lambda key: jax.random.uniform(key, (), jnp.float32, low, high))
+    return draw(operation_keys(keys, operation))

@@ -21,6 +21,12 @@ adjust_hue, adjust_contrast, adjust_brightness, adjust_saturation = map(
 )
 few = settings(max_examples=20, deadline=None)
 OFF = {
+    "rotation": 0.0,
+    "width_shift": 0.0,
+    "height_shift": 0.0,
+    "shear": 0.0,
+    "zoom": (),
+    "fill_mode": "nearest",
     "crop": (),
     "pad": 0,
     "pad_mode": "reflect",

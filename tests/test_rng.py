@@ -6,7 +6,7 @@ from itertools import product
 import jax
 import numpy as np
 
-from imgclf_jax.rng import stream
+from imgclf_jax.rng import image_keys, image_uniform, operation_keys, stream
 
 KEY = jax.random.key(3)
 NAMES = ("init", "order", "replacement", "step", "augment", "dropout", "another")
@@ -47,3 +47,12 @@ def test_streams_are_uncorrelated():
     correlations = np.corrcoef(draws) - np.eye(len(draws))
     # Five standard deviations of the correlation of independent draws.
     assert np.abs(correlations).max() < 5 / np.sqrt(2000)
+
+
+def test_what_images_draw_is_a_function_of_position_and_operation():
+    keys = image_keys(KEY, np.array([4, 9]))
+    for operation in ("flip", "hue"):
+        for i, position in enumerate((4, 9)):
+            key = jax.random.fold_in(jax.random.fold_in(KEY, position), zlib.crc32(operation.encode()))
+            assert bits(operation_keys(keys, operation)[i]) == bits(key)
+            assert image_uniform(keys, operation, -2.0, 3.0)[i] == jax.random.uniform(key, (), minval=-2.0, maxval=3.0)
