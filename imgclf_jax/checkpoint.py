@@ -129,7 +129,7 @@ class Checkpoints:
                 raise UserError(f"checkpoint {self.folder / str(step)} cannot be read ({reason[:200]})") from error
 
         saved = hosts.together(read)
-        if not self._verify(saved):
+        if "checksum" not in saved or not self._verify(saved):
             raise UserError(f"checkpoint {self.folder / str(step)} is damaged (its checksum does not match)")
         return saved["tree"]
 

@@ -14,7 +14,7 @@ from absl import logging as absl_logging
 from ml_collections import ConfigDict
 from ml_collections.config_flags import config_flags
 
-from imgclf_jax.errors import UserError
+from imgclf_jax.errors import UserError, told
 
 FLAGS = flags.FLAGS
 
@@ -78,8 +78,7 @@ def run_tool(main: Callable[[list[str]], int]) -> int:
     try:
         return main(argv)
     except UserError as error:
-        for line in str(error).splitlines():
-            print(line if line.startswith(" ") else f"error: {line}", file=sys.stderr)
+        print(told(error), file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)

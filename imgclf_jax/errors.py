@@ -4,6 +4,11 @@
 class UserError(Exception):
     """Bad input. `str(error)` says what is wrong, where, and what to do about it.
 
-    Several problems found at once are given as several lines (`"\\n".join(problems)`); `main.py` prefixes each
-    with «error: » and exits with status 2.
+    Several problems found at once are given as several lines (`"\\n".join(problems)`); the tools print `told(error)`
+    and exit with status 2.
     """
+
+
+def told(error: UserError) -> str:
+    """What the user reads: every line but those that go on with the one before, which are indented, says «error: »."""
+    return "\n".join(line if line.startswith(" ") else f"error: {line}" for line in str(error).splitlines())

@@ -32,7 +32,6 @@ def make_evaluate(
     strategy = strategy or alone()
 
     def evaluate(variables, images, labels, total):
-
         def add(index, sums):
             positions = index * batch_size + jnp.arange(batch_size, dtype=jnp.int32)
             inside = jnp.minimum(positions, total - 1)

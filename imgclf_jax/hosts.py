@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import jax
 from jax._src import distributed  # The coordinator's key-value store has no public name.
 
-from imgclf_jax.errors import UserError
+from imgclf_jax.errors import UserError, told
 
 Result = TypeVar("Result")
 
@@ -57,7 +57,9 @@ def session(coordinator: str | None, num_processes: int | None, process_id: int 
         if _cut_off(error):  # Also where it came while saving, and is told as a checkpoint that could not be written.
             _leave(3, "error: another process of this job has ended; see what it printed. " + _GO_ON)
         if isinstance(error, UserError):
-            _leave(2, "\n".join(line if line.startswith(" ") else f"error: {line}" for line in str(error).splitlines()))
+            _leave(2, told(error))
+        if isinstance(error, KeyboardInterrupt):
+            _leave(130, "stopped")
         _leave(1, traceback.format_exc())
     jax.distributed.shutdown()
 
@@ -148,7 +150,7 @@ def _attempt(function):
 
 def _connect(coordinator, num_processes, process_id, seconds):
     """Whether this process is now one of several."""
-    launcher = next((name for name, (size, _) in LAUNCHERS.items() if int(os.environ.get(size) or 1) > 1), None)
+    launcher = next((name for name in LAUNCHERS if (_launched(name)[0] or 1) > 1), None)
     if coordinator is None:
         for name, value in (("num_processes", num_processes), ("process_id", process_id)):
             if value is not None:
@@ -157,7 +159,7 @@ def _connect(coordinator, num_processes, process_id, seconds):
             return False
     explicit = coordinator not in (None, "auto")
     if launcher and explicit:
-        size, rank = (int(os.environ[name]) for name in LAUNCHERS[launcher])
+        size, rank = _launched(launcher)
         num_processes = size if num_processes is None else num_processes
         process_id = rank if process_id is None else process_id
     if explicit:
@@ -183,6 +185,12 @@ def _connect(coordinator, num_processes, process_id, seconds):
     # JAX has taken SIGTERM for a service of its own, which does not end the process. Python's idea of it is put back.
     signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))
     return True
+
+
+def _launched(launcher):
+    """(number of processes, this one's place), as far as the launcher's variables say them in numbers."""
+    values = (os.environ.get(name, "") for name in LAUNCHERS[launcher])
+    return tuple(int(value) if value.isdecimal() else None for value in values)
 
 
 def _check(coordinator, num_processes, process_id):

@@ -267,7 +267,7 @@ def problems(config: ConfigDict, batch_sizes: dict[str, int]) -> list[str]:
     found = []
     for field, choices in (("strategy", STRATEGIES), ("data", PLACEMENTS)):
         if config[field] not in choices:
-            found.append(f"parallel.{field}={config[field]!r} is none; choose one of {', '.join(choices)}")
+            found.append(f"parallel.{field}={config[field]!r} is unknown; choose one of {', '.join(choices)}")
     available = jax.device_count()
     processes = f" in {jax.process_count()} processes" if jax.process_count() > 1 else ""
     if not 0 <= config.devices <= available:

@@ -134,11 +134,7 @@ def _run(config, plan, folder, console, record, signal, resume_command) -> int:
         if "test" in results:
             _write_row(files, plan, reported, "test", results["test"])
         files.flush()
-        rates = (
-            []
-            if not hosts.is_first()
-            else [row["images_per_second"] for row in read_rows(folder) if row["images_per_second"]]
-        )
+        rates = [row["images_per_second"] for row in read_rows(folder) if row["images_per_second"]]
         record.update(
             status="complete",
             step=step,

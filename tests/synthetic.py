@@ -16,6 +16,17 @@ from imgclf_jax.config import default
 BASE = {"train.batch_size": 8, "train.epochs": 2.0, "eval.batch_size": 8, "parallel.devices": 1}
 # A few units of every kind of layer.
 SMALL_CNN = {"model.name": "cnn", "model.widths": (4, 6), "model.hidden": (10,), "optim.learning_rate": 0.05}
+# On images of 16×16×3 the kernel of the hidden layer has 768 * 64 values, enough to be cut up; all else is small.
+LARGE_MLP = {
+    "model.name": "mlp",
+    "model.hidden": (64,),
+    "model.dropout": 0.2,
+    "augment.flip": True,
+    "optim.name": "adam",
+    "optim.learning_rate": 1e-3,
+    "optim.ema_decay": 0.9,
+    "train.batch_size": 16,
+}
 AUGMENTED = {
     "augment.crop": (6, 6),
     "augment.pad": 1,

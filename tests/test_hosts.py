@@ -160,6 +160,18 @@ def test_flags_that_make_no_sense(run, flags, message):
     assert len(done.err.strip().splitlines()) == 1
 
 
+@pytest.mark.parametrize("size", ["several", ""])
+def test_a_launcher_that_speaks_nonsense_is_not_heard(run, size):
+    assert run(*TINY, "--mode=check", env={"SLURM_STEP_NUM_TASKS": size}).code == 0
+
+
+def test_a_launcher_that_keeps_the_place_to_itself(run):
+    done = run(*TINY, "--coordinator=host:1", env={"OMPI_COMM_WORLD_SIZE": "2"})
+    assert done.code == 2
+    assert "needs --num_processes and --process_id" in done.err
+    assert len(done.err.strip().splitlines()) == 1
+
+
 def test_a_single_process_of_a_job_is_alone(run, tmp_path):
     flags = ["--coordinator=host:1", "--num_processes=1", "--process_id=0"]
     assert run(*TINY, "--mode=check", *flags).code == 0

@@ -5,25 +5,15 @@ from functools import cache
 import jax
 import numpy as np
 import pytest
-from synthetic import Trainer, assert_same_state, assert_same_training, make_config, make_data
+from synthetic import LARGE_MLP, Trainer, assert_same_state, assert_same_training, make_config, make_data
 from synthetic import needs_eight_devices as pytestmark  # noqa: F401
 
 from imgclf_jax import experiment
 from imgclf_jax.checkpoint import Checkpoints
 
 TRAIN = make_data(40, (16, 16, 3), seed=1)
-# A kernel that is large enough to be cut up, and something of everything that a checkpoint holds.
-MLP = {
-    "data.pixels": "standardized",
-    "model.name": "mlp",
-    "model.hidden": (64,),
-    "model.dropout": 0.2,
-    "augment.flip": True,
-    "optim.name": "adam",
-    "optim.learning_rate": 1e-3,
-    "optim.ema_decay": 0.9,
-    "train.batch_size": 16,
-}
+# Something of everything that a checkpoint holds.
+MLP = LARGE_MLP | {"data.pixels": "standardized"}
 ONE = ("jit", 1, ())
 MESH = ("jit", 4, (2, 2))
 EIGHT = ("shard_map", 8, ())

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import PartitionSpec
-from synthetic import Trainer, assert_same_state, assert_same_training, make_config, make_data
+from synthetic import LARGE_MLP, Trainer, assert_same_state, assert_same_training, make_config, make_data
 from synthetic import needs_eight_devices as pytestmark  # noqa: F401
 
 from imgclf_jax import parallel
@@ -15,17 +15,8 @@ from imgclf_jax import parallel
 MESHES = [(2, 4), (4, 2), (1, 8)]
 TRAIN = make_data(40, (16, 16, 3), seed=1)
 TEST = make_data(37, (16, 16, 3), seed=2)
-# The kernel of the hidden layer has 768 * 64 values and is large; all else is small.
-LARGE_MLP = {
-    "model.name": "mlp",
-    "model.hidden": (64,),
-    "model.dropout": 0.2,
-    "augment.flip": True,
-    "optim.name": "adam",
-    "optim.learning_rate": 1e-3,
+CONFIG = LARGE_MLP | {
     "optim.clip_norm": 1.0,
-    "optim.ema_decay": 0.9,
-    "train.batch_size": 16,
     "train.accumulate": 2,
     "train.last_batch": "wrap",
     "eval.batch_size": 16,
@@ -40,7 +31,7 @@ def create(mesh):
 @cache
 def trainer(mesh):
     topology = {"parallel.devices": mesh[0] * mesh[1], "parallel.mesh": mesh}
-    return Trainer(make_config(LARGE_MLP, topology), *TRAIN)
+    return Trainer(make_config(CONFIG, topology), *TRAIN)
 
 
 @cache
