@@ -5,6 +5,7 @@ import re
 import shutil
 import tempfile
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +31,16 @@ class Checkpoints:
     that a damaged file is noticed even where its format would not tell.
     """
 
-    def __init__(self, workdir: Path, keep: int = 2, read_only: bool = False):
-        """Opens `workdir/checkpoints`, making it unless `read_only`."""
+    def __init__(self, workdir: Path, keep: int = 2, read_only: bool = False, class_names: Sequence[str] | None = None):
+        """Opens `workdir/checkpoints`, making it unless `read_only`.
+
+        Args:
+            workdir: the folder of the run.
+            keep: how many of the newest to keep.
+            read_only: whether nothing is written.
+            class_names: by label; written into every checkpoint.
+        """
+        self._notes = None if class_names is None else {"class_names": list(class_names)}
         self.folder = Path(workdir).resolve() / FOLDER  # Orbax wants absolute paths.
         policies = ocp.checkpoint_managers
         newest = policies.LatestN(keep)
@@ -66,7 +75,8 @@ class Checkpoints:
             with tempfile.TemporaryDirectory(dir=self.folder, suffix=".orbax-checkpoint-tmp"):
                 pass
             # A copy: the next step reuses the buffers of the state while the writer still reads.
-            self._manager.save(step, args=ocp.args.StandardSave(self._snapshot(tree)), metrics=metrics)
+            arguments = ocp.args.StandardSave(self._snapshot(tree))
+            self._manager.save(step, args=arguments, metrics=metrics, custom_metadata=self._notes)
         except Exception as error:
             raise self._failure(error) from error
 
@@ -132,6 +142,14 @@ class Checkpoints:
         if "checksum" not in saved or not self._verify(saved):
             raise UserError(f"checkpoint {self.folder / str(step)} is damaged (its checksum does not match)")
         return saved["tree"]
+
+    def class_names(self, step: int) -> tuple[str, ...] | None:
+        """Those that the checkpoint was saved with; `None` where it has none or they cannot be read."""
+        try:
+            names = (self._manager.metadata(step).custom_metadata or {}).get("class_names")
+        except Exception:  # A damaged checkpoint, of which `restore` then says more.
+            return None
+        return None if names is None else tuple(names)
 
     def steps(self) -> list[int]:
         """The steps that checkpoints were taken at."""

@@ -54,8 +54,10 @@ def _data() -> dict[str, Any]:
         # A TFDS image-classification set with `image` and `label`: cifar10, cifar100, mnist, fashion_mnist, ...
         "name": "cifar10",
         # "tfds": the prepared set, downloaded and prepared when missing. "sample": the bundled part of CIFAR-10.
+        # "folder": the photos in data.dir; data.name and the splits below do not apply.
         "source": "tfds",
-        # Folder of the TFDS data sets. Empty: $TFDS_DATA_DIR, else ~/tensorflow_datasets.
+        # Folder of the TFDS data sets; empty: $TFDS_DATA_DIR, else ~/tensorflow_datasets. With source "folder": that
+        # holds train/CLASS/*, validation/CLASS/* and test/CLASS/*, or CLASS/*, which data.split then splits.
         "dir": "",
         # An archive (or, for sets of several files, a folder of them) that you have already downloaded.
         "archive": "",
@@ -69,8 +71,20 @@ def _data() -> dict[str, Any]:
         "train_split": "train[:45000]",
         "valid_split": "train[45000:]",
         "test_split": "test",
+        # Fractions for training, validation and test of photos that lie in CLASS/* alone. By the content of the files,
+        # class by class: the same on every machine.
+        "split": (0.7, 0.15, 0.15),
         # (height, width) to which images are resized when they are decoded. Empty: as they are.
         "image_size": (),
+        # How: "stretch" changes the aspect ratio; "crop" fits the shorter side and takes the middle of the longer one.
+        "resize": "stretch",
+        # Photos that cannot be read: "error" stops after listing all of them, "skip" leaves them out.
+        "on_bad": "error",
+        # Bytes of images, as uint8, that a device may hold. Larger data sets stay on disk, are decoded by worker
+        # processes and streamed to the device. 0: half of the device's memory.
+        "max_device_bytes": 0,
+        # Processes that decode what is streamed. 0: threads of this one.
+        "workers": 2,
         # What the network sees: "unit": [0, 1]. "standardized": minus the training split's mean colour, divided by
         # its standard deviation. "mean_image": 0 to 255 minus the training split's mean image.
         "pixels": "unit",
@@ -115,8 +129,10 @@ def _augment() -> dict[str, Any]:
 
 def _model() -> dict[str, Any]:
     return {
-        # softmax, mlp, cnn or tutorial_cnn.
+        # softmax, mlp, cnn, tutorial_cnn or small_cnn.
         "name": "cnn",
+        # "softmax": a logit for each class. "sigmoid": one for the second of two classes.
+        "head": "softmax",
         # Arithmetic of the layers: float32 or bfloat16. Parameters and the loss stay float32.
         "dtype": "float32",
         # Output channels of the convolutions. Empty: the model's own.
@@ -125,8 +141,8 @@ def _model() -> dict[str, Any]:
         "hidden": (),
         # "batch": batch normalisation after each convolution's pooling. "none".
         "norm": "none",
-        # Fraction of the last hidden layer's units dropped while training.
-        "dropout": 0.0,
+        # Fraction of the last hidden layer's units dropped while training. Not given: the model's own.
+        "dropout": config_dict.placeholder(float),
     }
 
 
@@ -241,6 +257,8 @@ NOT_MATHEMATICS = (
     "data.url",
     "data.download",
     "data.allow_sample",
+    "data.max_device_bytes",
+    "data.workers",
     "eval.batch_size",
     "eval.train",
     "log.",
@@ -289,8 +307,12 @@ def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
-    """The fields of two `to_json` configs that differ and can change what training computes, a line each."""
-    old, new = flatten(old), flatten(new)
+    """The fields of two `to_json` configs that differ and can change what training computes, a line each.
+
+    A field that one of them is too old to have counts as its default.
+    """
+    defaults = flatten(to_json(default()))
+    old, new = defaults | flatten(old), defaults | flatten(new)
     return [
         f"{key}: {old.get(key, 'absent')!r} -> {new.get(key, 'absent')!r}"
         for key in sorted(old | new)

@@ -7,6 +7,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from imgclf_jax import augment
+from imgclf_jax.data.types import Images
 
 PIXELS = ("unit", "standardized", "mean_image")
 
@@ -33,7 +34,7 @@ class Normalization(NamedTuple):
         return (images - self.shift) * self.scale
 
 
-def normalization(pixels: str, images: np.ndarray, crop: tuple[int, ...] = ()) -> Normalization:
+def normalization(pixels: str, images: Images, crop: tuple[int, ...] = ()) -> Normalization:
     """The map that `config.data.pixels` names.
 
     Args:

@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 
 from imgclf_jax import cost, data, dispatch, evaluate, hosts, inputs, parallel, sampling
 from imgclf_jax.checkpoint import Checkpoints
+from imgclf_jax.errors import UserError
 from imgclf_jax.experiment import Experiment, build, compile_evaluate, compile_init, compile_run_steps, template
 from imgclf_jax.state import TrainState
 from imgclf_jax.validate import Plan
@@ -60,7 +61,7 @@ def prepare(config: ConfigDict, plan: Plan, folder: Path, dataset: data.Dataset,
         resident: filled with the splits' (images, labels) on the devices, by name.
 
     Raises:
-        UserError: there are checkpoints but none of them can be read.
+        UserError: there are checkpoints but none of them can be read, or they are of other classes.
     """
     strategy = parallel.create(config.parallel, sum(split.images.nbytes for split in dataset.splits.values()))
     for name, split in dataset.splits.items():
@@ -70,8 +71,13 @@ def prepare(config: ConfigDict, plan: Plan, folder: Path, dataset: data.Dataset,
     experiment = build(config, plan, dataset.image_shape, len(dataset.class_names), normalize, strategy)
     key = strategy.jit(lambda: experiment.key)()
     content = template(experiment, normalize, strategy)
-    checkpoints = Checkpoints(folder, config.checkpoint.keep)
+    checkpoints = Checkpoints(folder, config.checkpoint.keep, class_names=dataset.class_names)
     found = checkpoints.restore_newest(content)
+    if found and (names := checkpoints.class_names(found[1])) not in (None, dataset.class_names):
+        raise UserError(
+            f"the checkpoints in {folder} are of the classes {', '.join(names)}; those of {dataset.location} are "
+            f"{', '.join(dataset.class_names)}; choose another --workdir"
+        )
     state = found[0]["state"] if found else compile_init(experiment, strategy)(key)
     meter = found[0]["meter"] if found else strategy.put(dispatch.empty_meter())
 

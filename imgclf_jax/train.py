@@ -11,7 +11,7 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from imgclf_jax import compiler, data, hosts, interrupt, loop, provenance, workdir
+from imgclf_jax import checkpoint, compiler, data, hosts, interrupt, loop, provenance, workdir
 from imgclf_jax.config import differences, to_json
 from imgclf_jax.console import Console
 from imgclf_jax.errors import UserError
@@ -41,7 +41,7 @@ def train(config: ConfigDict, folder: Path, *, allow_config_change: bool = False
         UserError: anything that the user can mend; checkpoints that are there stay as they are. What any process finds
             before training begins is raised in all of them.
     """
-    plan, info = hosts.together(lambda: validate(config))
+    _, info = hosts.together(lambda: validate(config))
     hosts.same("config", json.dumps(to_json(config)), _config_difference)
     folder = Path(hosts.gather(str(folder))[0])  # Its name may be the time, which differs between processes.
     changed = hosts.together(lambda: workdir.check_config(folder, config, allow_config_change))
@@ -54,10 +54,11 @@ def train(config: ConfigDict, folder: Path, *, allow_config_change: bool = False
         for overlap in info.overlaps:
             console.warn(overlap)
         console.print(f"workdir {folder}")
-        record = workdir.RunRecord(folder, writes, seed=config.seed, data={"name": info.name})
+        before = (workdir.read_json(folder / "run.json") or {}).get("data")
+        record = workdir.RunRecord(folder, writes, seed=config.seed, data=before or {"name": info.name})
         try:
             record.update(provenance=provenance.collect())
-            return _run(config, plan, folder, console, record, signal, resume_command)
+            return _run(config, folder, console, record, signal, resume_command, allow_config_change)
         except loop.Diverged as diverged:
             record.update(status="diverged", diverged_at_step=diverged.step)
             console.finish()
@@ -78,7 +79,7 @@ def train(config: ConfigDict, folder: Path, *, allow_config_change: bool = False
             raise
 
 
-def _run(config, plan, folder, console, record, signal, resume_command) -> int:
+def _run(config, folder, console, record, signal, resume_command, allow_change) -> int:
     dataset = hosts.first_alone(lambda: data.load(config.data, progress=console.task))
     hosts.same("data set", json.dumps(_describe(dataset)), _data_difference)
     console.finish()
@@ -86,6 +87,7 @@ def _run(config, plan, folder, console, record, signal, resume_command) -> int:
         console.warn(dataset.notice)
     # The bundled sample is smaller than the set it stands for: the plan is that of the examples there are.
     plan = make_plan(config, {name: len(split.labels) for name, split in dataset.splits.items()})
+    _check_data(record.content["data"], dataset, folder, console, allow_change)
     record.update(data=_describe(dataset))
     if hosts.is_first():
         workdir.save_config(folder, config)
@@ -151,6 +153,20 @@ def _run(config, plan, folder, console, record, signal, resume_command) -> int:
             with contextlib.suppress(OSError):
                 files.close()
             session.checkpoints.close()
+
+
+def _check_data(before, dataset, folder, console, allow_change):
+    """Training must not go on with other data than it began with, unless that is meant."""
+    fingerprint = before.get("fingerprint", dataset.fingerprint)
+    if fingerprint == dataset.fingerprint or not checkpoint.exists(folder):
+        return
+    what = f"{before['name']} in {before['location']} -> {dataset.name} in {dataset.location}"
+    if not allow_change:
+        raise UserError(
+            f"workdir {folder} holds a run on other data ({what}; fingerprint {fingerprint[:12]} -> "
+            f"{dataset.fingerprint[:12]}); choose another --workdir, or insist with --allow_config_change"
+        )
+    console.warn(f"data changed: {what}")
 
 
 def _hooks(session: Session, plan: Plan, files: MetricsFiles | NoFiles, console: Console, record, signal) -> loop.Hooks:

@@ -35,7 +35,9 @@ class Plan(NamedTuple):
 
 
 CHOICES = {
-    "data.source": ("tfds", "sample"),
+    "data.source": ("tfds", "sample", "folder"),
+    "data.resize": ("stretch", "crop"),
+    "data.on_bad": ("error", "skip"),
     "data.pixels": inputs.PIXELS,
     "train.sampling": ("epoch", "replacement"),
     "train.last_batch": ("drop", "wrap"),
@@ -47,6 +49,8 @@ AT_LEAST = {
     "train.accumulate": 1,
     "train.steps_per_dispatch": 0,
     "eval.batch_size": 1,
+    "data.max_device_bytes": 0,
+    "data.workers": 0,
     "log.every_steps": 1,
     "log.line_seconds": 0,
     "checkpoint.keep": 1,
@@ -91,7 +95,7 @@ def validate(config: ConfigDict) -> tuple[Plan, data.Info]:
     image_shape = info.image_shape if info else _image_shape(config)
     wrong_images = augment.problems(config.augment, image_shape) if image_shape else []
     input_shape = inputs.shape(config, image_shape) if image_shape and not wrong_images else None
-    problems += wrong_images + models.problems(config.model, input_shape)
+    problems += wrong_images + models.problems(config.model, input_shape, len(info.class_names) if info else None)
     if info:
         if "train" not in info.split_sizes:
             problems.append("data.train_split is empty; there is nothing to train on")

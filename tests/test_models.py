@@ -5,6 +5,7 @@ import math
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from jax import lax
 from synthetic import make_config, make_data
@@ -19,6 +20,7 @@ SMALL = {
     "mlp": {"hidden": (16, 12)},
     "cnn": {"widths": (3, 4), "hidden": (16, 12)},
     "tutorial_cnn": {"widths": (3, 4), "hidden": (16,)},
+    "small_cnn": {"widths": (4,), "hidden": (16,), "dropout": 0.0},
 }
 
 
@@ -28,7 +30,7 @@ def create(name, classes=10, **fields):
 
 
 def small(name, classes=10, **fields):
-    return create(name, classes, **SMALL[name], **fields)
+    return create(name, classes, **(SMALL[name] | fields))
 
 
 def shapes(model, shape=(8, 8, 3)):
@@ -106,6 +108,22 @@ def floats(count=4, shape=(8, 8, 3), seed=0):
                 "dense1/kernel": (1024, 64),
                 "output/bias": (10,),
                 "output/kernel": (64, 10),
+            },
+        ),
+        (
+            "small_cnn",
+            {"head": "sigmoid"},
+            {
+                "conv1/bias": (32,),
+                "conv1/kernel": (3, 3, 3, 32),
+                "conv2/bias": (32,),
+                "conv2/kernel": (3, 3, 32, 32),
+                "conv3/bias": (64,),
+                "conv3/kernel": (3, 3, 32, 64),
+                "dense1/bias": (64,),
+                "dense1/kernel": (256, 64),
+                "output/bias": (1,),
+                "output/kernel": (64, 1),
             },
         ),
     ],
@@ -197,7 +215,16 @@ def tutorial_cnn_by_hand(params, x):
     return dense(x, params["output"])
 
 
-@pytest.mark.parametrize("by_hand", [softmax_by_hand, mlp_by_hand, cnn_by_hand, tutorial_cnn_by_hand])
+def small_cnn_by_hand(params, x):
+    # The Keras blog: Conv2D, ReLU, MaxPooling2D, ..., Flatten, Dense with ReLU, Dropout, Dense.
+    x = pool(jnp.maximum(convolution(x, params["conv1"], "VALID"), 0))
+    x = jnp.maximum(dense(x, params["dense1"]), 0)
+    return dense(x, params["output"])
+
+
+@pytest.mark.parametrize(
+    "by_hand", [softmax_by_hand, mlp_by_hand, cnn_by_hand, tutorial_cnn_by_hand, small_cnn_by_hand]
+)
 @pytest.mark.parametrize(("shape", "classes"), [((8, 8, 3), 10), ((11, 9, 1), 3)])
 def test_logits_equal_the_network_written_out(by_hand, shape, classes):
     model = small(by_hand.__name__.removesuffix("_by_hand"), classes)
@@ -207,6 +234,22 @@ def test_logits_equal_the_network_written_out(by_hand, shape, classes):
     assert logits.shape == (4, classes)
     assert logits.dtype == jnp.float32
     np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["mlp", "small_cnn"])
+def test_the_sigmoid_head_is_binary_cross_entropy_on_one_unit(name):
+    model = small(name, 2, head="sigmoid")
+    variables, images = variables_of(model), floats(16)
+    labels = make_data(16, classes=2)[1]
+    middle = np.median(model.apply(variables, images)[:, 1])
+    variables["params"]["output"]["bias"] -= middle  # so that both classes are predicted
+    logits, state = model.apply(variables, images, capture_intermediates=True)
+    unit = state["intermediates"]["output"]["__call__"][0][:, 0]
+    losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+    np.testing.assert_allclose(losses, optax.sigmoid_binary_cross_entropy(unit, labels), rtol=1e-5)
+    np.testing.assert_allclose(jax.nn.softmax(logits)[:, 1], jax.nn.sigmoid(unit), rtol=1e-5)
+    np.testing.assert_array_equal(logits.argmax(-1), unit > 0)
+    assert 0 < np.sum(unit > 0) < 16
 
 
 def test_a_new_softmax_knows_nothing():
@@ -245,7 +288,7 @@ def test_bfloat16_gradients_are_float32():
 # What `train` changes
 
 
-@pytest.mark.parametrize("name", ["mlp", "cnn", "tutorial_cnn"])
+@pytest.mark.parametrize("name", ["mlp", "cnn", "tutorial_cnn", "small_cnn"])
 def test_dropout_acts_in_training_only(name):
     model, without = small(name, dropout=0.5), small(name)
     variables, images = variables_of(model), floats()
@@ -265,7 +308,7 @@ def test_dropout_acts_in_training_only(name):
     assert np.any(np.asarray(apply(jax.random.key(2))[0]) != dropped)
 
 
-@pytest.mark.parametrize("name", ["mlp", "cnn", "tutorial_cnn"])
+@pytest.mark.parametrize("name", ["mlp", "cnn", "tutorial_cnn", "small_cnn"])
 def test_what_dropout_drops_of_an_image_depends_on_its_key_alone(name):
     model = small(name, dropout=0.5)
     variables, images = variables_of(model), floats(6)
@@ -342,7 +385,7 @@ def test_every_model_accepts_the_defaults():
     [
         ({"name": "resnet"}, ["'resnet'", "softmax, mlp, cnn, tutorial_cnn"]),
         ({"name": "softmax", "hidden": (3,)}, ["model.hidden", "softmax has no such option", "()"]),
-        ({"name": "softmax", "dropout": 0.5}, ["model.dropout", "softmax has no such option", "0.0"]),
+        ({"name": "softmax", "dropout": 0.5}, ["model.dropout", "softmax has no such option", "None"]),
         ({"name": "mlp", "widths": (3,)}, ["model.widths", "mlp has no such option"]),
         ({"name": "mlp", "norm": "batch"}, ["model.norm", "mlp has no such option"]),
         ({"name": "tutorial_cnn", "norm": "batch"}, ["model.norm", "tutorial_cnn has no such option", "'none'"]),
@@ -351,6 +394,7 @@ def test_every_model_accepts_the_defaults():
         ({"name": "cnn", "norm": "layer"}, ["model.norm='layer'", '"none" or "batch"']),
         ({"name": "cnn", "dropout": 1.0}, ["model.dropout=1.0", "below 1"]),
         ({"name": "cnn", "dropout": -0.1}, ["model.dropout=-0.1", "at least 0"]),
+        ({"name": "small_cnn", "head": "tanh"}, ["model.head='tanh'", '"softmax" or "sigmoid"']),
         ({"name": "cnn", "dtype": "float16"}, ["model.dtype='float16'", "bfloat16"]),
     ],
 )
@@ -361,7 +405,16 @@ def test_problems_name_the_field_and_what_to_do(changes, words):
         assert word in line
 
 
-@pytest.mark.parametrize(("name", "smallest"), [("cnn", 8), ("tutorial_cnn", 18), ("softmax", 1), ("mlp", 1)])
+def test_a_sigmoid_tells_two_classes_apart():
+    config = make_config({"model.name": "small_cnn", "model.head": "sigmoid"}).model
+    assert models.problems(config, num_classes=2) == []
+    (line,) = models.problems(config, num_classes=3)
+    assert "the data has 3" in line
+
+
+@pytest.mark.parametrize(
+    ("name", "smallest"), [("cnn", 8), ("tutorial_cnn", 18), ("small_cnn", 22), ("softmax", 1), ("mlp", 1)]
+)
 def test_images_that_the_convolutions_use_up_are_refused(name, smallest):
     config = make_config({"model.name": name}).model
     assert models.problems(config, (smallest, smallest + 1, 3)) == []

@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from imgclf_jax.data import cache, catalog, sample, splits, stored
+from imgclf_jax.data import cache, catalog, folder, sample, splits, stored
 from imgclf_jax.data.types import Dataset, Info, Progress, Ranges, Split, silent
 from imgclf_jax.errors import UserError
 
 
-def load(config_data: Any, *, progress: Progress | None = None) -> Dataset:
+def load(config_data: Any, *, progress: Progress | None = None, stream: bool = False) -> Dataset:
     """Loads the configured splits, after downloading, preparing and decoding the set where that was not done yet.
 
     When CIFAR-10 is neither prepared nor obtainable and `allow_sample` is set, the bundled sample is returned with a
@@ -24,11 +24,14 @@ def load(config_data: Any, *, progress: Progress | None = None) -> Dataset:
     Args:
         config_data: the `data` part of the configuration.
         progress: called now and then as `progress(description, done, total)`; bytes for downloads, else examples.
+        stream: leave the images on disk; the splits' `images` then decode what is asked of them.
 
     Raises:
         UserError: see `describe`; also a damaged record file or archive, a failed download, a full disk.
     """
     progress = progress or silent
+    if config_data.source == "folder":
+        return folder.load(config_data, progress, stream)
     source, ranges = _find(config_data, progress)
     assert source.stored is not None  # with a progress, `_find` prepares it or raises
     image_shape = _image_shape(config_data, source.stored.image_shape)
@@ -58,6 +61,8 @@ def describe(config_data: Any) -> Info:
             different sizes without `image_size`; or a line for each split that is malformed, unknown, out of range,
             empty, or overlaps the training split.
     """
+    if config_data.source == "folder":
+        return folder.describe(config_data)
     source, ranges = _find(config_data, None)
     base = stored.split_name(config_data.name)[0]
     known = source.stored or catalog.KNOWN[base]
@@ -73,6 +78,34 @@ def describe(config_data: Any) -> Info:
         location=str(source.folder),
         notice=source.notice,
     )
+
+
+def load_split(config_data: Any, split: str, *, progress: Progress | None = None, stream: bool = False) -> Dataset:
+    """Loads one split alone, as `load` does, under the name that is given.
+
+    Args:
+        config_data: the `data` part of the configuration.
+        split: "train", "valid" or "test" for those of the configuration, or any split in TFDS syntax.
+        progress: see `load`.
+        stream: see `load`.
+
+    Raises:
+        UserError: as `load`; also when the configuration has no such split.
+    """
+    if config_data.source == "folder":
+        dataset = folder.load(config_data, progress or silent, stream)
+        if split not in dataset.splits:
+            raise UserError(f"there is no split {split!r} of {dataset.location}; there are {', '.join(dataset.splits)}")
+        return dataclasses.replace(dataset, splits={split: dataset.splits[split]})
+    expression = getattr(config_data, f"{split}_split") if split in splits.ROLES else split
+    if not expression:
+        raise UserError(f"data.{split}_split of this run is empty; name another split, such as train")
+    # It goes by the name of "train" because that is the split that a data set must have.
+    alone = config_data.copy_and_resolve_references()
+    alone.update(train_split=expression, valid_split="", test_split="")
+    describe(alone)
+    dataset = load(alone, progress=progress, stream=stream)
+    return dataclasses.replace(dataset, splits={split: dataset.splits["train"]})
 
 
 def _find(config_data: Any, progress: Progress | None) -> tuple["_Source", dict[str, Ranges]]:

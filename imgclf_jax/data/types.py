@@ -1,7 +1,10 @@
 """What the data package hands out: plain arrays with names, and the description of them without the arrays."""
 
+import abc
 import dataclasses
+import math
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -13,17 +16,54 @@ def silent(description: str, done: int, total: int) -> None:
     """A `Progress` that shows nothing."""
 
 
+class LazyImages(abc.ABC):
+    """Images that stay on disk and are decoded when they are asked for; looks like an array uint8 [N, H, W, C].
+
+    Can be pickled, for the processes that decode.
+    """
+
+    dtype = np.dtype(np.uint8)
+
+    def __init__(self, shape: tuple[int, int, int, int]):
+        self.shape = shape
+
+    @abc.abstractmethod
+    def read(self, index: int) -> np.ndarray:
+        """One image, uint8 [H, W, C]; safe to be called by several threads at once."""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all images, decoded."""
+        return math.prod(self.shape)
+
+    def __len__(self) -> int:
+        """Number of images."""
+        return self.shape[0]
+
+    def __getitem__(self, which: Any) -> np.ndarray:
+        """What numpy's indexing by a number, a slice or an array of numbers along the first axis would give."""
+        indices = np.arange(len(self))[which]
+        if not indices.ndim:
+            return self.read(int(indices))
+        images = [self.read(int(index)) for index in indices.ravel()]
+        return np.stack(images) if images else np.zeros((0, *self.shape[1:]), np.uint8)
+
+
+Images = np.ndarray | LazyImages
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Split:
     """One configured split.
 
     Attributes:
-        images: uint8 [N, H, W, C]. A view of a memory-mapped file when the split is one contiguous range.
+        images: uint8 [N, H, W, C]. A view of a memory-mapped file when the split is one contiguous range;
+            `LazyImages` where they are to stay on disk.
         labels: int32 [N].
         ids: str [N], the data set's own 'id' feature or '<stored split>/<index>'.
     """
 
-    images: np.ndarray
+    images: Images
     labels: np.ndarray
     ids: np.ndarray
 

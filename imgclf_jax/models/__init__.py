@@ -6,12 +6,19 @@ import flax.linen as nn
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from imgclf_jax.models.cnn import CNN, TutorialCNN
+from imgclf_jax.models.cnn import CNN, SmallCNN, TutorialCNN
 from imgclf_jax.models.linear import MLP, Softmax
 
-MODELS: dict[str, type[nn.Module]] = {"softmax": Softmax, "mlp": MLP, "cnn": CNN, "tutorial_cnn": TutorialCNN}
+MODELS: dict[str, type[nn.Module]] = {
+    "softmax": Softmax,
+    "mlp": MLP,
+    "cnn": CNN,
+    "tutorial_cnn": TutorialCNN,
+    "small_cnn": SmallCNN,
+}
+HEADS = ("softmax", "sigmoid")
 # What a field of config.model holds when it leaves the choice to the model.
-UNSET = {"widths": (), "hidden": (), "norm": "none", "dropout": 0.0}
+UNSET = {"widths": (), "hidden": (), "norm": "none", "dropout": None}
 
 
 def create(config: ConfigDict, num_classes: int, axis_name: str | None = None) -> nn.Module:
@@ -25,36 +32,46 @@ def create(config: ConfigDict, num_classes: int, axis_name: str | None = None) -
     Returns:
         An unbound module, called as `module.apply(variables, images, train=..., keys=...)`.
     """
-    options = {name: config[name] for name in UNSET if config[name] != UNSET[name]}
-    if "axis_name" in _fields(config.name):
+    fields = _fields(config.name)
+    options = {name: config[name] for name in UNSET if name in fields and config[name] != UNSET[name]}
+    if "axis_name" in fields:
         options["axis_name"] = axis_name
-    return MODELS[config.name](num_classes=num_classes, dtype=jnp.dtype(config.dtype), **options)
+    dtype = jnp.dtype(config.dtype)
+    return MODELS[config.name](num_classes=num_classes, head=config.head, dtype=dtype, **options)
 
 
-def problems(config: ConfigDict, input_shape: tuple[int, int, int] | None = None) -> list[str]:
+def problems(
+    config: ConfigDict, input_shape: tuple[int, int, int] | None = None, num_classes: int | None = None
+) -> list[str]:
     """What is wrong with `config.model`, a line each.
 
     Args:
         config: the `model` section.
         input_shape: (H, W, C) of what the network would see, where it is known.
+        num_classes: of the data set, where they are known.
 
     Returns:
-        Lines about an unknown model, options that it does not have, values out of range, images that are too small.
+        Lines about an unknown model, options that it does not have, values out of range, images that are too small, a
+        head for another number of classes.
     """
     if config.name not in MODELS:
         return [f"model.name={config.name!r} is not a model; choose one of {', '.join(MODELS)}"]
     fields = _fields(config.name)
     found = [
-        f"model.{name}={config[name]!r}: model {config.name} has no such option; leave it at {default!r}"
+        f"model.{name}={config[name]!r}: model {config.name} has no such option; leave it at its default, {default!r}"
         for name, default in UNSET.items()
-        if name not in fields and config[name] != default
+        if name not in fields and config[name] and config[name] != default
     ]
     for name in ("widths", "hidden"):
         if not all(isinstance(size, int) and size > 0 for size in config[name]):
             found.append(f"model.{name}={config[name]!r} must be a tuple of positive whole numbers")
     if config.norm not in ("none", "batch"):
         found.append(f'model.norm={config.norm!r} must be "none" or "batch"')
-    if not 0 <= config.dropout < 1:
+    if config.head not in HEADS:
+        found.append(f'model.head={config.head!r} must be "softmax" or "sigmoid"')
+    if config.head == "sigmoid" and num_classes not in (None, 2):
+        found.append(f'model.head="sigmoid" tells two classes apart, the data has {num_classes}; set it to "softmax"')
+    if config.dropout is not None and not 0 <= config.dropout < 1:
         found.append(f"model.dropout={config.dropout} must be at least 0 and below 1")
     if config.dtype not in ("float32", "bfloat16"):
         found.append(f'model.dtype={config.dtype!r} must be "float32" or "bfloat16"')

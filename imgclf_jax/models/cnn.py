@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from imgclf_jax.models.layers import GLOROT_UNIFORM, HE_NORMAL, Conv, dropout, flatten
+from imgclf_jax.models.layers import GLOROT_UNIFORM, HE_NORMAL, Conv, classify, dropout, flatten
 from imgclf_jax.models.norm import BatchNorm
 
 
@@ -18,6 +18,7 @@ class CNN(nn.Module):
     """
 
     num_classes: int
+    head: str = "softmax"
     widths: tuple[int, ...] = (64, 128, 256)
     hidden: tuple[int, ...] = (256, 128)
     norm: str = "none"
@@ -43,7 +44,7 @@ class CNN(nn.Module):
         for index, units in enumerate(self.hidden, start=1):
             x = nn.relu(nn.Dense(units, dtype=self.dtype, kernel_init=HE_NORMAL, name=f"dense{index}")(x))
         x = dropout(x, self.dropout, keys if train else None)
-        return nn.Dense(self.num_classes, dtype=self.dtype, name="output")(x)
+        return classify(x, self.num_classes, self.head, self.dtype)
 
 
 class TutorialCNN(nn.Module):
@@ -54,27 +55,31 @@ class TutorialCNN(nn.Module):
     """
 
     num_classes: int
+    head: str = "softmax"
     widths: tuple[int, ...] = (32, 64, 64)
     hidden: tuple[int, ...] = (64,)
     dropout: float = 0.0
     dtype: Any = jnp.float32
 
+    def windows(self) -> list[int]:
+        """Sides of the pooling windows, by convolution; 1 is none."""
+        return [2] * (len(self.widths) - 1) + [1]
+
     def last_side(self, side: int) -> int:
         """Rows (or columns) that are left after the convolutions, of images with `side`."""
-        for index in range(len(self.widths)):
-            side = side - 2 if index == len(self.widths) - 1 else (side - 2) // 2
+        for window in self.windows():
+            side = (side - 2) // window
         return side
 
     @nn.compact
     def __call__(self, images: jax.Array, train: bool = False, keys: jax.Array | None = None) -> jax.Array:
         """With `train`: dropout by the images' `keys` [B]."""
         x = images
-        for index, width in enumerate(self.widths, start=1):
+        for index, (width, window) in enumerate(zip(self.widths, self.windows(), strict=True), start=1):
             convolution = Conv(
                 width,
                 padding="VALID",
-                # Before the ReLU: the same function, a quarter of the work.
-                pool=1 if index == len(self.widths) else 2,
+                pool=window,  # Before the ReLU: the same function, a quarter of the work.
                 dtype=self.dtype,
                 kernel_init=GLOROT_UNIFORM,
                 name=f"conv{index}",
@@ -84,4 +89,19 @@ class TutorialCNN(nn.Module):
         for index, units in enumerate(self.hidden, start=1):
             x = nn.relu(nn.Dense(units, dtype=self.dtype, kernel_init=GLOROT_UNIFORM, name=f"dense{index}")(x))
         x = dropout(x, self.dropout, keys if train else None)
-        return nn.Dense(self.num_classes, dtype=self.dtype, kernel_init=GLOROT_UNIFORM, name="output")(x)
+        return classify(x, self.num_classes, self.head, self.dtype, GLOROT_UNIFORM)
+
+
+class SmallCNN(TutorialCNN):
+    """The network for a few hundred photos: 3×3 VALID convolutions, each with pooling, one dense layer, dropout.
+
+    float [B, H, W, C] -> logits [B, classes]; of F. Chollet, «Building powerful image classification models using very
+    little data» (The Keras Blog, 2016), where it ends in a sigmoid: `head="sigmoid"`.
+    """
+
+    widths: tuple[int, ...] = (32, 32, 64)
+    dropout: float = 0.5
+
+    def windows(self) -> list[int]:
+        """Sides of the pooling windows, by convolution."""
+        return [2] * len(self.widths)

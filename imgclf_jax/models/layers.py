@@ -13,6 +13,8 @@ from imgclf_jax.models.conv_pool import conv2d_max_pool
 HE_NORMAL = nn.initializers.he_normal()
 # Glorot and Bengio 2010: Keras's default.
 GLOROT_UNIFORM = nn.initializers.glorot_uniform()
+# LeCun et al. 1998: Flax's default.
+LECUN_NORMAL = nn.initializers.lecun_normal()
 
 
 class Conv(nn.Module):
@@ -58,6 +60,20 @@ def dropout(x: jax.Array, rate: float, keys: jax.Array | None) -> jax.Array:
         return x
     kept = jax.vmap(lambda key: jax.random.bernoulli(key, 1 - rate, x.shape[1:]))(keys)
     return jnp.where(kept, x / (1 - rate), 0).astype(x.dtype)
+
+
+def classify(
+    x: jax.Array, num_classes: int, head: str, dtype: Any, kernel_init: nn.initializers.Initializer = LECUN_NORMAL
+) -> jax.Array:
+    """The output layer, for use inside a compact method: features [B, F] -> logits [B, num_classes].
+
+    With the head "sigmoid" there is one unit, whose logit z is that of the second of two classes; the first one's is 0.
+    Softmax, cross-entropy and argmax of (0, z) are the sigmoid, the binary cross-entropy and the threshold at one half
+    of z, so that nothing else need know.
+    """
+    units = 1 if head == "sigmoid" else num_classes
+    logits = nn.Dense(units, dtype=dtype, kernel_init=kernel_init, name="output")(x)
+    return jnp.concatenate([jnp.zeros_like(logits), logits], axis=-1) if head == "sigmoid" else logits
 
 
 def flatten(x: jax.Array) -> jax.Array:

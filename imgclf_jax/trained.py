@@ -1,0 +1,163 @@
+"""A trained network out of a workdir: what evaluation, prediction, export and reports start from."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from imgclf_jax import augment, checkpoint, compiler, data, inputs, parallel, workdir
+from imgclf_jax.errors import UserError
+from imgclf_jax.experiment import Experiment, build, template
+from imgclf_jax.validate import plan as make_plan
+
+CHECKPOINTS = ("reported", "last", "best")
+
+
+class Trained(NamedTuple):
+    """A trained network and what it needs to know of its data.
+
+    Attributes:
+        folder: the workdir.
+        config: the run's.
+        record: its `run.json`.
+        step: of the checkpoint.
+        experiment: the functions of the config, with the checkpoint's normalisation.
+        variables: what evaluation applies the network with.
+        normalize: from [0, 1] to what the network sees.
+        class_names: by label.
+        image_shape: (H, W, C) of the images that it takes, uint8.
+    """
+
+    folder: Path
+    config: ConfigDict
+    record: dict[str, Any]
+    step: int
+    experiment: Experiment
+    variables: dict[str, Any]
+    normalize: inputs.Normalization
+    class_names: tuple[str, ...]
+    image_shape: tuple[int, int, int]
+
+
+def load(
+    folder: Path, which: str = "reported", settings: ConfigDict | None = None, strategy: parallel.Parallel | None = None
+) -> Trained:
+    """Restores a checkpoint of the run in a workdir.
+
+    Args:
+        folder: the workdir.
+        which: "last", "best" (by validation accuracy) or "reported": the one whose test accuracy the run printed; of a
+            run that is not complete, the last.
+        settings: a config that differs from the run's in what is not mathematics; by default the run's own.
+        strategy: where the variables go; by default on one device.
+
+    Raises:
+        UserError: no run, no checkpoint, none called `which`, one that is damaged or of another model.
+    """
+    folder, strategy = Path(folder), strategy or parallel.alone()
+    settings = settings or workdir.load_config(folder)
+    record = check(folder)
+    described = record["data"]
+    image_shape = tuple(described["image_shape"])
+    plan = make_plan(settings, described["counts"])
+    blank = np.zeros((1, *image_shape), np.uint8)
+    like = inputs.normalization(settings.data.pixels, blank, tuple(settings.augment.crop))
+
+    def experiment(normalize):
+        return build(settings, plan, image_shape, len(described["class_names"]), normalize, strategy)
+
+    checkpoints = checkpoint.Checkpoints(folder, read_only=True)
+    try:
+        step = _step(checkpoints, folder, record, which)
+        class_names = checkpoints.class_names(step) or tuple(described["class_names"])
+        with compiler.quiet():
+            saved = checkpoints.restore(step, template(experiment(like), like, strategy))
+    finally:
+        checkpoints.close()
+    normalize = inputs.Normalization(**saved["inputs"])
+    variables = saved["state"].eval_variables()
+    return Trained(
+        folder, settings, record, step, experiment(normalize), variables, normalize, class_names, image_shape
+    )
+
+
+def check(folder: Path) -> dict[str, Any]:
+    """The `run.json` of a workdir that holds a checkpoint; raises `UserError` for any other. Reads little."""
+    record = workdir.read_json(Path(folder) / "run.json") or {}
+    if not checkpoint.exists(folder) or not (record.get("data") or {}).get("counts"):
+        raise UserError(f"{folder} holds no checkpoint; give the workdir that training printed")
+    return record
+
+
+def check_classes(trained: Trained, dataset: data.Dataset) -> None:
+    """Raises `UserError` unless the data set has the classes that the network was trained on, in their order."""
+    if dataset.class_names != trained.class_names:
+        raise UserError(
+            f"the classes of {dataset.location} are {', '.join(dataset.class_names)}; those of the network in "
+            f"{trained.folder} are {', '.join(trained.class_names)}"
+        )
+
+
+def _step(checkpoints, folder, record, which):
+    steps = checkpoints.steps()
+    if which == "reported":
+        step = record.get("reported_step")
+        return step if step in steps else steps[-1]
+    step = checkpoints.best() if which == "best" else steps[-1]
+    if step is None:
+        raise UserError(f"{folder} has no best checkpoint, for it was trained without a validation split; use last")
+    return step
+
+
+def logits(settings: ConfigDict, model: nn.Module) -> Callable[..., jax.Array]:
+    """(variables, normalisation, images uint8 [B, H, W, C]) -> logits float32 [B, classes]; pure, to be compiled.
+
+    Args:
+        settings: the config.
+        model: its network.
+    """
+
+    def function(variables, normalize, images):
+        seen = normalize(augment.central(settings.augment, images))
+        found: Any = model.apply(variables, seen, train=False)
+        return found.astype(jnp.float32)
+
+    return function
+
+
+def predictor(trained: Trained, batch_size: int = 256) -> Callable[[Any], np.ndarray]:
+    """The network as a plain function: images uint8 [N, H, W, C] -> class probabilities float32 [N, classes].
+
+    `images` is an array or whatever can be sliced into arrays. It goes through the network in batches of at most
+    `batch_size`, filled up to a power of two, so that few shapes are compiled. Raises `UserError` for images of another
+    shape or dtype than those that the network was trained on.
+    """
+    function = logits(trained.config, trained.experiment.model)
+    compiled = jax.jit(lambda variables, normalize, images: jax.nn.softmax(function(variables, normalize, images)))
+
+    def predict(images: Any) -> np.ndarray:
+        _check(trained, images)
+        found = [np.zeros((0, len(trained.class_names)), np.float32)]
+        for start in range(0, len(images), batch_size):
+            batch = np.asarray(images[start : start + batch_size])
+            size = min(batch_size, 1 << (len(batch) - 1).bit_length())
+            batch_of_size = np.pad(batch, [(0, size - len(batch)), (0, 0), (0, 0), (0, 0)])
+            with compiler.quiet():
+                scores = compiled(trained.variables, trained.normalize, batch_of_size)
+            found.append(np.asarray(scores)[: len(batch)])
+        return np.concatenate(found)
+
+    return predict
+
+
+def _check(trained, images):
+    if tuple(images.shape[1:]) != trained.image_shape or images.dtype != np.uint8:
+        raise UserError(
+            f"images {images.dtype} [{', '.join(map(str, images.shape))}]: the network in {trained.folder} takes uint8 "
+            f"[N, {', '.join(map(str, trained.image_shape))}]"
+        )
