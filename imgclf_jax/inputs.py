@@ -1,5 +1,6 @@
 """From augmented images in [0, 1] to what the network sees: `(images - shift) * scale`."""
 
+import math
 from typing import NamedTuple
 
 import jax
@@ -60,7 +61,7 @@ def normalization(pixels: str, images: Images, crop: tuple[int, ...] = ()) -> No
         return Normalization(mean, np.full(channels, 255, np.float32))
     squares = np.arange(256, dtype=np.uint64) ** 2
     total_squared = sum(squares[chunk].sum(axis=(0, 1, 2)) for chunk in _chunks(images))
-    pixels_a_channel = images.size // channels
+    pixels_a_channel = math.prod(images.shape[:3])
     mean = total.sum(axis=(0, 1)) / pixels_a_channel
     variance = total_squared / pixels_a_channel - mean**2
     # A channel that never changes carries nothing: leave it at zero instead of dividing by zero.
