@@ -1,0 +1,173 @@
+"""One photo to one array, whatever its format and its mode; what is none is told in a line."""
+
+import contextlib
+import ctypes
+import io
+import logging
+import re
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+_MODES = {1: "L", 3: "RGB", 4: "RGBA"}
+# Not all that Pillow knows: some of its readers start other programs. Each with what its files begin with.
+_FORMATS = {
+    "JPEG": (b"\xff\xd8\xff",),
+    "PNG": (b"\x89PNG",),
+    "WEBP": (b"RIFF",),
+    "BMP": (b"BM",),
+    "GIF": (b"GIF8",),
+    "TIFF": (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"),
+}
+_ORIENTATION = 0x0112  # the EXIF tag; what undoes each of its values that is not 1:
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_PILLOW = ("ignore", None, Warning, re.compile(r"PIL\."), 0)  # an entry of `warnings.filters`
+
+
+class BadPhoto(Exception):
+    """A file that is no photo; `str(error)` is the reason, a short line without the file's name."""
+
+
+def read(
+    file: Path | bytes, image_size: tuple[int, int] | None, resize: str = "stretch", channels: int = 3
+) -> np.ndarray:
+    """Decodes a JPEG, PNG, WebP, BMP, GIF (its first frame) or TIFF file; may be called by several threads at once.
+
+    The photo is turned as its EXIF orientation says. What is transparent is laid over white, unless there are to be
+    four channels. Grey values of 16 bits are scaled to 8.
+
+    Args:
+        file: its path or its content.
+        image_size: (height, width) of the result; None leaves it as it is.
+        resize: how, see `fit`.
+        channels: 1 (grey), 3 (RGB) or 4 (RGBA).
+
+    Returns:
+        uint8 [H, W, channels].
+
+    Raises:
+        BadPhoto: it cannot be read, is empty, damaged or no image, has more pixels than Pillow takes for harmless
+            (`PIL.Image.MAX_IMAGE_PIXELS`), or has pixels that are not colours.
+    """
+    try:
+        content = file if isinstance(file, bytes) else file.read_bytes()
+    except OSError as e:
+        raise BadPhoto(f"cannot be read: {e.strerror or e}") from e
+    image = _attempt(lambda: _convert(_turn(_open(content)), _MODES[channels]))
+    if image_size is not None:
+        image = fit(image, image_size, resize)
+    return np.asarray(image).reshape(image.height, image.width, channels)
+
+
+def fit(image: Image.Image, image_size: tuple[int, int], resize: str) -> Image.Image:
+    """Resizes an image (bilinear, antialiased), unless it has that size.
+
+    Args:
+        image: of mode L, RGB or RGBA.
+        image_size: (height, width) of the result.
+        resize: "stretch" changes the aspect ratio; "crop" fits the shorter side and takes the middle of the longer.
+    """
+    height, width = image_size
+    if image.size == (width, height):
+        return image
+    left = top = 0.0
+    if resize == "crop":
+        left = max(0.0, (image.width - image.height * width / height) / 2)
+        top = max(0.0, (image.height - image.width * height / width) / 2)
+    box = (left, top, image.width - left, image.height - top)
+    return image.resize((width, height), Image.Resampling.BILINEAR, box=box)  # antialiases when it shrinks
+
+
+def _open(content: bytes) -> Image.Image:
+    """The decoded image; its header is looked at first."""
+    if not content:
+        raise BadPhoto("an empty file")
+    # Whatever Pillow warns of either makes no difference or is an error below. Filters are the process's, so that
+    # setting them for a while would not be safe with several threads, and others may have set them back.
+    if _PILLOW not in warnings.filters:
+        warnings.filterwarnings("ignore", module=r"PIL\.")
+    try:
+        image: Image.Image = Image.open(io.BytesIO(content), formats=tuple(_FORMATS))
+    except Image.DecompressionBombError as e:
+        raise BadPhoto(_too_large()) from e
+    except Image.UnidentifiedImageError as e:
+        if any(content.startswith(start) for starts in _FORMATS.values() for start in starts):
+            raise BadPhoto("truncated, damaged or of an unusual kind: its header cannot be read") from e
+        raise BadPhoto(f"no image of a known format ({', '.join(_FORMATS)})") from e
+    if Image.MAX_IMAGE_PIXELS and image.width * image.height > Image.MAX_IMAGE_PIXELS:
+        raise BadPhoto(_too_large())
+    image.load()
+    return image
+
+
+def _attempt(decode: Callable[[], Image.Image]) -> Image.Image:
+    """What a damaged file raises depends on where the damage is: anything but too little memory is the file's fault."""
+    try:
+        return decode()
+    except (BadPhoto, MemoryError):
+        raise
+    except Exception as e:
+        reason = " ".join(str(e).split()) or type(e).__name__
+        raise BadPhoto(f"truncated or damaged: {reason[:100]}") from e
+
+
+def _turn(image: Image.Image) -> Image.Image:
+    try:
+        orientation = image.getexif().get(_ORIENTATION, 1)
+    except Exception:  # Metadata may be damaged in as many ways as pixels, but the photo is there all the same.
+        return image
+    turn = _TURNS.get(orientation) if isinstance(orientation, int) else None
+    return image if turn is None else image.transpose(turn)
+
+
+def _convert(image: Image.Image, mode: str) -> Image.Image:
+    if image.mode == "F":
+        raise BadPhoto("pixels are floating-point numbers, whose range is unknown; save it with 8 or 16 bits")
+    if image.mode.startswith("I"):
+        image = _eight_bits(image)
+    if image.mode == "LAB":
+        raise BadPhoto("pixels are of the colour space LAB; save it as RGB")
+    if image.has_transparency_data:
+        image = image.convert("LA").convert("RGBA") if image.mode == "La" else image.convert("RGBA")
+        if mode != "RGBA":
+            white = Image.new("RGBA", image.size, "white")
+            image = Image.alpha_composite(white, image)
+    return image if image.mode == mode else image.convert(mode)
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    """Grey values of 16 bits, which Pillow would clip at 255, to the nearest of 8."""
+    values: Any = np.asarray(image).astype(np.int64)
+    if values.min() < 0 or values.max() > 65535:
+        raise BadPhoto("grey values outside 0 to 65535; save it with 8 or 16 bits")
+    scaled = Image.fromarray(((values + 128) // 257).astype(np.uint8))
+    transparent = image.info.get("transparency")
+    if isinstance(transparent, int):
+        scaled.putalpha(Image.fromarray(np.where(values == transparent, 0, 255).astype(np.uint8)))
+    return scaled
+
+
+def _too_large() -> str:
+    return f"more than {Image.MAX_IMAGE_PIXELS:,} pixels: a decompression bomb, or too large to be a photo"
+
+
+def _silence() -> None:
+    """What is wrong with a file is told by `BadPhoto`; libtiff would say it on standard error as well."""
+    logging.getLogger("PIL").setLevel(logging.CRITICAL)
+    with contextlib.suppress(OSError, AttributeError):  # Where it is not a library of its own it cannot be reached.
+        ctypes.CDLL(Image.core.__file__).TIFFSetErrorHandler(None)
+
+
+_silence()
