@@ -1,0 +1,203 @@
+"""What augmentation does: `python -m imgclf_jax.preview --config=configs/NAME.py [--image=FILE ...]`.
+
+Writes one picture: a row an image, the original first and then as many augmented versions of it, drawn as training
+draws them and before normalisation. Without `--image` the rows are training examples, one of each class in turn.
+"""
+
+import itertools
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from absl import flags
+from ml_collections import ConfigDict
+
+from imgclf_jax import cli
+from imgclf_jax.errors import UserError
+
+FLAGS = flags.FLAGS
+CELL = 128  # least side of an image in the picture, in pixels
+GAP = 6
+COLORS = {"page": (255, 255, 255), "text": (40, 40, 40)}
+
+
+def define_flags() -> None:
+    """The flags of this tool; `--config` and its overrides are added by `imgclf_jax.cli`."""
+    flags.DEFINE_multi_string("image", [], "A photo to augment; may be repeated. Default: training examples.")
+    flags.DEFINE_string("output", None, "The picture, a PNG. Default: preview-NAME.png, or the next free number.")
+    flags.DEFINE_string("save_dir", None, "Also write each image as a PNG of its own into this folder.")
+    flags.DEFINE_integer("rows", 4, "How many training examples.", lower_bound=1)
+    flags.DEFINE_integer("versions", 7, "How many augmented versions of each.", lower_bound=1)
+
+
+def main(argv: list[str]) -> int:
+    """Parses the command line, draws and writes. Returns the exit status."""
+    define_flags()
+    config = cli.parse(argv)
+    if config is None:
+        raise UserError("--config is missing; for example --config=configs/cnn.py")
+    output = _output(FLAGS.output, Path(cli.config_path(argv) or "").stem)
+    folder = Path(FLAGS.save_dir) if FLAGS.save_dir else None
+    if folder is not None and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(f"--save_dir={folder} exists and is not an empty folder; choose another one")
+
+    from imgclf_jax import compiler
+
+    compiler.configure_xla()
+    names, originals = _given(config, FLAGS.image) if FLAGS.image else _examples(config, FLAGS.rows)
+    with compiler.quiet():
+        versions = augmented(config, originals, FLAGS.versions)
+    if folder is not None:
+        _save_each(folder, names, originals, versions)
+    _save(grid(names, originals, versions), output)
+    print(f"{output}: {len(names)} images, {FLAGS.versions} augmented versions of each")
+    if folder is not None:
+        print(f"{folder}: the same as {len(names) * (1 + FLAGS.versions)} single images")
+    return 0
+
+
+def augmented(config: ConfigDict, images: np.ndarray, versions: int) -> np.ndarray:
+    """What training would see of some images in its first steps, before normalisation.
+
+    Args:
+        config: the whole config.
+        images: uint8 [N, H, W, C].
+        versions: how many of each.
+
+    Returns:
+        uint8 [versions, N, h, w, C].
+
+    Raises:
+        UserError: the config's augmentation does not fit the images.
+    """
+    import jax
+    import jax.numpy as jnp
+
+    from imgclf_jax import augment
+    from imgclf_jax.rng import stream
+
+    height, width, channels = images.shape[1:]
+    if problems := augment.problems(config.augment, (height, width, channels)):
+        raise UserError("\n".join(problems))
+    key = jax.random.key(config.seed)
+
+    @jax.jit
+    def version(step):
+        key_of_step = stream(stream(key, "step", step), "augment")
+        return augment.augment(config.augment, key_of_step, jnp.asarray(images), jnp.arange(len(images)))
+
+    found = [np.asarray(version(step)) for step in range(versions)]
+    return np.round(np.clip(np.stack(found), 0, 1) * 255).astype(np.uint8)
+
+
+def grid(names: Sequence[str], originals: np.ndarray, versions: np.ndarray) -> Any:
+    """The picture, a `PIL.Image`.
+
+    Args:
+        names: captions of the rows.
+        originals: uint8 [N, H, W, C].
+        versions: uint8 [versions, N, h, w, C].
+    """
+    from PIL import Image, ImageDraw, ImageFont
+
+    # Small images are enlarged by a whole number, so that their pixels stay squares of the same size.
+    scale = -(-CELL // min(originals.shape[1:3]))
+    height, width = (scale * max(sides) for sides in zip(originals.shape[1:3], versions.shape[2:4], strict=True))
+    font = ImageFont.load_default(size=13)
+    line = GAP + 16
+    columns = 1 + len(versions)
+    size = (columns * (width + GAP) + 3 * GAP, line + len(names) * (height + line) + GAP)
+    page = Image.new("RGB", size, COLORS["page"])
+    draw = ImageDraw.Draw(page)
+    x_of = [GAP] + [3 * GAP + column * (width + GAP) for column in range(1, columns)]
+    for x, heading in ((x_of[0], "original"), (x_of[1], "augmented")):
+        draw.text((x, GAP), heading, COLORS["text"], font)
+    for row, name in enumerate(names):
+        top = line + row * (height + line)
+        for x, image in zip(x_of, [originals[row], *versions[:, row]], strict=True):
+            shown = _picture(image).resize((scale * image.shape[1], scale * image.shape[0]), Image.Resampling.NEAREST)
+            page.paste(shown.convert("RGB"), (x + (width - shown.width) // 2, top + (height - shown.height) // 2))
+        draw.text((x_of[0], top + height + 3), _shortened(name, draw, font, page.width - 2 * GAP), COLORS["text"], font)
+    return page
+
+
+def _given(config, files):
+    """(names, uint8 [N, H, W, C]) of photos, brought to the size that training has."""
+    from imgclf_jax import data
+    from imgclf_jax.data import photos
+
+    size = tuple(config.data.image_size)
+    shape = (*size, 3) if len(size) == 2 else data.describe(config.data).image_shape
+    images, problems = [], []
+    for file in files:
+        try:
+            images.append(photos.read(Path(file), shape[:2], config.data.resize, shape[2]))
+        except photos.BadPhoto as reason:
+            problems.append(f"--image={file}: {reason}")
+    if problems:
+        raise UserError("\n".join(problems))
+    return [Path(file).name for file in files], np.stack(images)
+
+
+def _examples(config, count):
+    """(names, uint8 [N, H, W, C]) of training examples, of one class after the other."""
+    from imgclf_jax import data
+    from imgclf_jax.console import Console
+
+    console = Console(config.log.progress)
+    dataset = data.load_split(config.data, "train", progress=console.task)
+    console.finish()
+    if dataset.notice:
+        console.warn(dataset.notice)
+    split = dataset.splits["train"]
+    by_class = [np.flatnonzero(split.labels == label) for label in range(len(dataset.class_names))]
+    turns = itertools.zip_longest(*(indices[:count] for indices in by_class))
+    chosen = [index for turn in turns for index in turn if index is not None][:count]
+    names = [f"{dataset.class_names[split.labels[index]]}  {split.ids[index]}" for index in chosen]
+    return names, np.stack([split.images[index] for index in chosen])
+
+
+def _output(given, stem):
+    if given is None:
+        suffixes = itertools.chain([""], (f"-{number}" for number in itertools.count(2)))
+        places = (Path(f"preview-{stem}{suffix}.png") for suffix in suffixes)
+        return next(place for place in places if not place.exists())
+    if Path(given).exists():
+        raise UserError(f"--output={given} exists; choose another name, or delete it")
+    if Path(given).suffix.lower() != ".png":
+        raise UserError(f"--output={given} must end in .png")
+    return Path(given)
+
+
+def _save_each(folder, names, originals, versions):
+    for row, name in enumerate(names):
+        stem = f"{row + 1:02}-{''.join(c if c.isalnum() else '-' for c in Path(name).stem)[:60]}"
+        _save(_picture(originals[row]), folder / f"{stem}-original.png")
+        for number, image in enumerate(versions[:, row], start=1):
+            _save(_picture(image), folder / f"{stem}-{number:02}.png")
+
+
+def _save(picture, path):
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        picture.save(path)
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror or error}; choose another place") from error
+
+
+def _picture(image):
+    from PIL import Image
+
+    return Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
+
+
+def _shortened(text, draw, font, width):
+    while len(text) > 1 and draw.textlength(text, font) > width:
+        text = text[:-2] + "…"
+    return text
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run_tool(main))
