@@ -118,8 +118,8 @@ def _cifar10_table(root: Path) -> list[str]:
     if not runs:
         return []
     head = [
-        "CIFAR-10: test accuracy on the 10,000 test images, mean ± standard deviation over seeds; time is the median of "
-        f"a whole run, from command to result. {_where(runs)} Written by `python scripts/reproduce.py`.",
+        "CIFAR-10: test accuracy on the 10,000 test images, mean ± standard deviation over seeds; time is the median "
+        f"of a whole run, from command to result. {_where(runs)} Written by `python scripts/reproduce.py`.",
         "",
         "| config | what it is | published | test accuracy | seeds | time |",
         "|---|---|---|---|---|---|",
