@@ -64,8 +64,35 @@ def parse(argv: list[str]) -> ConfigDict | None:
     return config
 
 
-def run_tool(main: Callable[[list[str]], int]) -> int:
-    """Calls a tool's `main(argv)` and returns its exit status, telling a `UserError` without a traceback."""
+def parse_flags(argv: list[str], positional: bool = False) -> list[str]:
+    """Parses the flags of a tool that takes no `--config`.
+
+    Args:
+        argv: the command line, program name first. The tool's flags have been defined.
+        positional: whether there may be arguments that are no flags.
+
+    Returns:
+        Those arguments.
+
+    Raises:
+        UserError: an unknown flag, a value that it cannot have, an argument that is not expected.
+    """
+    try:
+        rest = FLAGS(argv)[1:]
+    except flags.Error as error:
+        raise UserError(_one_line(error)) from error
+    if rest and not positional:
+        raise UserError(f"unexpected argument {rest[0]!r}; flags are written --name=value")
+    return rest
+
+
+def run_tool(main: Callable[[list[str]], int], takes_config: bool = True) -> int:
+    """Calls a tool's `main(argv)` and returns its exit status, telling a `UserError` without a traceback.
+
+    Args:
+        main: see `imgclf_jax.main.main`.
+        takes_config: whether the tool has `--config`, of which `--help` then speaks.
+    """
     warnings.simplefilter("default", UserWarning)
     warnings.showwarning = _show_warning
     sys.unraisablehook = _show_unraisable
@@ -74,7 +101,7 @@ def run_tool(main: Callable[[list[str]], int]) -> int:
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # Likewise.
     argv = sys.argv
     if {"--help", "-h", "-help"} & set(argv[1:]):
-        return _help(main)
+        return _help(main, takes_config)
     try:
         return main(argv)
     except UserError as error:
@@ -135,11 +162,12 @@ def _told(error):
     return f"{type(error).__name__}: {_reason(error)}"
 
 
-def _help(main):
+def _help(main, takes_config):
     print(sys.modules[main.__module__].__doc__)
     sys.modules[main.__module__].define_flags()
     print(FLAGS.module_help(sys.modules[main.__module__]) or FLAGS.main_module_help())
-    print("\nEvery field of the config can be overridden: --config.train.epochs=3. Fields: imgclf_jax/config.py")
+    if takes_config:
+        print("\nEvery field of the config can be overridden: --config.train.epochs=3. Fields: imgclf_jax/config.py")
     return 0
 
 

@@ -41,8 +41,10 @@ def main() -> None:
         print(json.dumps(answer), flush=True)
 
 
-def run(argv: list[str], cwd: str, env: dict[str, str], out: str, err: str, stuck: str, hooks: list[list]) -> None:
-    """`python -m imgclf_jax.main ARGV` with its output in files, after calling functions of `hooks`."""
+def run(
+    argv: list[str], cwd: str, env: dict[str, str], out: str, err: str, stuck: str, hooks: list[list], module: str
+) -> None:
+    """`python -m MODULE ARGV` with its output in files, after calling functions of `hooks`."""
     new = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
     for descriptor, path, mode in ((0, os.devnull, os.O_RDONLY), (1, out, new), (2, err, new)):
         os.dup2(os.open(path, mode), descriptor)
@@ -50,11 +52,11 @@ def run(argv: list[str], cwd: str, env: dict[str, str], out: str, err: str, stuc
     faulthandler.dump_traceback_later(WATCHDOG_SECONDS, exit=True, file=os.open(stuck, new))
     os.chdir(cwd)
     os.environ.update(env)
-    sys.argv = [str(Path(imgclf_jax.__file__).with_name("main.py")), *argv]
+    sys.argv = [str(Path(imgclf_jax.__file__).with_name(f"{module.rpartition('.')[2]}.py")), *argv]
     for name, *arguments in hooks:
         getattr(available_hooks, name)(*arguments)
-    sys.modules.pop("imgclf_jax.main", None)
-    runpy.run_module("imgclf_jax.main", run_name="__main__", alter_sys=True)
+    sys.modules.pop(module, None)
+    runpy.run_module(module, run_name="__main__", alter_sys=True)
 
 
 if __name__ == "__main__":

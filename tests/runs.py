@@ -67,14 +67,21 @@ def environment() -> dict[str, str]:
 
 
 class Runner:
-    """Starts `python -m imgclf_jax.main` by forking a process that has everything imported."""
+    """Starts `python -m imgclf_jax.main`, or another tool, by forking a process that has everything imported."""
 
     def __init__(self, folder: Path):
         self._folder = folder
         self._count = 0
         self._server: subprocess.Popen[str] | None = None
 
-    def __call__(self, *arguments: Any, hooks: Any = (), cwd: Path = ROOT, env: dict[str, str] | None = None) -> Done:
+    def __call__(
+        self,
+        *arguments: Any,
+        hooks: Any = (),
+        cwd: Path = ROOT,
+        env: dict[str, str] | None = None,
+        module: str = "imgclf_jax.main",
+    ) -> Done:
         """Runs to the end.
 
         Args:
@@ -82,8 +89,9 @@ class Runner:
             hooks: (name of a function in `hooks`, its arguments ...), called before the run.
             cwd: the working directory.
             env: environment variables to set.
+            module: the tool.
         """
-        return self._finish(self._start(arguments, hooks, cwd, env))
+        return self._finish(self._start(arguments, hooks, cwd, env, module))
 
     def together(self, *arguments: Any, processes: int, hooks: dict[int, Any] | None = None) -> list[Done]:
         """Runs several processes of one job, with `hooks` in those that are named, until all of them have ended."""
@@ -97,7 +105,7 @@ class Runner:
         ]
         return [self._finish(run) for run in started]
 
-    def _start(self, arguments, hooks, cwd, env):
+    def _start(self, arguments, hooks, cwd, env, module="imgclf_jax.main"):
         self._count += 1
         out, err, stuck = (self._folder / f"{self._count}.{name}" for name in ("out", "err", "stuck"))
         pid = self._ask(
@@ -108,6 +116,7 @@ class Runner:
             err=str(err),
             stuck=str(stuck),
             hooks=list(hooks),
+            module=module,
         )["pid"]
         return pid, arguments, out, err, stuck
 
