@@ -14,6 +14,8 @@ from imgclf_jax import augment, preview
 from imgclf_jax.errors import UserError
 from imgclf_jax.rng import stream
 
+pytest_plugins = ["run_fixtures"]
+
 FLIPPED = {"augment.flip": True, "augment.crop": (6, 5), "augment.brightness": 0.2}
 
 
