@@ -156,21 +156,21 @@ def _bad(listing, reasons):
 
 def _under_two_classes(listing, groups):
     return Problem(
-        f"{listing.root}: {len(groups)} photos are there under two classes; delete what is wrong, or leave all of them "
-        f"out with data.on_bad=skip{_equal(listing, groups)}",
-        f"{listing.name}: {len(groups)} photos are there under two classes and are left out, e.g. "
+        f"{listing.root}: photos that are there under two classes: {len(groups)}; delete what is wrong, or leave all "
+        f"of them out with data.on_bad=skip{_equal(listing, groups)}",
+        f"{listing.name}: photos left out because they are there under two classes: {len(groups)}, e.g. "
         f"{_chain(listing, groups[0])}",
     )
 
 
 def _in_two_splits(listing, groups, dropped):
     counts = collections.Counter(listing.files[index].role for group in dropped for index in group)
-    summary = " and ".join(f"{counts[role]} of {role}" for role in splits.ROLES if counts[role])
+    summary = " and ".join(f"{counts[role]} ({role})" for role in splits.ROLES if counts[role])
     return Problem(
-        f"{listing.root}: {len(groups)} photos are in two splits, which makes what is measured meaningless; delete one "
-        "of each, or leave those for training (for validation, if the other one is for the test) out with "
+        f"{listing.root}: photos that are in two splits, where what is measured means nothing: {len(groups)}; delete "
+        "one of each, or leave those for training (for validation, if the other one is for the test) out with "
         f"data.on_bad=skip{_equal(listing, groups)}",
-        f"{listing.name}: {len(groups)} photos are in two splits; {summary} are left out, e.g. "
+        f"{listing.name}: photos left out because a later split has them as well: {summary}, e.g. "
         f"{_chain(listing, groups[0])}",
     )
 

@@ -113,7 +113,7 @@ def _open(encoded: bytes) -> Image.Image:
     except Image.UnidentifiedImageError as e:
         if any(encoded.startswith(start) for starts in _FORMATS.values() for start in starts):
             raise BadPhoto("truncated, damaged or of an unusual kind: its header cannot be read") from e
-        raise BadPhoto(f"no image of a known format ({', '.join(_FORMATS)})") from e
+        raise BadPhoto(f"no image of a known format: {', '.join(_FORMATS)}") from e
     if Image.MAX_IMAGE_PIXELS and image.width * image.height > Image.MAX_IMAGE_PIXELS:
         raise BadPhoto(_too_large())
     image.load()
