@@ -109,8 +109,14 @@ def validate(config: ConfigDict) -> tuple[Plan, data.Info]:
 
 
 def plan(config: ConfigDict, counts: dict[str, int]) -> Plan:
-    """Durations in steps, for splits ("train", "valid", ...) of `counts` examples. The config must be valid."""
+    """Durations in steps, for splits ("train", "valid", ...) of `counts` examples. The config must be valid.
+
+    Raises:
+        UserError: the training split turned out smaller than a batch, for photos were left out or it is the sample's.
+    """
     train_count = counts["train"]
+    if problems := _epoch(config, train_count):
+        raise UserError(problems[0])
     epoch = sampling.steps_per_epoch(train_count, config.train.batch_size, config.train.last_batch)
     every = _steps(config.eval.every_steps, config.eval.every_epochs, epoch)
     return Plan(

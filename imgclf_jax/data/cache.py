@@ -10,7 +10,9 @@ import json
 import logging
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import BinaryIO, TypeVar
 
 import numpy as np
 
@@ -21,6 +23,8 @@ from imgclf_jax.errors import UserError
 
 _FORMAT = 1  # of the files below; raise it when decoding or their layout changes
 _FOLDER = ".imgclf_jax"  # hidden: data set tools list the folders beside it as data sets
+
+Kept = TypeVar("Kept")
 
 _log = logging.getLogger(__name__)
 
@@ -53,24 +57,61 @@ def load(
         UserError: a record file is damaged, or no cache can be written.
     """
     name = f"{stored.name}-{stored.version}-{split.name}-{_key(stored, split, image_shape)}"
+    return keep(
+        name,
+        root,
+        stored.name,
+        lambda folder: _open(folder, image_shape),
+        lambda folder: _write(folder, stored, split, image_shape, progress),
+    )
+
+
+def keep(
+    name: str,
+    root: Path | None,
+    data_name: str,
+    open_cache: Callable[[Path], Kept | None],
+    write: Callable[[Path], None],
+) -> Kept:
+    """Opens a cache, after making it if need be; it appears whole or not at all.
+
+    Args:
+        name: of its folder, which stands for everything that its content depends on.
+        root: the data directory; None keeps the cache out of it.
+        data_name: what the data is called, for messages.
+        open_cache: the content of a folder, or None when it is not there or not whole.
+        write: writes the content into a new folder.
+
+    Raises:
+        UserError: no cache can be written; and what `write` raises.
+    """
     folders = [place / name for place in places(root)]
     for folder in folders:
-        if (found := _open(folder, image_shape)) is not None:
+        if (found := open_cache(folder)) is not None:
             return found
         if folder.exists():
             _log.warning("the cache %s is damaged: decoding the data again", folder)
     reasons = []
     for folder in folders:
         try:
-            return _build(folder, stored, split, image_shape, progress)
+            return _build(folder, open_cache, write)
         except OSError as e:
             reasons.append(f"{folder.parent}: {e.strerror or e}")
             if e.errno not in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR):
                 break  # a full disk is for the user to know about, not to be worked around
     raise UserError(
-        f"cannot keep the decoded images of {stored.name} ({'; '.join(reasons)}); free space there, or set "
+        f"cannot keep the decoded images of {data_name} ({'; '.join(reasons)}); free space there, or set "
         "XDG_CACHE_HOME to a folder with space that you can write to"
     )
+
+
+def write_header(f: BinaryIO, shape: tuple[int, ...]) -> None:
+    """Begins an .npy file of uint8 in a plain file: on a full disk a memory map would end the process with a bus error.
+
+    Its length depends on none but the rank, so that it can be written again once the number of images is known.
+    """
+    header = {"descr": "|u1", "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(f, header)
 
 
 def _key(stored: Stored, split: StoredSplit, image_shape: tuple[int, int, int]) -> str:
@@ -101,11 +142,9 @@ def _open(folder: Path, image_shape: tuple[int, int, int]) -> Decoded | None:
     return Decoded(Split(images, labels, ids), digest)
 
 
-def _build(
-    folder: Path, stored: Stored, split: StoredSplit, image_shape: tuple[int, int, int], progress: Progress
-) -> Decoded:
+def _build(folder: Path, open_cache: Callable[[Path], Kept | None], write: Callable[[Path], None]) -> Kept:
     with atomic.temporary_folder(folder.parent) as temporary:
-        _write(temporary, stored, split, image_shape, progress)
+        write(temporary)
         for _ in range(3):
             try:
                 temporary.rename(folder)
@@ -113,13 +152,13 @@ def _build(
             except OSError as e:
                 if e.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                     raise
-            if _open(folder, image_shape) is not None:
+            if open_cache(folder) is not None:
                 break  # another process was quicker, with the same content
             shutil.rmtree(folder, ignore_errors=True)
-    decoded = _open(folder, image_shape)
-    if decoded is None:
+    kept = open_cache(folder)
+    if kept is None:
         raise OSError(errno.EIO, "the files read back differ from what was written")
-    return decoded
+    return kept
 
 
 def _write(
@@ -130,9 +169,7 @@ def _write(
     all_labels, all_ids = [], []
     doing = f"decoding {stored.name} {split.name}"
     with (folder / "images.npy").open("wb") as f:
-        # Written as a plain file: on a full disk a memory map would end the process with a bus error.
-        header = {"descr": "|u1", "fortran_order": False, "shape": (count, *image_shape)}
-        np.lib.format.write_array_header_1_0(f, header)
+        write_header(f, (count, *image_shape))
         for images, labels, ids in records.read_split(stored, split, image_shape):
             pixels = images.tobytes()
             f.write(pixels)

@@ -5,6 +5,7 @@ import ctypes
 import io
 import logging
 import re
+import stat
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -61,14 +62,21 @@ def read(
         BadPhoto: it cannot be read, is empty, damaged or no image, has more pixels than Pillow takes for harmless
             (`PIL.Image.MAX_IMAGE_PIXELS`), or has pixels that are not colours.
     """
-    try:
-        content = file if isinstance(file, bytes) else file.read_bytes()
-    except OSError as e:
-        raise BadPhoto(f"cannot be read: {e.strerror or e}") from e
-    image = _attempt(lambda: _convert(_turn(_open(content)), _MODES[channels]))
+    encoded = file if isinstance(file, bytes) else content(file)
+    image = _attempt(lambda: _convert(_turn(_open(encoded)), _MODES[channels]))
     if image_size is not None:
         image = fit(image, image_size, resize)
     return np.asarray(image).reshape(image.height, image.width, channels)
+
+
+def content(file: Path) -> bytes:
+    """What is in a file; raises `BadPhoto` when it cannot be read."""
+    try:
+        if not stat.S_ISREG(file.stat().st_mode):
+            raise BadPhoto("no ordinary file")  # A pipe, say, would have us wait for ever.
+        return file.read_bytes()
+    except OSError as e:
+        raise BadPhoto(f"cannot be read: {e.strerror or e}") from e
 
 
 def fit(image: Image.Image, image_size: tuple[int, int], resize: str) -> Image.Image:
@@ -90,22 +98,22 @@ def fit(image: Image.Image, image_size: tuple[int, int], resize: str) -> Image.I
     return image.resize((width, height), Image.Resampling.BILINEAR, box=box)  # antialiases when it shrinks
 
 
-def _open(content: bytes) -> Image.Image:
+def _open(encoded: bytes) -> Image.Image:
     """The decoded image; its header is looked at first."""
-    if not content:
+    if not encoded:
         raise BadPhoto("an empty file")
     # Whatever Pillow warns of either makes no difference or is an error below. Filters are the process's, so that
     # setting them for a while would not be safe with several threads, and others may have set them back.
     if _PILLOW not in warnings.filters:
         warnings.filterwarnings("ignore", module=r"PIL\.")
     try:
-        image: Image.Image = Image.open(io.BytesIO(content), formats=tuple(_FORMATS))
+        image: Image.Image = Image.open(io.BytesIO(encoded), formats=tuple(_FORMATS))
     except Image.DecompressionBombError as e:
         raise BadPhoto(_too_large()) from e
     except Image.UnidentifiedImageError as e:
-        if any(content.startswith(start) for starts in _FORMATS.values() for start in starts):
+        if any(encoded.startswith(start) for starts in _FORMATS.values() for start in starts):
             raise BadPhoto("truncated, damaged or of an unusual kind: its header cannot be read") from e
-        raise BadPhoto(f"no image of a known format ({', '.join(_FORMATS)})") from e
+        raise BadPhoto(f"no image of a known format: {', '.join(_FORMATS)}") from e
     if Image.MAX_IMAGE_PIXELS and image.width * image.height > Image.MAX_IMAGE_PIXELS:
         raise BadPhoto(_too_large())
     image.load()

@@ -83,14 +83,16 @@ def _read_shard(path: Path, length: int) -> Iterator[list[Any]]:
 def _decoder(image_shape: tuple[int, int, int], resize: bool) -> Callable[[bytes], np.ndarray]:
     from PIL import Image
 
+    from imgclf_jax.data import photos
+
     height, width, channels = image_shape
 
     def decode(encoded: bytes) -> np.ndarray:
         image: Image.Image = Image.open(io.BytesIO(encoded))
         if image.mode != _MODES[channels]:
             image = image.convert(_MODES[channels])
-        if resize and image.size != (width, height):
-            image = image.resize((width, height), Image.Resampling.BILINEAR)  # antialiases when it shrinks
+        if resize:
+            image = photos.fit(image, (height, width), "stretch")
         array = np.asarray(image).reshape(image.size[1], image.size[0], channels)
         if array.shape != image_shape:
             raise ValueError(f"an image of shape {array.shape}, {image_shape} expected")

@@ -1,0 +1,148 @@
+"""Photos read once: their contents' hashes, what is wrong with the bad ones, and, where they are to stay, their pixels.
+
+Every list of files, with their sizes and times, has caches of its own, so that none is ever out of date.
+"""
+
+import collections
+import concurrent.futures
+import dataclasses
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from imgclf_jax.data import atomic, cache, photos
+from imgclf_jax.data.folder_layout import Listing
+from imgclf_jax.data.types import Progress
+
+_FORMAT = 1  # of the files below; raise it when decoding or their layout changes
+_AHEAD = 4  # photos a thread that may wait to be written
+_EVERY = 32  # photos between two reports of progress
+
+_One = tuple[str, str, np.ndarray | None]  # hash, reason, pixels
+
+
+@dataclasses.dataclass(frozen=True)
+class Seen:
+    """What reading the files of a listing has shown, in its order.
+
+    Attributes:
+        hashes: SHA-256 (hex) of each file's content; "" where it cannot be read.
+        reasons: why a file is no photo; "" where it is one.
+    """
+
+    hashes: tuple[str, ...]
+    reasons: tuple[str, ...]
+
+
+def decoded(listing: Listing, resize: str, progress: Progress) -> tuple[Seen, np.ndarray]:
+    """The photos of a listing, decoded, in its order and without the bad ones; the first call decodes and keeps them.
+
+    Returns:
+        What was seen, and uint8 [N, H, W, 3], mapped into memory.
+
+    Raises:
+        UserError: no cache can be written.
+    """
+    shape = (*listing.image_size, 3)
+    key = _key(listing)
+
+    def open_cache(folder: Path) -> tuple[Seen, np.ndarray] | None:
+        seen = _open(folder / "seen.json", listing)
+        if seen is None:
+            return None
+        count = seen.reasons.count("")
+        try:
+            images = np.load(folder / "images.npy", mmap_mode="r" if count else None)
+        except (OSError, ValueError, EOFError):
+            return None
+        return (seen, images) if images.shape == (count, *shape) else None
+
+    def write(folder: Path) -> None:
+        seen: list[tuple[str, str]] = []
+        count = 0
+        with (folder / "images.npy").open("wb") as f:
+            cache.write_header(f, (len(listing.files), *shape))
+            for digest, reason, image in _read(listing, resize, progress):
+                seen.append((digest, reason))
+                if image is not None:
+                    f.write(image.tobytes())
+                    count += 1
+            f.seek(0)
+            cache.write_header(f, (count, *shape))
+        (folder / "seen.json").write_text(json.dumps(seen))
+
+    name = f"photos-{shape[0]}x{shape[1]}-{resize}-{key}"
+    return cache.keep(name, listing.root, listing.name, open_cache, write)
+
+
+def examined(listing: Listing, resize: str, progress: Progress) -> Seen:
+    """What reading the files of a listing shows; keeps no pixels. Only the first call reads them."""
+    key = _key(listing)
+    name = f"photos-{key}.json"
+    places = cache.places(listing.root)
+    for place in places:
+        for path in (place / name, *place.glob(f"photos-*-{key}/seen.json")):
+            if (seen := _open(path, listing)) is not None:
+                return seen
+    found = [(digest, reason) for digest, reason, _ in _read(listing, resize, progress)]
+    atomic.write_text_if_possible(places[0] / name, json.dumps(found))
+    return _seen(found)
+
+
+def _key(listing: Listing) -> str:
+    digest = hashlib.sha256(json.dumps(_FORMAT).encode())
+    for file in listing.files:
+        try:
+            stat = (listing.root / file.path).stat()
+            digest.update(json.dumps([file.path, stat.st_size, stat.st_mtime_ns]).encode())
+        except OSError:
+            digest.update(json.dumps([file.path, "missing"]).encode())
+    return digest.hexdigest()[:16]
+
+
+def _open(path: Path, listing: Listing) -> Seen | None:
+    """What was seen before; None when it was not kept, is damaged, or a file that could not be read now can."""
+    try:
+        seen = _seen(json.loads(path.read_text()))
+    except (OSError, ValueError, TypeError):
+        return None
+    if len(seen.hashes) != len(listing.files):
+        return None
+    unread = (file.path for file, digest in zip(listing.files, seen.hashes, strict=True) if not digest)
+    return None if any(os.access(listing.root / path, os.R_OK) for path in unread) else seen
+
+
+def _seen(pairs: list[tuple[str, str]]) -> Seen:
+    return Seen(tuple(str(digest) for digest, _ in pairs), tuple(str(reason) for _, reason in pairs))
+
+
+def _read(listing: Listing, resize: str, progress: Progress) -> Iterator[_One]:
+    """Reads and decodes all files with several threads; yields in their order, of few at a time the pixels."""
+
+    def one(path: str) -> _One:
+        digest = ""
+        try:
+            content = photos.content(listing.root / path)
+            digest = hashlib.sha256(content).hexdigest()
+            return digest, "", photos.read(content, listing.image_size, resize)
+        except photos.BadPhoto as e:
+            return digest, str(e), None
+
+    total = len(listing.files)
+    doing = f"decoding {listing.name}"
+    threads = min(32, os.cpu_count() or 1)
+    waiting: collections.deque[concurrent.futures.Future[_One]] = collections.deque()
+    with concurrent.futures.ThreadPoolExecutor(threads) as pool:
+        for done, file in enumerate(listing.files):
+            waiting.append(pool.submit(one, file.path))
+            if len(waiting) > _AHEAD * threads:
+                yield waiting.popleft().result()
+            if done % _EVERY == 0:
+                progress(doing, done - len(waiting) + 1, total)
+        while waiting:
+            yield waiting.popleft().result()
+        progress(doing, total, total)

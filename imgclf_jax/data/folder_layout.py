@@ -1,0 +1,255 @@
+"""Which photos lie in a folder, of which class and in which split, told from the names of folders alone."""
+
+import dataclasses
+import math
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from imgclf_jax import config as configs
+from imgclf_jax.data import splits
+from imgclf_jax.errors import UserError
+
+_ROLES = {"train": "train", "validation": "valid", "valid": "valid", "val": "valid", "test": "test"}
+_NOT_PHOTOS = ("thumbs.db", "desktop.ini")  # of Windows; those of macOS are hidden
+_PHOTO_ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+_LAYOUTS = "DIR/train/CLASS/*, DIR/validation/CLASS/* and DIR/test/CLASS/*, or DIR/CLASS/*"
+
+
+class File(NamedTuple):
+    """A file that is taken for a photo.
+
+    Attributes:
+        role: "train", "valid" or "test"; "" where the folders say nothing about splits.
+        label: of its class.
+        path: relative to the folder, with forward slashes.
+    """
+
+    role: str
+    label: int
+    path: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Listing:
+    """The photos of a folder, by role, class and path.
+
+    Attributes:
+        root: the folder, absolute.
+        class_names: by label; sorted.
+        image_size: (height, width) that is configured.
+        fractions: of the photos that are for training, validation and test; None where their folders say it.
+        files: ordered by role ('train', 'valid', 'test'), label and path.
+    """
+
+    root: Path
+    class_names: tuple[str, ...]
+    image_size: tuple[int, int]
+    fractions: tuple[float, float, float] | None
+    files: tuple[File, ...]
+
+    @property
+    def name(self) -> str:
+        """The folder's name."""
+        return self.root.name or str(self.root)
+
+
+def look(config_data: Any) -> Listing:
+    """Finds the photos of the folder `config_data.dir`; opens none.
+
+    Raises:
+        UserError: everything that is wrong with the folder and with the settings, a line each.
+    """
+    problems = _settings(config_data)
+    files: tuple[File, ...] = ()
+    class_names: tuple[str, ...] = ()
+    has_splits = False
+    root = Path(config_data.dir).expanduser().absolute()
+    if not config_data.dir:
+        problems.append("data.dir is empty; set it to the folder that holds the photos, e.g. --config.data.dir=photos")
+    elif not root.is_dir():
+        is_file = root.exists()
+        problems.append(f"data.dir={config_data.dir!r}: {'is a file' if is_file else 'there is no such folder'}")
+    else:
+        has_splits, class_names, files, wrong = _list(root)
+        problems += [f"data.dir={config_data.dir!r}: {problem}" for problem in wrong]
+    if has_splits and tuple(config_data.split) != tuple(configs.default().data.split):
+        problems.append(
+            f"data.split={tuple(config_data.split)} does not apply: the folder train/ in data.dir says what is for "
+            "training; leave it out"
+        )
+    if problems:
+        raise UserError("\n".join(problems))
+    height, width = config_data.image_size
+    fractions = None if has_splits else tuple(float(fraction) for fraction in config_data.split)
+    return Listing(root, class_names, (int(height), int(width)), fractions, files)  # type: ignore[arg-type]
+
+
+def shown(name: str) -> str:
+    """A file's name as it can be printed: names may hold line breaks and bytes that are no text."""
+    return name if name.isprintable() else ascii(name)
+
+
+def _settings(config_data):
+    problems = []
+    size = tuple(config_data.image_size or ())
+    example = "--config.data.image_size='(64, 64)'"
+    if not size:
+        problems.append(f"data.image_size is not set; photos differ in size: give (height, width), e.g. {example}")
+    elif len(size) != 2 or any(not isinstance(side, int) or side < 1 for side in size):
+        problems.append(f"data.image_size={size}: must be two whole positive numbers, (height, width), e.g. {example}")
+    split = tuple(config_data.split)
+    numbers = all(isinstance(part, int | float) and math.isfinite(part) for part in split)
+    if len(split) != 3 or not numbers or min(split) < 0 or split[0] <= 0 or abs(sum(split) - 1) > 1e-6:
+        problems.append(
+            f"data.split={split}: must be the fractions for training (above 0), validation and test, with the sum 1, "
+            "e.g. (0.7, 0.15, 0.15)"
+        )
+    for role in splits.ROLES:
+        name = f"{role}_split"
+        usual = configs.default().data[name]
+        if config_data[name] != usual:
+            problems.append(
+                f"data.{name}={config_data[name]!r} does not apply to photos in folders; use the folders train/, "
+                f"validation/ and test/ or data.split, and leave it at {usual!r}"
+            )
+    return problems
+
+
+def _list(root):
+    """Returns (whether there are folders for splits, class names, files, problems)."""
+    problems: list[str] = []
+    folders, photos = _entries(root, "", problems)
+    parts = [name for name in folders if name.lower() in _ROLES and _entries(root / name, name, problems)[0]]
+    if not parts:
+        problems += _not_classes(root, folders)
+        class_names, files = _classes(root, "", "", folders, photos, problems)
+        if not problems and len(class_names) == 1:
+            problems.append(f"only one class, {shown(class_names[0])}; there must be two or more")
+        return False, class_names, files, problems
+    by_role: dict[str, str] = {}
+    for name in parts:
+        other = by_role.setdefault(_ROLES[name.lower()], name)
+        if other != name:
+            problems.append(f"both {other}/ and {name}/ are there; keep one")
+    if others := [name for name in folders if name not in parts]:
+        problems.append(
+            f"{_slashes(parts)} hold{'s' * (len(parts) == 1)} class folders, but {_slashes(others)} beside "
+            f"{'it' if len(parts) == 1 else 'them'} cannot be a split; photos lie in {_LAYOUTS}"
+        )
+    if "train" not in by_role:
+        problems.append(f"there is {_slashes(parts)}, but no train/ with class folders in it")
+        return True, (), (), problems
+    all_files: list[File] = []
+    class_names = ()
+    for role in splits.ROLES:
+        if role not in by_role:
+            continue
+        part = by_role[role]
+        inside, photos = _entries(root / part, part, [])
+        if role == "train":
+            class_names = tuple(inside)
+            if len(inside) == 1:
+                problems.append(f"only one class in {part}/, {shown(inside[0])}; there must be two or more")
+        for text, names in (
+            ("lacks the classes", sorted(set(class_names) - set(inside))),
+            ("has classes that are not for training:", sorted(set(inside) - set(class_names))),
+        ):
+            if names:
+                problems.append(f"{part}/ {text} {_names(names)}; all splits must have the same classes")
+        labels = {name: label for label, name in enumerate(class_names)}
+        found = _classes(root, part, role, inside, photos, problems)[1]
+        all_files += [file._replace(label=labels.get(inside[file.label], 0)) for file in found]
+    return True, class_names, tuple(all_files), problems
+
+
+def _classes(root, part, role, folders, photos, problems):
+    """Returns the class names and the files of the classes that are the folders of `root`/`part`."""
+    prefix = f"{part}/" if part else ""
+    if photos:
+        problems.append(
+            f"{len(photos)} photos in {prefix or 'the folder itself'} belong to no class, e.g. {shown(photos[0])}; "
+            "move them into class folders"
+        )
+    if not folders and not part:
+        problems.append(f"there are no class folders in it; photos lie in {_LAYOUTS}")
+    if unprintable := [name for name in folders if not name.isprintable()]:
+        problems.append(f"the class folders {_names(unprintable)} have names that cannot be printed; rename them")
+    files = [
+        File(role, label, path)
+        for label, name in enumerate(folders)
+        for path in _files(root / part / name, f"{prefix}{name}", problems)
+    ]
+    full = {file.label for file in files}
+    if empty := [f"{prefix}{name}" for label, name in enumerate(folders) if label not in full]:
+        what = f"there are no photos in {prefix or 'it'}" if not full else f"no photo in {_slashes(empty)}"
+        problems.append(f"{what}; fill the class folders, or delete them")
+    return tuple(folders), tuple(files)
+
+
+def _not_classes(root, folders):
+    """What speaks against taking the folders of `root` for classes."""
+    if folders and all(name.lower() in _ROLES for name in folders):
+        return [f"there are no class folders in {_slashes(folders)}; photos lie in {_LAYOUTS}"]
+    inside = [_entries(root / name, name, []) for name in folders]
+    if len(folders) > 1 and all(len(below) > 1 and below == inside[0][0] and not photos for below, photos in inside):
+        return [
+            f"{_slashes(folders)} hold the same folders, {_slashes(inside[0][0])}, as splits do and classes do not; if "
+            "they are splits call them train, validation and test"
+        ]
+    return []
+
+
+def _entries(folder, name, problems):
+    """The folders in a folder and the photos beside them, sorted; what is hidden does not count."""
+    try:
+        with os.scandir(folder) as entries:
+            visible = [entry for entry in entries if not _ignored(entry.name)]
+    except OSError as e:
+        problems.append(f"{shown(name) or 'it'} cannot be read: {e.strerror or e}")
+        return [], []
+    photos = [e.name for e in visible if e.name.lower().endswith(_PHOTO_ENDINGS) and not _is_folder(e)]
+    return sorted(entry.name for entry in visible if _is_folder(entry)), sorted(photos)
+
+
+def _files(folder, name, problems):
+    """Paths of the files in a folder and in those below it, beginning with `name`; sorted."""
+    found = []
+    # With the folders above, for a link to one of them would lead round and round.
+    waiting: list[tuple[Any, str, tuple[str, ...]]] = [(folder, name, (os.path.realpath(folder),))]
+    while waiting:
+        folder, name, above = waiting.pop()
+        try:
+            with os.scandir(folder) as entries:
+                for entry in entries:
+                    path = f"{name}/{entry.name}"
+                    if _ignored(entry.name):
+                        continue
+                    if not _is_folder(entry):
+                        found.append(path)
+                    elif (real := os.path.realpath(entry.path)) not in above:
+                        waiting.append((entry.path, path, (*above, real)))
+        except OSError as e:
+            problems.append(f"{shown(name)}/ cannot be read: {e.strerror or e}")
+    return sorted(found)
+
+
+def _is_folder(entry):
+    try:
+        return entry.is_dir()
+    except OSError:  # A link that leads to itself: opening it will say so.
+        return False
+
+
+def _ignored(name):
+    return name.startswith(".") or name.lower() in _NOT_PHOTOS
+
+
+def _slashes(names: Iterable[str]) -> str:
+    return _names([f"{name}/" for name in names])
+
+
+def _names(names, most=8):
+    listed = ", ".join(shown(name) for name in names[:most])
+    return listed + (f" and {len(names) - most} more" if len(names) > most else "")
