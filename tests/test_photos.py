@@ -72,6 +72,12 @@ def test_of_several_images_in_a_file_the_first_is_taken(kind):
     np.testing.assert_array_equal(photos.read(encoded, None), first)
 
 
+def test_the_two_images_in_one_jpeg_of_some_cameras():
+    buffer = io.BytesIO()
+    Image.fromarray(smooth()).save(buffer, "MPO", quality=95, save_all=True, append_images=[Image.new("RGB", (24, 40))])
+    assert_near(photos.read(buffer.getvalue(), None), smooth(), most=8)
+
+
 def test_one_bit():
     bits = noise(channels=0) > 127
     image = photos.read(encode(Image.fromarray(bits)), None)

@@ -119,8 +119,8 @@ def _open(path: Path, listing: Listing) -> Seen | None:
 
 def _is_final(seen: Seen, listing: Listing) -> bool:
     """Whether no file that could not be read may be readable now."""
-    unread = (file.path for file, digest in zip(listing.files, seen.hashes, strict=True) if not digest)
-    return not any(os.access(listing.root / path, os.R_OK) for path in unread)
+    unread = (listing.root / file.path for file, digest in zip(listing.files, seen.hashes, strict=True) if not digest)
+    return not any(path.is_file() and os.access(path, os.R_OK) for path in unread)
 
 
 def _seen(pairs: list[tuple[str, str]]) -> Seen:
