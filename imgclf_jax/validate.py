@@ -102,7 +102,8 @@ def validate(config: ConfigDict) -> tuple[Plan, data.Info]:
         elif not any("batch_size" in problem or "last_batch" in problem for problem in problems):
             problems += _epoch(config, info.split_sizes["train"])
         if config.eval.report == "best" and "valid" not in info.split_sizes:
-            problems.append('eval.report="best" needs a validation split; set data.valid_split or eval.report="last"')
+            how = "add photos for validation" if config.data.source == "folder" else "set data.valid_split"
+            problems.append(f'eval.report="best" needs a validation split; {how} or set eval.report="last"')
     if problems or info is None:
         raise UserError("\n".join(problems))
     return plan(config, info.split_sizes), info

@@ -9,6 +9,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -76,6 +77,9 @@ def decoded(listing: Listing, resize: str, progress: Progress) -> tuple[Seen, np
         (folder / "seen.json").write_text(json.dumps(seen))
 
     name = f"photos-{shape[0]}x{shape[1]}-{resize}-{key}"
+    for place in cache.places(listing.root):
+        if (before := _open(place / name / "seen.json", listing)) and not _is_final(before, listing):
+            shutil.rmtree(place / name, ignore_errors=True)
     return cache.keep(name, listing.root, listing.name, open_cache, write)
 
 
@@ -86,7 +90,7 @@ def examined(listing: Listing, resize: str, progress: Progress) -> Seen:
     places = cache.places(listing.root)
     for place in places:
         for path in (place / name, *place.glob(f"photos-*-{key}/seen.json")):
-            if (seen := _open(path, listing)) is not None:
+            if (seen := _open(path, listing)) and _is_final(seen, listing):
                 return seen
     found = [(digest, reason) for digest, reason, _ in _read(listing, resize, progress)]
     atomic.write_text_if_possible(places[0] / name, json.dumps(found))
@@ -105,15 +109,18 @@ def _key(listing: Listing) -> str:
 
 
 def _open(path: Path, listing: Listing) -> Seen | None:
-    """What was seen before; None when it was not kept, is damaged, or a file that could not be read now can."""
+    """What was seen before; None when it was not kept or is damaged."""
     try:
         seen = _seen(json.loads(path.read_text()))
     except (OSError, ValueError, TypeError):
         return None
-    if len(seen.hashes) != len(listing.files):
-        return None
-    unread = (file.path for file, digest in zip(listing.files, seen.hashes, strict=True) if not digest)
-    return None if any(os.access(listing.root / path, os.R_OK) for path in unread) else seen
+    return seen if len(seen.hashes) == len(listing.files) else None
+
+
+def _is_final(seen: Seen, listing: Listing) -> bool:
+    """Whether no file that could not be read may be readable now."""
+    unread = (listing.root / file.path for file, digest in zip(listing.files, seen.hashes, strict=True) if not digest)
+    return not any(path.is_file() and os.access(path, os.R_OK) for path in unread)
 
 
 def _seen(pairs: list[tuple[str, str]]) -> Seen:

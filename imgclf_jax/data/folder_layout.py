@@ -169,7 +169,7 @@ def _classes(root, part, role, folders, photos, problems):
     prefix = f"{part}/" if part else ""
     if photos:
         problems.append(
-            f"{len(photos)} photos in {prefix or 'the folder itself'} belong to no class, e.g. {shown(photos[0])}; "
+            f"photos in {prefix or 'the folder itself'} belong to no class: {len(photos)}, e.g. {shown(photos[0])}; "
             "move them into class folders"
         )
     if not folders and not part:
