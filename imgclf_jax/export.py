@@ -18,6 +18,7 @@ Nothing of this package and nothing of Flax is needed to use it, only `pip insta
 The versions of JAX that can read it: the one that wrote it and those of at least the six months after it.
 """
 
+import importlib.util
 import json
 import sys
 import zipfile
@@ -57,6 +58,8 @@ def main(argv: list[str]) -> int:
         problems += output.problems(Path(FLAGS.output))
     else:
         problems.append("--output is missing; for example --output=model.zip")
+    if importlib.util.find_spec("flatbuffers") is None:  # which jax.export writes with, and JAX does not depend on
+        problems.append("the package flatbuffers is missing; pip install flatbuffers")
     if problems:
         raise UserError("\n".join(problems))
 
@@ -84,9 +87,6 @@ def serialize(network: "Trained") -> bytes:
 
     Evaluation has no code that differs between platforms: what does (`imgclf_jax.models.conv`, `.conv_pool`) are
     gradients, and batch normalisation takes no means here.
-
-    Raises:
-        UserError: the package that `jax.export` writes with is not installed.
     """
     import jax
     import jax.export
@@ -109,8 +109,6 @@ def serialize(network: "Trained") -> bytes:
     try:
         exported = jax.export.export(jax.jit(predict), platforms=PLATFORMS)(images)
         return bytes(exported.serialize())
-    except ImportError as error:
-        raise UserError("export needs the package flatbuffers; pip install flatbuffers") from error
     finally:
         jax.config.update("jax_traceback_in_locations_limit", frames)
 
