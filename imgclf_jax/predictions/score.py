@@ -41,7 +41,9 @@ class Score:
         correct = int(self.confusion.trace())
         line = f"{correct} / {self.count} correct, {correct / self.count:.4f}"
         if files > self.count:
-            line += f"\n{files - self.count} of {files} files are not scored: none of their folders is named like a class"
+            line += (
+                f"\n{files - self.count} of {files} files are not scored: none of their folders is named like a class"
+            )
         details = self._table(width) if len(self.class_names) <= MOST_CLASSES else self._worst()
         return "\n".join([line, *(["", *details] if details else [])]) + "\n"
 
