@@ -142,8 +142,10 @@ def _check_file(path):
 
 
 def _show_unraisable(unraisable):
-    # When a checkpoint cannot be written, its other writes, in C++, find nobody left to tell that they failed as well.
-    if str(unraisable.exc_value) != "Event loop is closed":
+    # When a checkpoint cannot be written, its other writes, in C++, find nobody left to tell that they failed as well;
+    # when it cannot be read, its other reads are given up, and say so at a length of a thousand lines.
+    given_up = getattr(getattr(unraisable.object, "cr_code", None), "co_filename", "")
+    if str(unraisable.exc_value) != "Event loop is closed" and "orbax" not in Path(given_up).parts:
         sys.__unraisablehook__(unraisable)
 
 

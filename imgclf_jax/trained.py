@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from imgclf_jax import augment, checkpoint, compiler, data, inputs, parallel, workdir
+from imgclf_jax import augment, checkpoint, compiler, data, inputs, models, optim, parallel, workdir
 from imgclf_jax.errors import UserError
 from imgclf_jax.experiment import Experiment, build, template
 from imgclf_jax.validate import plan as make_plan
@@ -84,6 +84,26 @@ def load(
     return Trained(
         folder, settings, record, step, experiment(normalize), variables, normalize, class_names, image_shape
     )
+
+
+def restore(folder: Path, which: str) -> Trained:
+    """`load` for a workdir that somebody may have edited: raises `UserError` for that as well."""
+    if which not in CHECKPOINTS:
+        raise UserError(f"checkpoint={which!r} must be one of {', '.join(map(repr, CHECKPOINTS))}")
+    settings = workdir.load_config(folder)
+    described = check(folder)["data"]
+    if lacking := [name for name in ("class_names", "image_shape") if not described.get(name)]:
+        raise UserError(
+            f"{folder / 'run.json'} lacks {', '.join(lacking)} of the data; give the workdir of another run"
+        )
+    image_shape, classes = tuple(described["image_shape"]), len(described["class_names"])
+    problems = optim.problems(settings.optim) + augment.problems(settings.augment, image_shape)
+    if settings.data.pixels not in inputs.PIXELS:
+        problems.append(f"data.pixels={settings.data.pixels!r} must be one of {', '.join(map(repr, inputs.PIXELS))}")
+    problems += models.problems(settings.model, None if problems else inputs.shape(settings, image_shape), classes)
+    if problems:
+        raise UserError("\n".join(f"{folder / 'config.json'}: {problem}" for problem in problems))
+    return load(folder, which, settings)
 
 
 def check(folder: Path) -> dict[str, Any]:

@@ -1,0 +1,160 @@
+"""A trained network as one file that needs JAX alone: `python -m imgclf_jax.export --workdir=DIR --output=FILE`.
+
+The file is a zip archive, not compressed, of
+
+- `model.stablehlo`: the network with its weights and all that evaluation does before and after it (central crop,
+  normalisation, softmax), serialised by `jax.export` for CPU, CUDA and TPU: images uint8 [batch, H, W, C], as decoded
+  from files, any batch size -> class probabilities float32 [batch, classes];
+- `model.json`: class_names, image_shape (H, W, C), and where it comes from: config, step, accuracies, data, versions.
+
+Nothing of this package and nothing of Flax is needed to use it, only `pip install jax flatbuffers numpy`::
+
+    import jax, jax.export, json, zipfile
+    archive = zipfile.ZipFile("model.zip")
+    network = jax.jit(jax.export.deserialize(archive.read("model.stablehlo")).call)
+    class_names = json.loads(archive.read("model.json"))["class_names"]
+    probabilities = network(images)
+
+The versions of JAX that can read it: the one that wrote it and those of at least the six months after it.
+"""
+
+import importlib.util
+import json
+import sys
+import zipfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from absl import flags
+
+from imgclf_jax import cli
+from imgclf_jax.errors import UserError
+
+if TYPE_CHECKING:  # JAX and what needs it are slow to import: mistakes are told before.
+    from imgclf_jax.trained import Trained
+
+FLAGS = flags.FLAGS
+PLATFORMS = ("cpu", "cuda", "tpu")
+NETWORK, DESCRIPTION = "model.stablehlo", "model.json"
+
+
+def define_flags() -> None:
+    """The flags of this tool."""
+    flags.DEFINE_string("workdir", None, "Folder of the run.")
+    flags.DEFINE_string("output", None, "The new file.")
+    flags.DEFINE_enum(
+        "checkpoint", "reported", ["reported", "last", "best"], "Which one; reported: of the printed test accuracy."
+    )
+
+
+def main(argv: list[str]) -> int:
+    """Parses the command line and exports. Returns the exit status."""
+    define_flags()
+    cli.parse_flags(argv)
+    from imgclf_jax import output  # standard library alone
+
+    problems = [] if FLAGS.workdir else ["--workdir is missing; give the folder that training printed"]
+    if FLAGS.output:
+        problems += output.problems(Path(FLAGS.output))
+    else:
+        problems.append("--output is missing; for example --output=model.zip")
+    if importlib.util.find_spec("flatbuffers") is None:  # which jax.export writes with, and JAX does not depend on
+        problems.append("the package flatbuffers is missing; pip install flatbuffers")
+    if problems:
+        raise UserError("\n".join(problems))
+
+    from imgclf_jax import compiler, trained
+
+    compiler.configure_xla()
+    network = trained.restore(Path(FLAGS.workdir), FLAGS.checkpoint)
+    write(network, Path(FLAGS.output))
+    _show(network, FLAGS.output)
+    return 0
+
+
+def write(network: "Trained", path: Path) -> None:
+    """Writes the file. Raises `UserError` where there is one already or it cannot be written."""
+    from imgclf_jax import output
+
+    content = {NETWORK: serialize(network), DESCRIPTION: json.dumps(describe(network), indent=2).encode()}
+    with output.new_file(path, "wb") as file, zipfile.ZipFile(file, "w") as archive:
+        for name, value in content.items():
+            archive.writestr(zipfile.ZipInfo(name), value)  # with no time in it: the same run, the same bytes
+
+
+def serialize(network: "Trained") -> bytes:
+    """Images uint8 [batch, H, W, C] -> probabilities float32 [batch, classes], as `jax.export` writes it.
+
+    Evaluation has no code that differs between platforms: what does (`imgclf_jax.models.conv`, `.conv_pool`) are
+    gradients, and batch normalisation takes no means here.
+    """
+    import jax
+    import jax.export
+    import numpy as np
+
+    from imgclf_jax import trained
+
+    function = trained.logits(network.config, network.experiment.model)
+    weights = jax.tree.map(np.asarray, (network.variables, network.normalize))
+
+    def predict(images):
+        # Behind the barrier weights are no constants that the compiler computes with: the numbers are `predict`'s.
+        variables, normalize = jax.lax.optimization_barrier(weights)
+        return jax.nn.softmax(function(variables, normalize, images))
+
+    (batch,) = jax.export.symbolic_shape("batch")
+    images = jax.ShapeDtypeStruct((batch, *network.image_shape), np.uint8)
+    frames = jax.config.values["jax_traceback_in_locations_limit"]
+    jax.config.update("jax_traceback_in_locations_limit", 0)  # no names of this machine's folders in the file
+    try:
+        exported = jax.export.export(jax.jit(predict), platforms=PLATFORMS)(images)
+        return bytes(exported.serialize())
+    finally:
+        jax.config.update("jax_traceback_in_locations_limit", frames)
+
+
+def describe(network: "Trained") -> dict[str, Any]:
+    """What `model.json` holds."""
+    from imgclf_jax import config, provenance
+
+    record = network.record
+    reported = network.step == record.get("reported_step")
+    return {
+        "class_names": list(network.class_names),
+        "image_shape": list(network.image_shape),
+        "input": "images uint8 [batch, H, W, C]",
+        "output": "probabilities float32 [batch, classes]",
+        "platforms": list(PLATFORMS),
+        "step": network.step,
+        # Those of another checkpoint would be no accuracies of this network.
+        "results": record.get("results") if reported else None,
+        "data": record["data"],
+        "config": config.to_json(network.config),
+        "trained_with": record.get("provenance"),
+        "exported_with": provenance.collect(),
+    }
+
+
+def _show(network, path):
+    import jax
+
+    from imgclf_jax.console import Console, count
+
+    console = Console()
+    shape = "×".join(map(str, network.image_shape))
+    weights = sum(leaf.size for leaf in jax.tree.leaves(network.variables))
+    console.print(
+        f"wrote {path}, {count(Path(path).stat().st_size)}B: step {network.step}, {weights:,} weights, images {shape}"
+    )
+    console.print("To use it, with `pip install jax flatbuffers numpy` and nothing else:\n")
+    console.print(usage(path))
+
+
+def usage(path: str) -> str:
+    """The lines of Python that load such a file, of the docstring above."""
+    lines = (__doc__ or "").split("::\n\n", maxsplit=1)[1].split("\n\n", maxsplit=1)[0]
+    return lines.replace('"model.zip"', json.dumps(str(path)))
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run_tool(main, takes_config=False))

@@ -1,0 +1,57 @@
+"""Files that a tool writes for its user: whole or not at all, and never over one that is there."""
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from imgclf_jax.errors import UserError
+
+
+def problems(path: Path, flag: str = "--output") -> list[str]:
+    """Why `new_file` would refuse `path`, as a line; to be asked before long work."""
+    if os.path.lexists(path):
+        return [f"{path} exists; choose another {flag} or delete it"]
+    if not path.parent.is_dir():
+        return [f"there is no folder {path.parent}; make it or choose another {flag}"]
+    return []
+
+
+@contextlib.contextmanager
+def new_file(path: Path, mode: str = "w", flag: str = "--output") -> Iterator[Any]:
+    """A file to write to, which appears under its name when the block has ended well.
+
+    Args:
+        path: its name.
+        mode: "w" for text (UTF-8; names of files that are not, come out as they were) or "wb".
+        flag: that the user gave the name with.
+
+    Raises:
+        UserError: there is a file of that name, the folder does not exist, or it cannot be written.
+    """
+    if found := problems(path, flag):
+        raise UserError(found[0])
+    temporary = path.with_name(f".tmp-{os.getpid()}-{path.name}"[:200])
+    text: dict[str, Any] = {} if "b" in mode else {"encoding": "utf-8", "errors": "surrogateescape", "newline": ""}
+    try:
+        try:
+            with temporary.open(mode.replace("w", "x"), **text) as file:
+                yield file
+            _publish(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except FileExistsError as error:
+        raise UserError(f"{path} exists; choose another {flag} or delete it") from error
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror or error}; choose another {flag}") from error
+
+
+def _publish(temporary, path):
+    """Unlike a rename, a link is refused where there has come to be a file of that name."""
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        raise
+    except OSError:  # a file system without links
+        temporary.replace(path)

@@ -1,0 +1,204 @@
+"""Classifies photos with a trained network: `python -m imgclf_jax.predict --workdir=DIR FILES|FOLDERS|GLOBS...`.
+
+Folders are searched for files, those in their subfolders included; in a quoted glob `**` does the same. The result is a
+row a file, in order, with the most probable classes: a table, `--format=csv` (columns file, class_1, probability_1 and
+so on, error) or `--format=json` (an object a line: file, class, probability, the probabilities of all classes, true
+where it is known; or file and error). A file that cannot be read has its reason instead of a class.
+
+Where files lie in folders that are named like classes, the predictions are scored: how many are right, and what is
+taken for what. The score follows the table; with csv, json and --output it goes to standard error.
+
+Exit status: 0: all is predicted; 1: it is, but for files that cannot be read and names that match nothing; 2: nothing
+is, or there is a mistake on the command line.
+
+From Python, on images in memory::
+
+    from imgclf_jax import predict
+
+    network = predict.load("runs/cnn/20260101-120000")
+    probabilities = network(images)  # uint8 [N, *network.image_shape] -> float32 [N, len(network.class_names)]
+"""
+
+import contextlib
+import os
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO
+
+from absl import flags
+
+from imgclf_jax import cli
+from imgclf_jax.errors import UserError
+
+if TYPE_CHECKING:  # JAX and what needs it are slow to import: mistakes are told before.
+    import numpy as np
+
+    from imgclf_jax.trained import Trained
+
+FLAGS = flags.FLAGS
+
+
+def load(workdir: str | Path, checkpoint: str = "reported") -> "Predictor":
+    """The network of a run, to be called from Python.
+
+    Args:
+        workdir: the folder of the run.
+        checkpoint: "reported": the one whose test accuracy the run printed; "last"; "best" by validation accuracy.
+
+    Raises:
+        UserError: no run, no checkpoint of that name, one that is damaged or of another model.
+    """
+    from imgclf_jax import trained
+
+    return Predictor(trained.restore(Path(workdir), checkpoint))
+
+
+class Predictor:
+    """A trained network as a plain function.
+
+    Args:
+        network: the trained network.
+        batch_size: most images that go through it at once.
+
+    Attributes:
+        class_names: by label.
+        image_shape: (H, W, C) of the images.
+    """
+
+    def __init__(self, network: "Trained", batch_size: int = 256):
+        from imgclf_jax import trained
+
+        self.class_names: tuple[str, ...] = network.class_names
+        self.image_shape: tuple[int, int, int] = network.image_shape
+        self._predict = trained.predictor(network, batch_size)
+
+    def __call__(self, images: Any) -> "np.ndarray":
+        """Images uint8 [N, H, W, C] -> class probabilities float32 [N, classes].
+
+        Pixels are as in files, 0 to 255; crop and normalisation are those of the evaluation. Raises `UserError` for
+        another shape or dtype.
+        """
+        import numpy as np
+
+        return self._predict(images if hasattr(images, "shape") else np.asarray(images))
+
+
+def define_flags() -> None:
+    """The flags of this tool."""
+    flags.DEFINE_string("workdir", None, "Folder of the run.")
+    flags.DEFINE_enum(
+        "checkpoint", "reported", ["reported", "last", "best"], "Which one; reported: of the printed test accuracy."
+    )
+    flags.DEFINE_integer("top_k", 3, "How many classes of a file to show; json has all.", lower_bound=1)
+    flags.DEFINE_enum("format", "table", ["table", "csv", "json"], "How to write the rows.")
+    flags.DEFINE_string("output", None, "A new file for the rows. Default: standard output.")
+    flags.DEFINE_integer("batch_size", 64, "Images that go through the network at once.", lower_bound=1)
+
+
+def main(argv: list[str]) -> int:
+    """Parses the command line and predicts. Returns the exit status."""
+    define_flags()
+    names = cli.parse_flags(argv, positional=True)
+    from imgclf_jax import output  # standard library alone, as the next one
+    from imgclf_jax.predictions import files
+
+    problems = [] if FLAGS.workdir else ["--workdir is missing; give the folder that training printed"]
+    problems += output.problems(Path(FLAGS.output)) if FLAGS.output else []
+    found = files.find(names)
+    if not names:
+        problems.append("no files are given; name photos, folders or globs after the flags")
+    elif not found.files:
+        problems.append("; ".join(found.problems))
+    if problems:
+        raise UserError("\n".join(problems))
+    for problem in found.problems:
+        print(f"warning: {problem}", file=sys.stderr)
+
+    from imgclf_jax import compiler, trained
+
+    compiler.configure_xla()
+    network = trained.restore(Path(FLAGS.workdir), FLAGS.checkpoint)
+    try:
+        unread = _predict(network, found)
+    except BrokenPipeError:  # `| head`: whoever read the rows has seen enough.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    if unread:
+        print(f"{unread} of {len(found.files)} files could not be read", file=sys.stderr)
+    return 2 if unread == len(found.files) else 1 if unread or found.problems else 0
+
+
+def _predict(network, found) -> int:
+    """Writes the rows and the score; returns how many files could not be read."""
+    from imgclf_jax.predictions import files, reading
+    from imgclf_jax.predictions.bar import Bar
+    from imgclf_jax.predictions.score import Score
+
+    channels = network.image_shape[2]
+    if channels not in (1, 3, 4):
+        raise UserError(f"the network in {network.folder} takes images of {channels} channels; photos have 1, 3 or 4")
+    labels = {name: label for label, name in enumerate(network.class_names)}
+    todo = ((str(file.path), files.label(file, labels)) for file in found.files)
+    predictor = Predictor(network, FLAGS.batch_size)
+    score = Score(network.class_names)
+    done = unread = 0
+    with _rows_file() as stream:
+        form = _format(network.class_names, found.files, stream)
+        bar = Bar("predicting", len(found.files))
+        try:
+            bar.write(form.head(), stream)
+            shape, resize = network.image_shape, network.config.data.resize
+            for rows in reading.predict_files(todo, predictor, shape, resize, FLAGS.batch_size):
+                bar.write("".join(map(form.row, rows)), stream)
+                for row in rows:
+                    if row.probabilities is None:
+                        unread += 1
+                    elif row.label is not None:
+                        score.add(row.label, reading.best(row.probabilities, 1)[0])
+                done += len(rows)
+                bar.update(done)
+        finally:
+            bar.close()
+    _show_score(
+        score, done - unread, found, sys.stdout if stream is sys.stdout and FLAGS.format == "table" else sys.stderr
+    )
+    return unread
+
+
+@contextlib.contextmanager
+def _rows_file() -> Iterator[TextIO]:
+    from imgclf_jax import output
+
+    if FLAGS.output:
+        with output.new_file(Path(FLAGS.output)) as file:
+            yield file
+    else:
+        # Names of files go out as the bytes that they are, whatever the terminal's encoding.
+        sys.stdout.reconfigure(encoding="utf-8", errors="surrogateescape", newline="")  # type: ignore[union-attr]
+        yield sys.stdout
+
+
+def _format(class_names, found, stream):
+    from imgclf_jax.predictions import formats
+
+    if FLAGS.format == "csv":
+        return formats.Csv(class_names, FLAGS.top_k)
+    if FLAGS.format == "json":
+        return formats.JsonLines(class_names)
+    width = shutil.get_terminal_size().columns if stream.isatty() else 0
+    return formats.Table(class_names, FLAGS.top_k, [str(file.path) for file in found], width)
+
+
+def _show_score(score, predicted, found, stream):
+    if score.count:
+        gap = "\n" if stream is sys.stdout else ""
+        print(gap + score.text(predicted, shutil.get_terminal_size((100, 0)).columns), end="", file=stream)
+    elif predicted and found.has_subfolders:
+        names = ", ".join(score.class_names[:10]) + (", ..." if len(score.class_names) > 10 else "")
+        print(f"not scored: no folder is named like a class of the model ({names})", file=stream)
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run_tool(main, takes_config=False))

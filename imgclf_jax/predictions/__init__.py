@@ -1,0 +1,1 @@
+"""What `imgclf_jax.predict` does with files: finding them, reading them ahead of the network, and writing rows."""

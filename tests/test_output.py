@@ -1,0 +1,57 @@
+"""output.py: files that appear whole, and never over another."""
+
+import pytest
+
+from imgclf_jax.errors import UserError
+from imgclf_jax.output import new_file, problems
+
+
+def test_a_file_appears_when_the_block_has_ended(tmp_path):
+    path = tmp_path / "rows.csv"
+    assert problems(path) == []
+    with new_file(path) as file:
+        file.write("é\udcff\r\n")
+        file.flush()
+        assert not path.exists()
+    assert path.read_bytes() == "é".encode() + b"\xff\r\n"
+    assert list(tmp_path.iterdir()) == [path]
+    with new_file(tmp_path / "bytes", "wb") as file:
+        file.write(b"\0")
+    assert (tmp_path / "bytes").read_bytes() == b"\0"
+
+
+def test_nothing_is_overwritten(tmp_path):
+    path = tmp_path / "rows.csv"
+    path.write_text("mine")
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    for taken in (path, tmp_path / "link", tmp_path):
+        assert "exists" in problems(taken)[0]
+        with pytest.raises(UserError, match="exists"), new_file(taken):
+            pass
+    assert path.read_text() == "mine"
+
+
+def test_nor_is_what_came_while_the_file_was_written(tmp_path):
+    path = tmp_path / "rows.csv"
+    with pytest.raises(UserError, match="exists"), new_file(path) as file:
+        file.write("ours")
+        path.write_text("theirs")
+    assert path.read_text() == "theirs"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_an_error_leaves_nothing_behind(tmp_path):
+    with pytest.raises(KeyboardInterrupt), new_file(tmp_path / "rows.csv") as file:
+        file.write("half")
+        raise KeyboardInterrupt
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_is_missing_and_a_name_that_cannot_be_are_told(tmp_path):
+    missing = tmp_path / "nowhere" / "rows.csv"
+    assert "there is no folder" in problems(missing)[0] and "nowhere" in problems(missing)[0]
+    with pytest.raises(UserError, match="no folder"), new_file(missing):
+        pass
+    with pytest.raises(UserError, match="cannot write"), new_file(tmp_path / ("x" * 300)):
+        pass
+    assert list(tmp_path.iterdir()) == []
