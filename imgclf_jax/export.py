@@ -66,7 +66,7 @@ def main(argv: list[str]) -> int:
     from imgclf_jax import compiler, trained
 
     compiler.configure_xla()
-    network = trained.restore(Path(FLAGS.workdir), FLAGS.checkpoint)
+    network = trained.load(Path(FLAGS.workdir), FLAGS.checkpoint)
     write(network, Path(FLAGS.output))
     _show(network, FLAGS.output)
     return 0

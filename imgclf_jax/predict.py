@@ -52,7 +52,7 @@ def load(workdir: str | Path, checkpoint: str = "reported") -> "Predictor":
     """
     from imgclf_jax import trained
 
-    return Predictor(trained.restore(Path(workdir), checkpoint))
+    return Predictor(trained.load(Path(workdir), checkpoint))
 
 
 class Predictor:
@@ -119,7 +119,7 @@ def main(argv: list[str]) -> int:
     from imgclf_jax import compiler, trained
 
     compiler.configure_xla()
-    network = trained.restore(Path(FLAGS.workdir), FLAGS.checkpoint)
+    network = trained.load(Path(FLAGS.workdir), FLAGS.checkpoint)
     try:
         unread = _predict(network, found)
     except BrokenPipeError:  # `| head`: whoever read the rows has seen enough.

@@ -14,7 +14,7 @@ import numpy as np
 from absl import flags
 from ml_collections import ConfigDict
 
-from imgclf_jax import cli
+from imgclf_jax import cli, output
 from imgclf_jax.errors import UserError
 
 FLAGS = flags.FLAGS
@@ -38,7 +38,7 @@ def main(argv: list[str]) -> int:
     config = cli.parse(argv)
     if config is None:
         raise UserError("--config is missing; for example --config=configs/cnn.py")
-    output = _output(FLAGS.output, Path(cli.config_path(argv) or "").stem)
+    target = _output(FLAGS.output, Path(cli.config_path(argv) or "").stem)
     folder = Path(FLAGS.save_dir) if FLAGS.save_dir else None
     if folder is not None and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"--save_dir={folder} exists and is not an empty folder; choose another one")
@@ -51,8 +51,8 @@ def main(argv: list[str]) -> int:
         versions = augmented(config, originals, FLAGS.versions)
     if folder is not None:
         _save_each(folder, names, originals, versions)
-    _save(grid(names, originals, versions), output)
-    print(f"{output}: {len(names)} images, {FLAGS.versions} augmented versions of each")
+    _save(grid(names, originals, versions), target, "--output")
+    print(f"{target}: {len(names)} images, {FLAGS.versions} augmented versions of each")
     if folder is not None:
         print(f"{folder}: the same as {len(names) * (1 + FLAGS.versions)} single images")
     return 0
@@ -164,27 +164,28 @@ def _output(given, stem):
         suffixes = itertools.chain([""], (f"-{number}" for number in itertools.count(2)))
         places = (Path(f"preview-{stem}{suffix}.png") for suffix in suffixes)
         return next(place for place in places if not place.exists())
-    if Path(given).exists():
-        raise UserError(f"--output={given} exists; choose another name, or delete it")
     if Path(given).suffix.lower() != ".png":
         raise UserError(f"--output={given} must end in .png")
+    if problems := output.problems(Path(given)):
+        raise UserError(problems[0])
     return Path(given)
 
 
 def _save_each(folder, names, originals, versions):
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot make --save_dir={folder}: {error.strerror or error}") from error
     for row, name in enumerate(names):
         stem = f"{row + 1:02}-{''.join(c if c.isalnum() else '-' for c in Path(name).stem)[:60]}"
-        _save(_picture(originals[row]), folder / f"{stem}-original.png")
+        _save(_picture(originals[row]), folder / f"{stem}-original.png", "--save_dir")
         for number, image in enumerate(versions[:, row], start=1):
-            _save(_picture(image), folder / f"{stem}-{number:02}.png")
+            _save(_picture(image), folder / f"{stem}-{number:02}.png", "--save_dir")
 
 
-def _save(picture, path):
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        picture.save(path)
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror or error}; choose another place") from error
+def _save(picture, path, flag):
+    with output.new_file(path, "wb", flag) as file:
+        picture.save(file, format="png")
 
 
 def _picture(image):

@@ -59,10 +59,13 @@ def load(
     Raises:
         UserError: no run, no checkpoint, none called `which`, one that is damaged or of another model.
     """
+    if which not in CHECKPOINTS:
+        raise UserError(f"checkpoint={which!r} must be one of {', '.join(map(repr, CHECKPOINTS))}")
     folder, strategy = Path(folder), strategy or parallel.alone()
     settings = settings or workdir.load_config(folder)
     record = check(folder)
     described = record["data"]
+    _validate(settings, described, folder)
     image_shape = tuple(described["image_shape"])
     plan = make_plan(settings, described["counts"])
     blank = np.zeros((1, *image_shape), np.uint8)
@@ -86,26 +89,6 @@ def load(
     )
 
 
-def restore(folder: Path, which: str) -> Trained:
-    """`load` for a workdir that somebody may have edited: raises `UserError` for that as well."""
-    if which not in CHECKPOINTS:
-        raise UserError(f"checkpoint={which!r} must be one of {', '.join(map(repr, CHECKPOINTS))}")
-    settings = workdir.load_config(folder)
-    described = check(folder)["data"]
-    if lacking := [name for name in ("class_names", "image_shape") if not described.get(name)]:
-        raise UserError(
-            f"{folder / 'run.json'} lacks {', '.join(lacking)} of the data; give the workdir of another run"
-        )
-    image_shape, classes = tuple(described["image_shape"]), len(described["class_names"])
-    problems = optim.problems(settings.optim) + augment.problems(settings.augment, image_shape)
-    if settings.data.pixels not in inputs.PIXELS:
-        problems.append(f"data.pixels={settings.data.pixels!r} must be one of {', '.join(map(repr, inputs.PIXELS))}")
-    problems += models.problems(settings.model, None if problems else inputs.shape(settings, image_shape), classes)
-    if problems:
-        raise UserError("\n".join(f"{folder / 'config.json'}: {problem}" for problem in problems))
-    return load(folder, which, settings)
-
-
 def check(folder: Path) -> dict[str, Any]:
     """The `run.json` of a workdir that holds a checkpoint; raises `UserError` for any other. Reads little."""
     record = workdir.read_json(Path(folder) / "run.json") or {}
@@ -121,6 +104,21 @@ def check_classes(trained: Trained, dataset: data.Dataset) -> None:
             f"the classes of {dataset.location} are {', '.join(dataset.class_names)}; those of the network in "
             f"{trained.folder} are {', '.join(trained.class_names)}"
         )
+
+
+def _validate(settings, described, folder):
+    """Files of a workdir may have been edited: raises `UserError` for what could not be a run's."""
+    if lacking := [name for name in ("class_names", "image_shape") if not described.get(name)]:
+        raise UserError(
+            f"{folder / 'run.json'} lacks {', '.join(lacking)} of the data; give the workdir of another run"
+        )
+    image_shape, classes = tuple(described["image_shape"]), len(described["class_names"])
+    problems = optim.problems(settings.optim) + augment.problems(settings.augment, image_shape)
+    if settings.data.pixels not in inputs.PIXELS:
+        problems.append(f"data.pixels={settings.data.pixels!r} must be one of {', '.join(map(repr, inputs.PIXELS))}")
+    problems += models.problems(settings.model, None if problems else inputs.shape(settings, image_shape), classes)
+    if problems:
+        raise UserError("\n".join(f"{folder / 'config.json'}: {problem}" for problem in problems))
 
 
 def _step(checkpoints, folder, record, which):

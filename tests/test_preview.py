@@ -77,9 +77,7 @@ def test_command(run, tmp_path):
 
     again = run(*arguments, module="imgclf_jax.preview")
     assert again.code == 2
-    assert again.err.splitlines() == [
-        f"error: --output={tmp_path / 'out.png'} exists; choose another name, or delete it"
-    ]
+    assert again.err.splitlines() == [f"error: {tmp_path / 'out.png'} exists; choose another --output or delete it"]
 
 
 def test_command_on_training_examples(run, tmp_path):
