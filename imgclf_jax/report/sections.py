@@ -1,0 +1,248 @@
+"""The parts of a report on one run."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from imgclf_jax.report import charts, curves, examples, facts, measures, weights
+from imgclf_jax.report.drawing import Picture, inline
+from imgclf_jax.report.markup import Markup, image, join, name, table, tag
+from imgclf_jax.report.predictions import Predictions
+from imgclf_jax.report.runs import Run
+from imgclf_jax.report.thumbnails import Thumbnail, encode, grid, is_tiny
+
+TOP = (1, 2, 3, 5)
+PAIRS = 15  # of classes that are confused, listed beside a confusion matrix without numbers
+
+
+class Section(NamedTuple):
+    """A part of a page.
+
+    Attributes:
+        anchor: its id on the page, without the run's prefix.
+        title: its heading.
+        body: all else.
+        pictures: for files.
+    """
+
+    anchor: str
+    title: str
+    body: Markup
+    pictures: tuple[Picture, ...] = ()
+
+
+def of(run: Run, prefix: str) -> list[Section]:
+    """All parts that there is something to say in.
+
+    Args:
+        run: the run.
+        prefix: of the ids in its pictures.
+    """
+    found = [_curves(run, prefix)]
+    if run.found is not None:
+        found += [_quality(run, run.found, prefix), _classes(run.found, prefix), _examples(run.found)]
+    if run.network is not None:
+        found.append(_weights(run))
+    found += [_configuration(run), _provenance(run)]
+    return [section for section in found if section is not None]
+
+
+def _curves(run, prefix):
+    rows = run.rows
+    counts = (run.record.get("data") or {}).get("counts") or {}
+    learning = [charts.learning_curves(rows, field) for field in ("accuracy", "loss")]
+    epochs = [charts.evaluation_accuracy(rows), charts.accuracy_against_validation(rows)]
+    pictures = tuple(picture for picture in learning + epochs if picture)
+    if not pictures:
+        return Section("curves", "Learning curves", tag("p", "No row has been written yet."))
+    titles = (
+        "Accuracy, every row",
+        "Loss, every row",
+        "Evaluation accuracy by epochs trained",
+        "Accuracy against validation accuracy, by epoch",
+    )
+    shown = [
+        tag("figure", inline(picture, prefix), tag("figcaption", title))
+        for picture, title in zip(learning + epochs, titles, strict=True)
+        if picture
+    ]
+    body = join(
+        [
+            tag("p", curves.verdict(rows, counts.get("valid", 0))),
+            tag("div", *shown, css="pair"),
+            tag(
+                "p",
+                "Training values are means since the row before, measured while the network learned: on augmented "
+                "images and with dropout, where the run has them. So they may lie below those of validation.",
+                css="small",
+            ),
+        ]
+    )
+    return Section("curves", "Learning curves", body, pictures)
+
+
+def _quality(run, found: Predictions, prefix):
+    """Accuracy, top-k, calibration."""
+    classes, count = len(found.class_names), len(found.labels)
+    calibration = measures.calibration(found.probabilities, found.labels)
+    picture = charts.reliability(calibration)
+    low, high = measures.wilson(found.correct, count)
+    ranks = [(f"top {k}", f"{measures.top_k(found.scores, found.labels, k):.4f}") for k in TOP if k < classes]
+    confidence = float(found.probabilities.max(axis=1).mean())
+    accuracy = found.correct / count
+    side = "more" if confidence > accuracy else "less"
+    left = join(
+        [
+            tag(
+                "p",
+                f"{found.correct:,} of {count:,} examples of the {found.split} split are right: accuracy "
+                f"{accuracy:.4f}, with a 95 % interval from {low:.4f} to {high:.4f} (Wilson), which is what chance in "
+                "the choice of the examples alone makes uncertain.",
+            ),
+            table(("the true class is in the", "accuracy"), ranks) if len(ranks) > 1 else "",
+            tag(
+                "p",
+                f"Mean confidence is {confidence:.4f}, {side} than the accuracy. The expected calibration error, the "
+                f"mean distance between confidence and accuracy over {measures.BINS} bins of equal width, is "
+                f"{calibration.error:.4f}.",
+            ),
+        ]
+    )
+    figure = tag(
+        "figure",
+        inline(picture, prefix),
+        tag("figcaption", "Reliability: a dot is a bin's mean confidence and accuracy"),
+    )
+    body = tag("div", tag("div", left), figure, css="pair")
+    return Section("quality", f"Accuracy and calibration, {found.split} split", body, (picture,))
+
+
+def _classes(found: Predictions, prefix):
+    """Confusion matrix, precision and recall."""
+    names = found.class_names
+    matrix = measures.confusion(found.labels, found.predicted, len(names))
+    picture = charts.confusion(matrix, names)
+    by_class, means = measures.per_class(matrix), measures.macro(measures.per_class(matrix))
+    rows = [
+        (name(label), *(_fraction(values[index]) for values in by_class[:3]), f"{by_class.support[index]:,}")
+        for index, label in enumerate(names)
+    ]
+    foot = ("macro average", *(f"{means[key]:.4f}" for key in ("precision", "recall", "f1")), f"{matrix.sum():,}")
+    head = ("class", "precision", "recall", "F1", "examples")
+    per_class = table(head, rows, foot)
+    numbered = len(names) <= charts.NUMBERED
+    caption = "Confusion matrix: the shade is the share of the true class" + ("" if numbered else ", as its root")
+    pairs = measures.most_confused(matrix, 5 if numbered else PAIRS)
+    confused = table(
+        ("true", "predicted", "times", "of the class"),
+        [(name(names[a]), name(names[b]), f"{n:,}", f"{n / matrix[a].sum():.1%}") for a, b, n in pairs],
+        text=2,
+    )
+    body = join(
+        [
+            tag("figure", inline(picture, prefix, wide=numbered), tag("figcaption", caption)),
+            tag("h3", "Most frequent mistakes") if pairs else "",
+            confused if pairs else "",
+            tag("h3", "By class"),
+            per_class if len(names) <= 30 else tag("details", tag("summary", f"{len(names)} classes"), per_class),
+            tag(
+                "p", "A class without predictions has no precision; in the macro average that counts as 0.", css="small"
+            )
+            if np.isnan(by_class.precision).any()
+            else "",
+        ]
+    )
+    return Section("classes", "Classes", body, (picture,))
+
+
+def _examples(found: Predictions):
+    """Mistakes, and the extremes of each class."""
+    wrong, extremes = examples.mistakes(found), examples.hardest_and_easiest(found)
+    pictures, parts = [], []
+    if wrong:
+        alt = f"the {len(wrong)} most confident mistakes"
+        pictures.append(grid(wrong, "mistakes", alt, columns=min(5, len(wrong))))
+        parts += [
+            tag("p", f"The {len(wrong)} most confident of {len(found.labels) - found.correct:,} mistakes."),
+            tag("div", *map(_thumbnail, wrong), css="grid"),
+        ]
+    else:
+        parts.append(tag("p", f"None of the {len(found.labels):,} predictions is wrong."))
+    if extremes:
+        cells = [
+            tag("div", tag("h4", name(label)), _thumbnail(hardest), _thumbnail(easiest), css="extremes")
+            for label, hardest, easiest in extremes
+        ]
+        flat = [picture._replace(caption=(label, *picture.caption)) for label, *both in extremes for picture in both]
+        pictures.append(grid(flat, "hardest_and_easiest", "hardest and easiest example of each class", columns=4))
+        left_out = len(found.class_names) - len(extremes)
+        more = f" Shown are {len(extremes)} of {len(found.class_names)} classes." if left_out else ""
+        parts += [
+            tag("h3", "Hardest and easiest of each class"),
+            tag(
+                "p",
+                "Left the example whose true class got the lowest probability, right the one where it got the highest; "
+                f"under each what the network said, how sure it was, and that probability.{more}",
+            ),
+            tag("div", *cells, css="classes"),
+        ]
+    return Section("examples", "Examples", join(parts), tuple(pictures))
+
+
+def _weights(run):
+    """What the first layer looks for."""
+    templates = weights.templates(run.network)
+    if templates:
+        shown = [Thumbnail(picture, (label,)) for label, picture in templates.items()]
+        text = (
+            "The weights of a softmax classifier are an image for each class, each scaled for itself. Mid-grey is no "
+            "influence; where a template is bright in a colour, more of that colour there speaks for the class, where "
+            "it is dark, against it. A template is thus a blurred mean of what sets the class apart, not a picture of it."
+        )
+        picture = grid(shown, "templates", "the weights of the classes as images", columns=min(5, len(shown)))
+        body = join([tag("p", text), tag("div", *map(_thumbnail, shown), css="grid")])
+        return Section("weights", "What the classes look like to the network", body, (picture,))
+    found = weights.filters(run.network)
+    if found is None:
+        return None
+    shown = [
+        Thumbnail(kernel, (), f"length of the weights {norm:.3g}")
+        for kernel, norm in zip(found.images, found.norms, strict=True)
+    ]
+    kind = (
+        "in their three colours, from those that see light and dark alone to those that see colour alone"
+        if found.channels == 3
+        else "as grey, the strongest first" + ("" if found.channels == 1 else f", means over {found.channels} channels")
+    )
+    height, width = found.images.shape[1:3]
+    text = (
+        f"The {len(shown)} kernels of {height}×{width} pixels of the first convolution ({found.layer}), {kind}. Each is "
+        "scaled for itself; mid-grey is a weight of 0."
+    )
+    picture = grid(shown, "filters", "the kernels of the first convolution", columns=min(8, len(shown)))
+    body = join([tag("p", text), tag("div", *map(_thumbnail, shown), css="grid filters")])
+    return Section("weights", "First-layer filters", body, (picture,))
+
+
+def _configuration(run):
+    return Section("configuration", "Configuration", facts.settings(run))
+
+
+def _provenance(run):
+    parts = [tag("h3", "Results by split"), facts.results(run), tag("h3", "Time"), facts.time(run)]
+    if (table_of_parameters := facts.parameters(run)) is not None:
+        parts += [tag("h3", "Parameters"), table_of_parameters]
+    parts += [tag("h3", "Provenance"), facts.provenance(run)]
+    return Section("record", "Record of the run", join(parts))
+
+
+def _thumbnail(shown: Thumbnail) -> Markup:
+    lines = [tag("span", name(line, 30)) for line in shown.caption]
+    picture = image(
+        encode(shown.image), shown.title or ", ".join(shown.caption), is_tiny(shown.image), shown.title or None
+    )
+    return tag("figure", picture, tag("figcaption", *lines) if lines else "", css="thumbnail")
+
+
+def _fraction(value):
+    return "–" if np.isnan(value) else f"{value:.4f}"
