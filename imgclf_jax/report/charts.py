@@ -15,6 +15,7 @@ from imgclf_jax.report.markup import clean, shorten
 from imgclf_jax.report.measures import Calibration
 
 NUMBERED = 20  # Up to so many classes a confusion matrix has numbers and names.
+DEEPEST = 0.55  # Opacity of a full cell: on white as on the page's black its number can still be read.
 _SIZE = (5.0, 3.3)
 
 
@@ -29,11 +30,12 @@ def learning_curves(rows: list[Row], field: str) -> Picture | None:
     if not train and not valid:
         return None
     with drawing.drawing(*_SIZE) as figure:
-        axes = _axes(figure, field)
+        axes = _axes(figure, field, _last(train, valid))
         _line(axes, train, BLUE, "training")
         _line(axes, valid, ORANGE, "validation", "o-" if len(valid) < 40 else "-")
-        if len(valid) > 1 and (best := curves.best(valid, field)):
-            label = f"best: {best.value:.4f}, epoch {best.epoch:.4g}"
+        if len(valid) > 1:
+            best = curves.best(valid, field)
+            label = f"best: {best.value:.4f}, epoch {best.epoch:.3g}"
             axes.plot([best.epoch], [best.value], "o", ms=11, mec=INK, mfc="none", mew=1.4, label=label)
         if field == "loss" and _spread(train + valid) > 100:
             axes.set_yscale("log")
@@ -47,7 +49,7 @@ def evaluation_accuracy(rows: list[Row]) -> Picture | None:
     if not valid and not test:
         return None
     with drawing.drawing(*_SIZE) as figure:
-        axes = _axes(figure, "accuracy", "epochs trained")
+        axes = _axes(figure, "accuracy", _last(valid, test), "epochs trained")
         _line(axes, valid, ORANGE, "validation", "o-" if len(valid) < 40 else "-")
         if test:
             axes.plot([test[-1].epoch], [test[-1].value], "D", color=GREEN, label=f"test: {test[-1].value:.4f}")
@@ -63,7 +65,7 @@ def accuracy_against_validation(rows: list[Row]) -> Picture | None:
     if not train:
         return None
     with drawing.drawing(*_SIZE) as figure:
-        axes = _axes(figure, "accuracy")
+        axes = _axes(figure, "accuracy", _last(train, valid))
         _line(axes, train, BLUE, "accuracy", "o-")
         _line(axes, valid, ORANGE, "validation accuracy", "o-")
         _accuracy_range(axes, train + valid)
@@ -80,7 +82,7 @@ def overlay(runs: list[tuple[str, list[Row]]], field: str) -> Picture | None:
     if not any(curve for _, curve, _ in shown):
         return None
     with drawing.drawing(5.0, 3.3 + 0.2 * len(runs)) as figure:
-        axes = _axes(figure, field)
+        axes = _axes(figure, field, _last(*(curve for _, curve, _ in shown)))
         for index, (name, curve, style) in enumerate(shown):
             # A name that begins with an underscore would be left out of the legend.
             label = " " + shorten(name, 48)
@@ -100,7 +102,17 @@ def reliability(found: Calibration) -> Picture:
         there = found.counts > 0
         upper.bar(centres[there], found.accuracy[there], width * 0.92, color=BLUE, label="accuracy")
         upper.plot([0, 1], [0, 1], "--", color=MUTED, lw=1.2, label="confidence can be taken at its word")
-        upper.plot(found.confidence[there], found.accuracy[there], "o", ms=4.5, mfc=ORANGE, mec=PAPER, mew=0.8)
+        upper.plot(
+            found.confidence[there],
+            found.accuracy[there],
+            "o",
+            ms=4.5,
+            mfc=ORANGE,
+            mec=PAPER,
+            mew=0.8,
+            clip_on=False,
+            zorder=3,
+        )
         upper.set(xlim=(0, 1), ylim=(0, 1.02), ylabel="accuracy", title=f"Expected calibration error {found.error:.4f}")
         upper.legend(loc="upper left")
         lower.bar(centres, found.counts, width * 0.92, color=MUTED)
@@ -131,21 +143,15 @@ def confusion(matrix: np.ndarray, names: tuple[str, ...]) -> Picture:
 
 def _cells(axes, matrix, fractions):
     for row, column in np.ndindex(*matrix.shape):
-        share = float(fractions[row, column])
         colour = BLUE if row == column else ORANGE
         corner = (column - 0.5, row - 0.5)
         axes.add_patch(Rectangle(corner, 1, 1, facecolor=PAPER, edgecolor=GRID, lw=0.6))
-        axes.add_patch(Rectangle(corner, 1, 1, facecolor=colour, edgecolor="none", alpha=share))
-        # Where the text changes its colour it has the same contrast in both, on white as on the page's black.
-        axes.text(
-            column,
-            row,
-            f"{matrix[row, column]}",
-            ha="center",
-            va="center",
-            fontsize=8.5 if matrix.max() < 10_000 else 7,
-            color=(PAPER if share > 0.6 else INK) if matrix[row, column] else MUTED,
-        )
+        shade = DEEPEST * float(fractions[row, column])
+        axes.add_patch(Rectangle(corner, 1, 1, facecolor=colour, edgecolor="none", alpha=shade))
+        weight = "bold" if row == column else "normal"
+        size = 8.5 if matrix.max() < 10_000 else 7
+        text = f"{matrix[row, column]}"
+        axes.text(column, row, text, ha="center", va="center", fontsize=size, fontweight=weight)
 
 
 def _name_axes(axes, names):
@@ -172,10 +178,13 @@ def _pixels(axes, fractions):
     axes.imshow(image, interpolation="none")
 
 
-def _axes(figure, field, xlabel="epoch"):
+def _axes(figure, field, last, xlabel="epoch"):
+    """Axes from epoch 0 to the last one, of `field` by epoch; longer runs have ticks at whole epochs only."""
     axes = figure.subplots()
+    whole = last >= 4
+    axes.set_xlim(0, 1.04 * last)
     axes.set(xlabel=xlabel, ylabel=field)
-    axes.margins(x=0.03)
+    axes.xaxis.set_major_locator(MaxNLocator(8, integer=whole, min_n_ticks=1))
     return axes
 
 
@@ -185,18 +194,23 @@ def _line(axes, curve, colour, label, style="-"):
         axes.plot(*_xy(curve), "o" if len(curve) == 1 else style, ms=4, color=colour, label=label)
 
 
+def _last(*found: list[Point]) -> float:
+    return max(point.epoch for curve in found for point in curve)
+
+
 def _xy(curve: list[Point]):
     return [point.epoch for point in curve], [point.value for point in curve]
 
 
 def _accuracy_range(axes, curve):
-    """From 0.5 to 1, as the tutorial has it, where everything is in there."""
+    """From 0.5 to 1, as the tutorial has it, where everything is in there; else no narrower than a tenth."""
     values = [point.value for point in curve]
-    if min(values) >= 0.5:
+    low, high = min(values), max(values)
+    if low >= 0.5:
         axes.set_ylim(0.5, 1)
     else:
-        low, high = axes.get_ylim()
-        axes.set_ylim(max(0, low - 0.1 * (high - low)), min(1, high + 0.1 * (high - low)))
+        margin = max(0.08 * (high - low), 0.05 - (high - low) / 2)
+        axes.set_ylim(max(0, low - margin), min(1, high + margin))
 
 
 def _spread(curve):

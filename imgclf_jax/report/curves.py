@@ -46,10 +46,8 @@ def by_epoch(curve: list[Point], mean: bool) -> list[Point]:
     return found
 
 
-def best(curve: list[Point], field: str) -> Point | None:
-    """The first point with the highest accuracy or the lowest loss."""
-    if not curve:
-        return None
+def best(curve: list[Point], field: str) -> Point:
+    """The first point with the highest accuracy or the lowest loss, of at least one."""
     return (max if field == "accuracy" else min)(curve, key=lambda point: point.value)
 
 
@@ -159,4 +157,4 @@ def _jitter(curve):
 
 
 def _number(epoch):
-    return f"{epoch:.4g}"
+    return f"{epoch:.3g}"

@@ -6,7 +6,7 @@ import re
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import matplotlib
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -28,7 +28,7 @@ _VARIABLES = {
     PAPER: "paper",
     **{colour: f"series{index}" for index, colour in enumerate(SERIES, start=1)},
 }
-_STYLE = {
+_STYLE: Any = {
     "font.size": 9.5,
     "text.color": INK,
     "text.parse_math": False,  # The names of classes and files may hold dollar signs.

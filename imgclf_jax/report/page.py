@@ -34,7 +34,8 @@ def build(runs: list[Run]) -> Page:
         body = [_header(runs[0]), _contents(found), *(_section(section) for section in found)]
         return Page(_document(runs[0].name, body), {0: _pictures(found)})
     comparison = _comparison(runs)
-    details, pictures = [], {None: _pictures(comparison)}
+    details: list[Markup] = []
+    pictures: dict[int | None, tuple[Picture, ...]] = {None: _pictures(comparison)}
     for index, run in enumerate(runs):
         found = sections.of(run, f"run{index + 1}")
         pictures[index] = _pictures(found)
@@ -108,7 +109,7 @@ def _pictures(found: list[Section]) -> tuple[Picture, ...]:
 
 def _comparison(runs: list[Run]) -> list[Section]:
     """What can be said of all runs together."""
-    rows = []
+    rows: list[tuple[Any, ...]] = []
     for index, run in enumerate(runs):
         result, found = run.result, run.found
         rows.append(
@@ -125,9 +126,11 @@ def _comparison(runs: list[Run]) -> list[Section]:
             )
         )
     head = ("run", "accuracy (95 % interval)", "loss", "ECE", "parameters", "time", "status")
-    body = [table(head, rows)]
+    body = table(head, rows)
     if different := _different_data(runs):
-        body.insert(0, tag("p", f"These accuracies do not compare, for the runs differ in {different}.", css="note"))
+        body = join(
+            [tag("p", f"These accuracies do not compare, for the runs differ in {different}.", css="note"), body]
+        )
     pictures = tuple(
         picture
         for field in ("accuracy", "loss")
@@ -137,18 +140,16 @@ def _comparison(runs: list[Run]) -> list[Section]:
         tag("figure", inline(picture, "all"), tag("figcaption", f"Validation {field}"))
         for picture, field in zip(pictures, ("accuracy", "loss"), strict=False)
     ]
-    found = [
-        Section("results", "Side by side", join(body)),
-        Section("curves", "Learning curves", tag("div", *shown, css="pair"), pictures),
-        Section("differences", "What differs in the configs", _config_differences(runs)),
-    ]
-    return [section for section in found if section.anchor != "curves" or pictures]
+    parts = [Section("results", "Side by side", body)]
+    if pictures:
+        parts.append(Section("curves", "Learning curves", tag("div", *shown, css="pair"), pictures))
+    return [*parts, Section("differences", "What differs in the configs", _config_differences(runs))]
 
 
 def _different_data(runs: list[Run]) -> str:
     """What makes the accuracies of these runs measurements of different things; '' where they compare."""
     described = [run.record.get("data") or {} for run in runs]
-    aspects = {
+    aspects: dict[str, list[Any]] = {
         "their data sets": [data.get("name") for data in described],
         "their classes": [data.get("class_names") for data in described],
         "the content of their images": [data.get("fingerprint") for data in described],

@@ -47,13 +47,9 @@ class Run(NamedTuple):
 
     @property
     def result(self) -> dict[str, Any] | None:
-        """`correct`, `count`, `accuracy` and perhaps `loss` on that split: those of the predictions where there are any.
-
-        The loss is `run.json`'s, where that is of the same predictions.
-        """
-        recorded = (self.record.get("results") or {}).get(self.split)
+        """`correct`, `count`, `accuracy` and `loss` on that split: of the predictions, else those of `run.json`."""
         if self.found is None:
-            return recorded
+            return (self.record.get("results") or {}).get(self.split)
         correct, count = self.found.correct, len(self.found.labels)
         return {
             "correct": correct,
@@ -75,7 +71,8 @@ def read(folders: list[Path], progress: Progress) -> list[Run]:
 
 def check(folders: list[Path]) -> None:
     """Raises `UserError` with a line for each folder that holds no run, or is given twice; reads little."""
-    problems, seen = [], set()
+    problems: list[str] = []
+    seen: set[Path] = set()
     for folder in folders:
         if folder.resolve() in seen:
             problems.append(f"--workdir={folder} is given twice")

@@ -12,7 +12,7 @@ from imgclf_jax.report.runs import Run
 from imgclf_jax.report.thumbnails import Thumbnail, encode, grid, is_tiny
 
 TOP = (1, 2, 3, 5)
-PAIRS = 15  # of classes that are confused, listed beside a confusion matrix without numbers
+PAIRS = 10  # of classes that are confused most
 
 
 class Section(NamedTuple):
@@ -38,7 +38,7 @@ def of(run: Run, prefix: str) -> list[Section]:
         run: the run.
         prefix: of the ids in its pictures.
     """
-    found = [_curves(run, prefix)]
+    found: list[Section | None] = [_curves(run, prefix)]
     if run.found is not None:
         found += [_quality(run, run.found, prefix), _classes(run.found, prefix), _examples(run.found)]
     if run.network is not None:
@@ -122,43 +122,43 @@ def _classes(found: Predictions, prefix):
     names = found.class_names
     matrix = measures.confusion(found.labels, found.predicted, len(names))
     picture = charts.confusion(matrix, names)
-    by_class, means = measures.per_class(matrix), measures.macro(measures.per_class(matrix))
+    numbered = len(names) <= charts.NUMBERED
+    shade = "the shade is the share of the true class" + ("" if numbered else " (its root, so that little shows)")
+    parts = [tag("figure", inline(picture, prefix, wide=numbered), tag("figcaption", f"Confusion matrix: {shade}"))]
+    lists = [_by_class(matrix, names)]
+    pairs = measures.most_confused(matrix, PAIRS)
+    if pairs:
+        head = ("true", "predicted", "times", "of the class")
+        rows = [(name(names[a]), name(names[b]), f"{n:,}", f"{n / matrix[a].sum():.1%}") for a, b, n in pairs]
+        lists.append(tag("div", tag("h3", "Most frequent mistakes"), table(head, rows, text=2)))
+    # A list of many classes is closed at first, so what is short comes before it.
+    parts.append(tag("div", *(lists if numbered else reversed(lists)), css="pair"))
+    return Section("classes", "Classes", join(parts), (picture,))
+
+
+def _by_class(matrix, names):
+    by_class = measures.per_class(matrix)
+    means = measures.macro(by_class)
     rows = [
         (name(label), *(_fraction(values[index]) for values in by_class[:3]), f"{by_class.support[index]:,}")
         for index, label in enumerate(names)
     ]
-    foot = ("macro average", *(f"{means[key]:.4f}" for key in ("precision", "recall", "f1")), f"{matrix.sum():,}")
-    head = ("class", "precision", "recall", "F1", "examples")
-    per_class = table(head, rows, foot)
-    numbered = len(names) <= charts.NUMBERED
-    caption = "Confusion matrix: the shade is the share of the true class" + ("" if numbered else ", as its root")
-    pairs = measures.most_confused(matrix, 5 if numbered else PAIRS)
-    confused = table(
-        ("true", "predicted", "times", "of the class"),
-        [(name(names[a]), name(names[b]), f"{n:,}", f"{n / matrix[a].sum():.1%}") for a, b, n in pairs],
-        text=2,
-    )
-    body = join(
-        [
-            tag("figure", inline(picture, prefix, wide=numbered), tag("figcaption", caption)),
-            tag("h3", "Most frequent mistakes") if pairs else "",
-            confused if pairs else "",
-            tag("h3", "By class"),
-            per_class if len(names) <= 30 else tag("details", tag("summary", f"{len(names)} classes"), per_class),
-            tag(
-                "p", "A class without predictions has no precision; in the macro average that counts as 0.", css="small"
-            )
-            if np.isnan(by_class.precision).any()
-            else "",
-        ]
-    )
-    return Section("classes", "Classes", body, (picture,))
+    foot = ("macro average", *(f"{means[key]:.4f}" for key in means), f"{matrix.sum():,}")
+    found = table(("class", "precision", "recall", "F1", "examples"), rows, foot)
+    if len(names) > charts.NUMBERED:
+        found = tag("details", tag("summary", f"All {len(names)} classes"), found)
+    parts = [tag("h3", "By class"), found]
+    if np.isnan(by_class.precision).any():
+        text = "A class that was never predicted has no precision; in the macro average that counts as 0."
+        parts.append(tag("p", text, css="small"))
+    return tag("div", *parts)
 
 
 def _examples(found: Predictions):
     """Mistakes, and the extremes of each class."""
     wrong, extremes = examples.mistakes(found), examples.hardest_and_easiest(found)
-    pictures, parts = [], []
+    pictures: list[Picture] = []
+    parts: list[Markup] = []
     if wrong:
         alt = f"the {len(wrong)} most confident mistakes"
         pictures.append(grid(wrong, "mistakes", alt, columns=min(5, len(wrong))))
@@ -197,7 +197,7 @@ def _weights(run):
         text = (
             "The weights of a softmax classifier are an image for each class, each scaled for itself. Mid-grey is no "
             "influence; where a template is bright in a colour, more of that colour there speaks for the class, where "
-            "it is dark, against it. A template is thus a blurred mean of what sets the class apart, not a picture of it."
+            "it is dark, against it. A template shows what tells the class from the others, not what it looks like."
         )
         picture = grid(shown, "templates", "the weights of the classes as images", columns=min(5, len(shown)))
         body = join([tag("p", text), tag("div", *map(_thumbnail, shown), css="grid")])
@@ -216,8 +216,8 @@ def _weights(run):
     )
     height, width = found.images.shape[1:3]
     text = (
-        f"The {len(shown)} kernels of {height}×{width} pixels of the first convolution ({found.layer}), {kind}. Each is "
-        "scaled for itself; mid-grey is a weight of 0."
+        f"The {len(shown)} kernels of {height}×{width} pixels of the first convolution ({found.layer}), {kind}. Each "
+        "is scaled for itself; mid-grey is a weight of 0."
     )
     picture = grid(shown, "filters", "the kernels of the first convolution", columns=min(8, len(shown)))
     body = join([tag("p", text), tag("div", *map(_thumbnail, shown), css="grid filters")])
