@@ -38,7 +38,7 @@ def learning_curves(rows: list[Row], field: str) -> Picture | None:
             label = f"best: {best.value:.4f}, epoch {best.epoch:.3g}"
             axes.plot([best.epoch], [best.value], "o", ms=11, mec=INK, mfc="none", mew=1.4, label=label)
         if field == "loss" and _spread(train + valid) > 100:
-            axes.set_yscale("log")
+            _logarithmic(axes)
         axes.legend()
         return drawing.finish(figure, f"learning_{field}", f"{field} by epoch, of training and of validation")
 
@@ -88,7 +88,7 @@ def overlay(runs: list[tuple[str, list[Row]]], field: str) -> Picture | None:
             label = " " + shorten(name, 48)
             axes.plot(*_xy(curve), style, ms=3, color=SERIES[index % len(SERIES)], label=label)
         if field == "loss" and _spread([point for _, curve, _ in shown for point in curve]) > 30:
-            axes.set_yscale("log")
+            _logarithmic(axes)
         figure.legend(loc="outside lower left", ncols=1)
         names = ", ".join(clean(name) for name, _ in runs)
         return drawing.finish(figure, f"compare_{field}", f"{field} by epoch, of the runs {names}")
@@ -123,7 +123,7 @@ def reliability(found: Calibration) -> Picture:
 
 
 def confusion(matrix: np.ndarray, names: tuple[str, ...]) -> Picture:
-    """True classes by predicted classes: right predictions blue, mistakes orange, as fractions of the true class."""
+    """True classes by predicted classes: right predictions blue, mistakes orange, by share of the true class."""
     classes = len(names)
     fractions = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
     side = 2.0 + 0.47 * classes if classes <= NUMBERED else 6.4
@@ -146,7 +146,7 @@ def _cells(axes, matrix, fractions):
         colour = BLUE if row == column else ORANGE
         corner = (column - 0.5, row - 0.5)
         axes.add_patch(Rectangle(corner, 1, 1, facecolor=PAPER, edgecolor=GRID, lw=0.6))
-        shade = DEEPEST * float(fractions[row, column])
+        shade = DEEPEST * float(fractions[row, column]) ** 0.5
         axes.add_patch(Rectangle(corner, 1, 1, facecolor=colour, edgecolor="none", alpha=shade))
         weight = "bold" if row == column else "normal"
         size = 8.5 if matrix.max() < 10_000 else 7
@@ -184,7 +184,7 @@ def _axes(figure, field, last, xlabel="epoch"):
     whole = last >= 4
     axes.set_xlim(0, 1.04 * last)
     axes.set(xlabel=xlabel, ylabel=field)
-    axes.xaxis.set_major_locator(MaxNLocator(8, integer=whole, min_n_ticks=1))
+    axes.xaxis.set_major_locator(MaxNLocator(8, steps=(1, 2, 5, 10), integer=whole, min_n_ticks=1))
     return axes
 
 
@@ -192,6 +192,12 @@ def _line(axes, curve, colour, label, style="-"):
     if curve:
         # A single point would be no line to be seen.
         axes.plot(*_xy(curve), "o" if len(curve) == 1 else style, ms=4, color=colour, label=label)
+
+
+def _logarithmic(axes):
+    axes.set_yscale("log")
+    axes.yaxis.set_major_formatter("{x:g}")  # By default it writes mathematics, which is not read here.
+    axes.yaxis.set_minor_formatter("")
 
 
 def _last(*found: list[Point]) -> float:

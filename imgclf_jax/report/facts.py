@@ -1,6 +1,5 @@
 """The tables of a report: what a run was told to do, where and with what it was done, and how long it took."""
 
-import json
 from typing import Any
 
 from imgclf_jax import config as configs
@@ -51,7 +50,9 @@ def settings(run: Run) -> Markup:
 
 def show(value: Any) -> Markup:
     """A value of a config as it would be written there."""
-    return tag("code", name("" if value is None else json.dumps(value, ensure_ascii=False), longest=120))
+    if value is None:
+        return tag("span", "–", title="not given")
+    return tag("code", name(repr(tuple(value) if isinstance(value, list) else value), longest=120))
 
 
 def provenance(run: Run) -> Markup:

@@ -129,7 +129,7 @@ def _comparison(runs: list[Run]) -> list[Section]:
     body = table(head, rows)
     if different := _different_data(runs):
         body = join(
-            [tag("p", f"These accuracies do not compare, for the runs differ in {different}.", css="note"), body]
+            [tag("p", f"These accuracies do not compare, for the runs differ in: {different}.", css="note"), body]
         )
     pictures = tuple(
         picture
@@ -137,7 +137,11 @@ def _comparison(runs: list[Run]) -> list[Section]:
         if (picture := charts.overlay([(run.name, run.rows) for run in runs], field))
     )
     shown = [
-        tag("figure", inline(picture, "all"), tag("figcaption", f"Validation {field}"))
+        tag(
+            "figure",
+            inline(picture, "all"),
+            tag("figcaption", f"Validation {field}; dashed: training, of runs with fewer than two evaluations"),
+        )
         for picture, field in zip(pictures, ("accuracy", "loss"), strict=False)
     ]
     parts = [Section("results", "Side by side", body)]
@@ -150,11 +154,11 @@ def _different_data(runs: list[Run]) -> str:
     """What makes the accuracies of these runs measurements of different things; '' where they compare."""
     described = [run.record.get("data") or {} for run in runs]
     aspects: dict[str, list[Any]] = {
-        "their data sets": [data.get("name") for data in described],
-        "their classes": [data.get("class_names") for data in described],
-        "the content of their images": [data.get("fingerprint") for data in described],
-        "the split that is reported": [run.split for run in runs],
-        "which examples that split has": [
+        "data set": [data.get("name") for data in described],
+        "classes": [data.get("class_names") for data in described],
+        "content of the images": [data.get("fingerprint") for data in described],
+        "reported split": [run.split for run in runs],
+        "examples of that split": [
             [run.config.data.source, run.config.data[f"{run.split}_split"], (data.get("counts") or {}).get(run.split)]
             for run, data in zip(runs, described, strict=True)
         ],

@@ -123,13 +123,16 @@ def _classes(found: Predictions, prefix):
     matrix = measures.confusion(found.labels, found.predicted, len(names))
     picture = charts.confusion(matrix, names)
     numbered = len(names) <= charts.NUMBERED
-    shade = "the shade is the share of the true class" + ("" if numbered else " (its root, so that little shows)")
-    parts = [tag("figure", inline(picture, prefix, wide=numbered), tag("figcaption", f"Confusion matrix: {shade}"))]
+    caption = "Confusion matrix: the shade is the root of the share of the true class, so that rare mistakes show"
+    parts = [tag("figure", inline(picture, prefix, wide=numbered), tag("figcaption", caption))]
     lists = [_by_class(matrix, names)]
     pairs = measures.most_confused(matrix, PAIRS)
     if pairs:
         head = ("true", "predicted", "times", "of the class")
-        rows = [(name(names[a]), name(names[b]), f"{n:,}", f"{n / matrix[a].sum():.1%}") for a, b, n in pairs]
+        rows = [
+            (name(names[a]), name(names[b]), f"{n:,}", f"{n / matrix[a].sum():.1%}".replace("%", " %"))
+            for a, b, n in pairs
+        ]
         lists.append(tag("div", tag("h3", "Most frequent mistakes"), table(head, rows, text=2)))
     # A list of many classes is closed at first, so what is short comes before it.
     parts.append(tag("div", *(lists if numbered else reversed(lists)), css="pair"))
@@ -143,13 +146,13 @@ def _by_class(matrix, names):
         (name(label), *(_fraction(values[index]) for values in by_class[:3]), f"{by_class.support[index]:,}")
         for index, label in enumerate(names)
     ]
-    foot = ("macro average", *(f"{means[key]:.4f}" for key in means), f"{matrix.sum():,}")
+    foot = ("macro mean", *(f"{means[key]:.4f}" for key in means), f"{matrix.sum():,}")
     found = table(("class", "precision", "recall", "F1", "examples"), rows, foot)
     if len(names) > charts.NUMBERED:
         found = tag("details", tag("summary", f"All {len(names)} classes"), found)
     parts = [tag("h3", "By class"), found]
     if np.isnan(by_class.precision).any():
-        text = "A class that was never predicted has no precision; in the macro average that counts as 0."
+        text = "A class that was never predicted has no precision; in the macro mean that counts as 0."
         parts.append(tag("p", text, css="small"))
     return tag("div", *parts)
 
