@@ -14,7 +14,7 @@ from runs import ROOT, SOFTMAX, environment, record
 from imgclf_jax import trained
 from imgclf_jax.data.types import silent
 from imgclf_jax.errors import UserError
-from imgclf_jax.report import predictions, runs, weights, write
+from imgclf_jax.report import drawing, predictions, runs, weights, write
 
 pytest_plugins = ["run_fixtures"]
 
@@ -42,6 +42,13 @@ def compared(softmax, finished, tmp_path_factory):
     output = tmp_path_factory.mktemp("compared") / "both"
     write.report([softmax, finished.folder], output, silent, warned.append)
     return output, warned
+
+
+@pytest.fixture
+def undrawn(monkeypatch):
+    """Pictures are not drawn, which takes most of a report's time."""
+    blank = '<svg width="1pt" height="1pt"></svg>'
+    monkeypatch.setattr(drawing, "finish", lambda figure, name, alt, *_: drawing.Picture(name, alt, blank, b"", {}))
 
 
 def report(*folders, output=None):
@@ -151,7 +158,7 @@ def test_the_same_run_gives_the_same_report(softmax, tmp_path):
 
 
 def test_runs_side_by_side(softmax, finished, compared):
-    output, warned = compared
+    output, _ = compared
     page = (output / "index.html").read_text()
     assert page.count('<details class="run"') == 2
     for folder in (softmax, finished.folder):
@@ -164,7 +171,7 @@ def test_runs_side_by_side(softmax, finished, compared):
     assert not (softmax / "report" / "run1").exists()
 
 
-def test_runs_on_other_data_do_not_compare(softmax, copy, tmp_path):
+def test_runs_on_other_data_do_not_compare(softmax, copy, tmp_path, undrawn):
     told = record(copy)
     told["data"]["fingerprint"] = "0" * 64
     (copy / "run.json").write_text(json.dumps(told))
@@ -180,7 +187,7 @@ def test_names_are_as_long_as_it_takes(tmp_path):
     assert runs.names([a, b]) == ["a/run", "b/run"]
 
 
-def test_another_result_than_the_run_had_is_told(copy):
+def test_another_result_than_the_run_had_is_told(copy, undrawn):
     told = record(copy)
     told["results"]["test"]["correct"] += 300
     (copy / "run.json").write_text(json.dumps(told))
@@ -190,7 +197,7 @@ def test_another_result_than_the_run_had_is_told(copy):
     assert "has changed since" in page
 
 
-def test_a_run_without_a_test_split_is_judged_by_its_validation_split(copy):
+def test_a_run_without_a_test_split_is_judged_by_its_validation_split(copy, undrawn):
     config, told = (json.loads((copy / name).read_text()) for name in ("config.json", "run.json"))
     config["data"]["test_split"] = ""
     del told["data"]["counts"]["test"], told["results"]["test"]
@@ -202,7 +209,7 @@ def test_a_run_without_a_test_split_is_judged_by_its_validation_split(copy):
     assert len(table(copy / "report")) == told["data"]["counts"]["valid"]
 
 
-def test_an_interrupted_run_is_told_not_to_be_complete(killed):
+def test_an_interrupted_run_is_told_not_to_be_complete(killed, undrawn):
     page, warned = report(killed)
     assert any(
         line.startswith("Not complete: the run is running, its last checkpoint is that of step") for line in warned
@@ -213,7 +220,7 @@ def test_an_interrupted_run_is_told_not_to_be_complete(killed):
 
 
 @pytest.mark.parametrize("change", [{"source": "tfds", "dir": "/nowhere"}, {"name": "cifar100", "source": "tfds"}])
-def test_without_its_data_a_run_has_its_curves_all_the_same(copy, change, tmp_path, monkeypatch):
+def test_without_its_data_a_run_has_its_curves_all_the_same(copy, change, tmp_path, monkeypatch, undrawn):
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "empty"))
     config, told = (json.loads((copy / name).read_text()) for name in ("config.json", "run.json"))
     config["data"] |= change
@@ -227,7 +234,7 @@ def test_without_its_data_a_run_has_its_curves_all_the_same(copy, change, tmp_pa
     assert "predictions.csv" not in files(copy / "report")
 
 
-def test_without_a_checkpoint_a_run_has_its_curves_all_the_same(copy):
+def test_without_a_checkpoint_a_run_has_its_curves_all_the_same(copy, undrawn):
     shutil.rmtree(copy / "checkpoints")
     page, warned = report(copy)
     assert len(warned) == 1 and "holds no checkpoint" in warned[0]
@@ -256,7 +263,7 @@ def test_filters_are_the_kernels_of_the_first_convolution(finished):
     assert sorted(found.norms) == pytest.approx(sorted(np.linalg.norm(kernel[..., i]) for i in range(4)))
 
 
-def test_a_folder_that_is_no_report_is_left_alone(copy, softmax):
+def test_a_folder_that_is_no_report_is_left_alone(copy, undrawn):
     output = copy / "report"
     output.mkdir()
     (output / "thesis.txt").write_text("years of work")
@@ -279,7 +286,7 @@ def test_a_folder_that_is_no_report_is_left_alone(copy, softmax):
     assert not list(copy.glob(".tmp-*"))
 
 
-def test_a_report_that_fails_leaves_the_one_before(copy, monkeypatch):
+def test_a_report_that_fails_leaves_the_one_before(copy, monkeypatch, undrawn):
     output = copy / "report"
     report(copy)
     before = (output / "index.html").read_text()

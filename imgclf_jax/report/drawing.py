@@ -90,7 +90,8 @@ def finish(figure: Figure, name: str, alt: str, tooltips: dict[str, str] | None 
         tooltips: texts by the gid of an artist.
     """
     png, svg = io.BytesIO(), io.BytesIO()
-    FigureCanvasAgg(figure).print_png(png, metadata={"Software": None}, pil_kwargs={"optimize": True})
+    FigureCanvasAgg(figure).print_png(png, metadata={"Software": None})
+    figure.set_layout_engine("none")  # It is laid out, and need not be again.
     nothing = {"Date": None, "Creator": None, "Format": None, "Type": None}
     FigureCanvasSVG(figure).print_svg(svg, metadata=nothing)
     return Picture(name, alt, svg.getvalue().decode(), png.getvalue(), tooltips or {})
