@@ -114,10 +114,10 @@ def reliability(found: Calibration) -> Picture:
             zorder=3,
         )
         upper.set(xlim=(0, 1), ylim=(0, 1.02), ylabel="accuracy", title=f"Expected calibration error {found.error:.4f}")
-        upper.legend(loc="upper left")
         lower.bar(centres, found.counts, width * 0.92, color=MUTED)
         lower.set(xlabel="confidence", ylabel="examples")
         lower.yaxis.set_major_locator(MaxNLocator(3, integer=True))
+        figure.legend(loc="outside lower left", ncols=2)
         alt = f"accuracy by confidence in {len(found.counts)} bins; the expected calibration error is {found.error:.4f}"
         return drawing.finish(figure, "reliability", alt)
 

@@ -124,13 +124,13 @@ def _classes(found: Predictions, prefix):
     picture = charts.confusion(matrix, names)
     numbered = len(names) <= charts.NUMBERED
     caption = "Confusion matrix: the shade is the root of the share of the true class, so that rare mistakes show"
-    parts = [tag("figure", inline(picture, prefix, wide=numbered), tag("figcaption", caption))]
+    parts = [tag("figure", inline(picture, prefix, wide=6 < len(names) <= charts.NUMBERED), tag("figcaption", caption))]
     lists = [_by_class(matrix, names)]
     pairs = measures.most_confused(matrix, PAIRS)
     if pairs:
         head = ("true", "predicted", "times", "of the class")
         rows = [
-            (name(names[a]), name(names[b]), f"{n:,}", f"{n / matrix[a].sum():.1%}".replace("%", " %"))
+            (name(names[a], 18), name(names[b], 18), f"{n:,}", f"{n / matrix[a].sum():.1%}".replace("%", " %"))
             for a, b, n in pairs
         ]
         lists.append(tag("div", tag("h3", "Most frequent mistakes"), table(head, rows, text=2)))
@@ -143,7 +143,7 @@ def _by_class(matrix, names):
     by_class = measures.per_class(matrix)
     means = measures.macro(by_class)
     rows = [
-        (name(label), *(_fraction(values[index]) for values in by_class[:3]), f"{by_class.support[index]:,}")
+        (name(label, 18), *(_fraction(values[index]) for values in by_class[:3]), f"{by_class.support[index]:,}")
         for index, label in enumerate(names)
     ]
     foot = ("macro mean", *(f"{means[key]:.4f}" for key in means), f"{matrix.sum():,}")
@@ -163,10 +163,12 @@ def _examples(found: Predictions):
     pictures: list[Picture] = []
     parts: list[Markup] = []
     if wrong:
+        every = len(found.labels) - found.correct
+        which = f"{len(wrong)} of {every:,} mistakes" if every > len(wrong) else f"All {every} mistakes"
         alt = f"the {len(wrong)} most confident mistakes"
         pictures.append(grid(wrong, "mistakes", alt, columns=min(5, len(wrong))))
         parts += [
-            tag("p", f"The {len(wrong)} most confident of {len(found.labels) - found.correct:,} mistakes."),
+            tag("p", f"{which}, the most confident first: true class, what the network said, how sure it was."),
             tag("div", *map(_thumbnail, wrong), css="grid"),
         ]
     else:
