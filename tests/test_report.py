@@ -12,7 +12,7 @@ import pytest
 from runs import ROOT, SOFTMAX, environment, record
 
 from imgclf_jax import trained
-from imgclf_jax.data.types import silent
+from imgclf_jax.data.types import LazyImages, silent
 from imgclf_jax.errors import UserError
 from imgclf_jax.report import drawing, predictions, runs, weights, write
 
@@ -42,6 +42,17 @@ def compared(softmax, finished, tmp_path_factory):
     output = tmp_path_factory.mktemp("compared") / "both"
     write.report([softmax, finished.folder], output, silent, warned.append)
     return output, warned
+
+
+class OnDisk(LazyImages):
+    """Images that look as if they were decoded when they are asked for."""
+
+    def __init__(self, images):
+        super().__init__(images.shape)
+        self._images = images
+
+    def read(self, index):
+        return self._images[index]
 
 
 @pytest.fixture
@@ -90,6 +101,7 @@ def test_scores_are_those_of_the_predictor(softmax):
     scores = predictions.score(network, images, done.append)
     np.testing.assert_allclose(np.exp(scores), trained.predictor(network)(images), atol=1e-5)
     assert done == [256, 300]
+    assert np.array_equal(predictions.score(network, OnDisk(images), done.append), scores)
 
 
 def test_the_page_says_what_the_run_was(softmax):

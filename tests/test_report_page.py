@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from imgclf_jax.config import default
+from imgclf_jax.data.types import LazyImages
 from imgclf_jax.report import markup, page, predictions, thumbnails
 from imgclf_jax.report.predictions import Predictions
 from imgclf_jax.report.runs import Run
@@ -63,6 +64,18 @@ def make_run(names=HOSTILE, shape=(8, 8, 3), count=60, name="run", notes=()):
         "results": {"test": {"accuracy": found.correct / count, "loss": 1.0, "correct": found.correct, "count": count}},
     }
     return Run(name, Path("/tmp") / "run", config, record, rows, None, found, notes)
+
+
+class OnDisk(LazyImages):
+    """Images that look as if they were decoded when they are asked for, and remember which were."""
+
+    def __init__(self, images):
+        super().__init__(images.shape)
+        self._images, self.asked = images, set()
+
+    def read(self, index):
+        self.asked.add(index)
+        return self._images[index]
 
 
 @pytest.fixture(scope="module")
@@ -134,8 +147,11 @@ def test_small_images_keep_their_pixels_and_photos_are_scaled_down():
         assert max(small.shape) == 160 and small.shape[2] == shape[2]
         assert small.shape[0] / small.shape[1] == pytest.approx(shape[0] / shape[1], rel=0.25)
         assert not thumbnails.is_tiny(small)
-    built = page.build([make_run(shape=(300, 400, 3))])
+    run = make_run(names=("a", "b"), count=12, shape=(300, 400, 3))
+    lazy = OnDisk(run.found.images)
+    built = page.build([run._replace(found=run.found._replace(images=lazy))])
     assert 'class="pixels"' not in built.html
+    assert 4 <= len(lazy.asked) < 12  # Only what is shown is decoded.
 
 
 def test_an_image_is_encoded_without_loss():

@@ -56,8 +56,8 @@ def _curves(run, prefix):
     if not pictures:
         return Section("curves", "Learning curves", tag("p", "No row has been written yet."))
     titles = (
-        "Accuracy, every row",
-        "Loss, every row",
+        "Accuracy, each row of metrics.jsonl",
+        "Loss, each row of metrics.jsonl",
         "Evaluation accuracy by epochs trained",
         "Accuracy against validation accuracy, by epoch",
     )
@@ -179,9 +179,11 @@ def _examples(found: Predictions):
             for label, hardest, easiest in extremes
         ]
         flat = [picture._replace(caption=(label, *picture.caption)) for label, *both in extremes for picture in both]
-        pictures.append(grid(flat, "hardest_and_easiest", "hardest and easiest example of each class", columns=4))
+        pictures.append(
+            grid(flat, "hardest_and_easiest", "hardest and easiest example of each class", min(4, len(flat)))
+        )
         left_out = len(found.class_names) - len(extremes)
-        more = f" Shown are {len(extremes)} of {len(found.class_names)} classes." if left_out else ""
+        more = f" These are {len(extremes)} of {len(found.class_names)} classes." if left_out else ""
         parts += [
             tag("h3", "Hardest and easiest of each class"),
             tag(

@@ -66,15 +66,16 @@ def grid(thumbnails: list[Thumbnail], name: str, alt: str, columns: int) -> Pict
     """
     rows = -(-len(thumbnails) // columns)
     lines = max(len(thumbnail.caption) for thumbnail in thumbnails)
-    width, height = 1.45, 1.3 + 0.16 * lines  # of a cell, in inches
+    tallest = max(_size(thumbnail.image)[0] for thumbnail in thumbnails)
+    width, height = 1.45, tallest + 0.15 + 0.16 * lines  # of a cell, in inches
     with drawing.drawing(width * columns, height * rows) as figure:
         figure.set_layout_engine("none")
         axes = figure.add_axes((0, 0, 1, 1))  # One for all: a layout of many takes seconds.
         axes.set_axis_off()
         for index, thumbnail in enumerate(thumbnails):
             left, top = index % columns * width, index // columns * height
-            high, wide = (1.15 * side / max(thumbnail.image.shape[:2]) for side in thumbnail.image.shape[:2])
-            centre, foot = left + width / 2, top + 1.2
+            high, wide = _size(thumbnail.image)
+            centre, foot = left + width / 2, top + 0.05 + tallest
             axes.imshow(
                 _for_pil(thumbnail.image),
                 cmap="gray",
@@ -87,6 +88,12 @@ def grid(thumbnails: list[Thumbnail], name: str, alt: str, columns: int) -> Pict
             axes.text(centre, foot + 0.05, text, ha="center", va="top", fontsize=8)
         axes.set(xlim=(0, width * columns), ylim=(height * rows, 0))
         return drawing.finish(figure, name, alt)
+
+
+def _size(image):
+    """(height, width) in inches, on a drawing."""
+    height, width = image.shape[:2]
+    return 1.25 * height / max(height, width), 1.25 * width / max(height, width)
 
 
 def _for_pil(image):
