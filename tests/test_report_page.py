@@ -22,7 +22,7 @@ needs_browser = pytest.mark.skipif(BROWSER is None, reason="needs Chromium or Ch
 SCRIPT = "<script>alert(1)</script>"
 HOSTILE = (
     SCRIPT,
-    "$x_1$ and $\\frac{",
+    "$x_1$ $\\frac{$",
     "_private",
     "\"quotes\" & 'others'",
     "größer 象 🐘",
@@ -109,12 +109,19 @@ def test_no_name_becomes_markup(hostile):
 
 def test_names_are_shown_as_they_are(hostile):
     confusion = pictures(hostile)["confusion"].svg
-    for text in ("_private", "größer 象 🐘", "$x_1$ and"):
+    for text in ("_private", "größer 象 🐘", "$x_1$ $\\frac{$"):
         assert text in hostile.html and text in html.unescape(confusion), text
     assert "x" * 200 in hostile.html  # the whole of it in a tooltip
     assert "x" * 30 not in re.sub(r'(title|alt)="[^"]*"|<title>[^<]*</title>', "", hostile.html)
     assert not re.findall("[\x00-\x08\x0b-\x1f\x7f]", hostile.html)
     hostile.html.encode("utf-8")
+
+
+def test_runs_are_named_in_the_legend_whatever_they_are_called():
+    built = page.build([make_run(name=name) for name in ("_one", "two $x$ $", SCRIPT)])
+    for field in ("accuracy", "loss"):
+        legend = html.unescape(pictures(built)[f"compare_{field}"].svg)
+        assert all(name in legend for name in ("_one", "two $x$ $", SCRIPT))
 
 
 def test_shortened_names_of_a_picture_have_tooltips(hostile):
