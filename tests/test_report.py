@@ -241,6 +241,7 @@ def test_without_its_data_a_run_has_its_curves_all_the_same(copy, change, tmp_pa
     (copy / "run.json").write_text(json.dumps(told))
     page, warned = report(copy)
     assert len(warned) == 1 and warned[0].startswith("There are no predictions in this report")
+    assert "A report downloads nothing" in warned[0] and told["data"]["location"] in warned[0]
     assert "Learning curves" in page and "What the classes look like" in page and "train[:5000]" in page
     assert f"{told['results']['test']['accuracy']:.4f}" in page
     assert "predictions.csv" not in files(copy / "report")

@@ -77,7 +77,13 @@ def predict(network: trained.Trained, progress: Progress) -> Predictions:
     settings = network.config.data.copy_and_resolve_references()
     source = "sample" if described["name"] == sample.NAME else settings.source
     settings.update(download=False, allow_sample=False, source=source)
-    dataset = data.load_split(settings, split, progress=progress)
+    try:
+        dataset = data.load_split(settings, split, progress=progress)
+    except UserError as error:
+        raise UserError(
+            f"the {split} split cannot be read ({error}). A report downloads nothing; when the run was made the data was "
+            f"in {described['location']}"
+        ) from error
     if dataset.name != described["name"]:
         raise UserError(f"the run was on {described['name']}, but found was {dataset.name} in {dataset.location}")
     trained.check_classes(network, dataset)
