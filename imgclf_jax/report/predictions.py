@@ -81,8 +81,8 @@ def predict(network: trained.Trained, progress: Progress) -> Predictions:
         dataset = data.load_split(settings, split, progress=progress)
     except UserError as error:
         raise UserError(
-            f"the {split} split cannot be read ({error}). A report downloads nothing; when the run was made the data was "
-            f"in {described['location']}"
+            f"the {split} split cannot be read ({error}). A report downloads nothing; when the run was made the "
+            f"data was in {described['location']}"
         ) from error
     if dataset.name != described["name"]:
         raise UserError(f"the run was on {described['name']}, but found was {dataset.name} in {dataset.location}")
