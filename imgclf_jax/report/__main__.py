@@ -1,0 +1,50 @@
+"""A page about a finished run: `python -m imgclf_jax.report --workdir=DIR [--workdir=DIR2 ...] [--output=FOLDER]`.
+
+Writes DIR/report/: index.html, which needs nothing else and no network, its pictures as SVG and PNG files, and
+predictions.csv. With several workdirs the page has the runs side by side, then each for itself; it goes into the first
+one's folder unless --output says otherwise. An earlier report in that place is replaced.
+"""
+
+import sys
+from pathlib import Path
+
+from absl import flags
+
+from imgclf_jax import cli
+from imgclf_jax.errors import UserError
+
+FLAGS = flags.FLAGS
+
+
+def define_flags() -> None:
+    """The flags of this tool."""
+    flags.DEFINE_multi_string("workdir", None, "Folder of a run; given several times, the runs are compared.")
+    flags.DEFINE_string("output", None, "Folder of the report. Default: report/ in the first workdir.")
+
+
+def main(argv: list[str]) -> int:
+    """Parses the command line and writes the report. Returns the exit status."""
+    define_flags()
+    if cli.parse(argv) is not None:
+        raise UserError("--config is not for reports: they take the config of the run from its workdir")
+    if not FLAGS.workdir:
+        raise UserError("--workdir is missing; give the folder that training printed")
+
+    from imgclf_jax import compiler  # JAX is slow to import: mistakes above are told at once.
+
+    compiler.configure_xla()
+    from imgclf_jax.console import Console
+    from imgclf_jax.report.write import report
+
+    console = Console()
+    output = None if FLAGS.output is None else Path(FLAGS.output)
+    try:
+        page = report([Path(folder) for folder in FLAGS.workdir], output, console.task, console.warn)
+    finally:
+        console.finish()
+    console.print(f"report {page}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run_tool(main))

@@ -1,0 +1,224 @@
+"""The pictures of a report that are charts."""
+
+import math
+
+import numpy as np
+from matplotlib.colors import to_rgb
+from matplotlib.patches import Rectangle
+from matplotlib.ticker import MaxNLocator
+
+from imgclf_jax.logs import Row
+from imgclf_jax.report import curves, drawing
+from imgclf_jax.report.curves import Point
+from imgclf_jax.report.drawing import BLUE, GREEN, GRID, INK, MUTED, ORANGE, PAPER, SERIES, Picture
+from imgclf_jax.report.markup import clean, shorten
+from imgclf_jax.report.measures import Calibration
+
+NUMBERED = 20  # Up to so many classes a confusion matrix has numbers and names.
+DEEPEST = 0.55  # Opacity of a full cell: on white as on the page's black its number can still be read.
+_SIZE = (5.0, 3.3)
+
+
+def learning_curves(rows: list[Row], field: str) -> Picture | None:
+    """Training and validation by epoch, every row of the metrics files, the best evaluation marked.
+
+    Args:
+        rows: of `metrics.jsonl`.
+        field: "accuracy" or "loss".
+    """
+    train, valid = (curves.points(rows, split, field) for split in ("train", "valid"))
+    if not train and not valid:
+        return None
+    with drawing.drawing(*_SIZE) as figure:
+        axes = _axes(figure, field, _last(train, valid))
+        _line(axes, train, BLUE, "training")
+        _line(axes, valid, ORANGE, "validation", "o-" if len(valid) < 40 else "-")
+        if len(valid) > 1:
+            best = curves.best(valid, field)
+            label = f"best: {best.value:.4f}, epoch {best.epoch:.3g}"
+            axes.plot([best.epoch], [best.value], "o", ms=11, mec=INK, mfc="none", mew=1.4, label=label)
+        if field == "loss" and _spread(train + valid) > 100:
+            _logarithmic(axes)
+        axes.legend()
+        return drawing.finish(figure, f"learning_{field}", f"{field} by epoch, of training and of validation")
+
+
+def evaluation_accuracy(rows: list[Row]) -> Picture | None:
+    """Evaluation accuracy by epochs trained: the validation split's, and the test split's at the end."""
+    valid, test = (curves.points(rows, split, "accuracy") for split in ("valid", "test"))
+    if not valid and not test:
+        return None
+    with drawing.drawing(*_SIZE) as figure:
+        axes = _axes(figure, "accuracy", _last(valid, test), "epochs trained")
+        _line(axes, valid, ORANGE, "validation", "o-" if len(valid) < 40 else "-")
+        if test:
+            axes.plot([test[-1].epoch], [test[-1].value], "D", color=GREEN, label=f"test: {test[-1].value:.4f}")
+        _accuracy_range(axes, valid + test)
+        axes.legend(loc="lower right")
+        return drawing.finish(figure, "evaluation_accuracy", "evaluation accuracy by epochs trained")
+
+
+def accuracy_against_validation(rows: list[Row]) -> Picture | None:
+    """Training and validation accuracy, a point an epoch."""
+    train = curves.by_epoch(curves.points(rows, "train", "accuracy"), mean=True)
+    valid = curves.by_epoch(curves.points(rows, "valid", "accuracy"), mean=False)
+    if not train:
+        return None
+    with drawing.drawing(*_SIZE) as figure:
+        axes = _axes(figure, "accuracy", _last(train, valid))
+        _line(axes, train, BLUE, "accuracy", "o-")
+        _line(axes, valid, ORANGE, "validation accuracy", "o-")
+        _accuracy_range(axes, train + valid)
+        axes.legend(loc="lower right")
+        return drawing.finish(figure, "accuracy_by_epoch", "training and validation accuracy, a point an epoch")
+
+
+def overlay(runs: list[tuple[str, list[Row]]], field: str) -> Picture | None:
+    """The validation curves of several runs in one chart; the training curve, dashed, of a run without one."""
+    shown = []
+    for name, rows in runs:
+        valid, train = (curves.points(rows, split, field) for split in ("valid", "train"))
+        shown.append((name, valid, "-o") if len(valid) > 1 or not train else (f"{name} (training)", train, "--"))
+    if not any(curve for _, curve, _ in shown):
+        return None
+    with drawing.drawing(5.0, 3.3 + 0.2 * len(runs)) as figure:
+        axes = _axes(figure, field, _last(*(curve for _, curve, _ in shown)))
+        for index, (name, curve, style) in enumerate(shown):
+            # A name that begins with an underscore would be left out of the legend.
+            label = " " + shorten(name, 48)
+            axes.plot(*_xy(curve), style, ms=3, color=SERIES[index % len(SERIES)], label=label)
+        if field == "loss" and _spread([point for _, curve, _ in shown for point in curve]) > 30:
+            _logarithmic(axes)
+        figure.legend(loc="outside lower left", ncols=1)
+        names = ", ".join(clean(name) for name, _ in runs)
+        return drawing.finish(figure, f"compare_{field}", f"{field} by epoch, of the runs {names}")
+
+
+def reliability(found: Calibration) -> Picture:
+    """Accuracy by confidence, and how many examples there are of each confidence."""
+    centres, width = (found.edges[:-1] + found.edges[1:]) / 2, found.edges[1] - found.edges[0]
+    with drawing.drawing(5.0, 4.6) as figure:
+        upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1.2))
+        there = found.counts > 0
+        upper.bar(centres[there], found.accuracy[there], width * 0.92, color=BLUE, label="accuracy")
+        upper.plot([0, 1], [0, 1], "--", color=MUTED, lw=1.2, label="confidence can be taken at its word")
+        upper.plot(
+            found.confidence[there],
+            found.accuracy[there],
+            "o",
+            ms=4.5,
+            mfc=ORANGE,
+            mec=PAPER,
+            mew=0.8,
+            clip_on=False,
+            zorder=3,
+        )
+        upper.set(xlim=(0, 1), ylim=(0, 1.02), ylabel="accuracy", title=f"Expected calibration error {found.error:.4f}")
+        lower.bar(centres, found.counts, width * 0.92, color=MUTED)
+        lower.set(xlabel="confidence", ylabel="examples")
+        lower.yaxis.set_major_locator(MaxNLocator(3, integer=True))
+        figure.legend(loc="outside lower left", ncols=2)
+        alt = f"accuracy by confidence in {len(found.counts)} bins; the expected calibration error is {found.error:.4f}"
+        return drawing.finish(figure, "reliability", alt)
+
+
+def confusion(matrix: np.ndarray, names: tuple[str, ...]) -> Picture:
+    """True classes by predicted classes: right predictions blue, mistakes orange, by share of the true class."""
+    classes = len(names)
+    fractions = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
+    side = 2.0 + 0.47 * classes if classes <= NUMBERED else 6.4
+    with drawing.drawing(side + 0.5, side) as figure:
+        axes = figure.subplots()
+        tooltips: dict[str, str] = {}
+        if classes <= NUMBERED:
+            _cells(axes, matrix, fractions)
+            tooltips = _name_axes(axes, names)
+        else:
+            _pixels(axes, fractions)
+        axes.set(xlim=(-0.5, classes - 0.5), ylim=(classes - 0.5, -0.5), xlabel="predicted", ylabel="true", aspect=1)
+        axes.grid(False)
+        alt = f"confusion matrix of {classes} classes: {np.trace(matrix)} of {matrix.sum()} predictions are right"
+        return drawing.finish(figure, "confusion", alt, tooltips)
+
+
+def _cells(axes, matrix, fractions):
+    for row, column in np.ndindex(*matrix.shape):
+        colour = BLUE if row == column else ORANGE
+        corner = (column - 0.5, row - 0.5)
+        axes.add_patch(Rectangle(corner, 1, 1, facecolor=PAPER, edgecolor=GRID, lw=0.6))
+        shade = DEEPEST * float(fractions[row, column]) ** 0.5
+        axes.add_patch(Rectangle(corner, 1, 1, facecolor=colour, edgecolor="none", alpha=shade))
+        weight = "bold" if row == column else "normal"
+        size = 8.5 if matrix.max() < 10_000 else 7
+        text = f"{matrix[row, column]}"
+        axes.text(column, row, text, ha="center", va="center", fontsize=size, fontweight=weight)
+
+
+def _name_axes(axes, names):
+    shown = [shorten(name, 18) for name in names]
+    axes.set_xticks(range(len(names)), shown, rotation=45, ha="right", rotation_mode="anchor")
+    axes.set_yticks(range(len(names)), shown)
+    axes.tick_params(length=0)
+    tooltips = {}
+    for axis, labels in (("x", axes.get_xticklabels()), ("y", axes.get_yticklabels())):
+        for index, label in enumerate(labels):
+            if shown[index] != clean(names[index]):
+                label.set_gid(f"{axis}{index}")
+                tooltips[f"{axis}{index}"] = clean(names[index])
+    return tooltips
+
+
+def _pixels(axes, fractions):
+    """A pixel a cell. These colours are in an image, so they must do on any paper."""
+    classes = len(fractions)
+    image = np.zeros((classes, classes, 4), np.float32)
+    image[..., :3] = to_rgb("#d9691e")
+    image[np.arange(classes), np.arange(classes), :3] = to_rgb("#2a86c8")
+    image[..., 3] = np.sqrt(fractions)
+    axes.imshow(image, interpolation="none")
+
+
+def _axes(figure, field, last, xlabel="epoch"):
+    """Axes from epoch 0 to the last one, of `field` by epoch; longer runs have ticks at whole epochs only."""
+    axes = figure.subplots()
+    whole = last >= 4
+    axes.set_xlim(0, 1.04 * last)
+    axes.set(xlabel=xlabel, ylabel=field)
+    axes.xaxis.set_major_locator(MaxNLocator(8, steps=(1, 2, 5, 10), integer=whole, min_n_ticks=1))
+    return axes
+
+
+def _line(axes, curve, colour, label, style="-"):
+    if curve:
+        # A single point would be no line to be seen.
+        axes.plot(*_xy(curve), "o" if len(curve) == 1 else style, ms=4, color=colour, label=label)
+
+
+def _logarithmic(axes):
+    axes.set_yscale("log")
+    axes.yaxis.set_major_formatter("{x:g}")  # By default it writes mathematics, which is not read here.
+    axes.yaxis.set_minor_formatter("")
+
+
+def _last(*found: list[Point]) -> float:
+    return max(point.epoch for curve in found for point in curve)
+
+
+def _xy(curve: list[Point]):
+    return [point.epoch for point in curve], [point.value for point in curve]
+
+
+def _accuracy_range(axes, curve):
+    """From 0.5 to 1, as the tutorial has it, where everything is in there; else no narrower than a tenth."""
+    values = [point.value for point in curve]
+    low, high = min(values), max(values)
+    if low >= 0.5:
+        axes.set_ylim(0.5, 1)
+    else:
+        margin = max(0.08 * (high - low), 0.05 - (high - low) / 2)
+        axes.set_ylim(max(0, low - margin), min(1, high + margin))
+
+
+def _spread(curve):
+    values = [point.value for point in curve if point.value > 0]
+    return max(values) / min(values) if values else math.nan

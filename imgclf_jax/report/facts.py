@@ -1,0 +1,122 @@
+"""The tables of a report: what a run was told to do, where and with what it was done, and how long it took."""
+
+from typing import Any
+
+from imgclf_jax import config as configs
+from imgclf_jax.console import count, duration
+from imgclf_jax.cost import parameter_table
+from imgclf_jax.report.markup import Markup, join, name, table, tag
+from imgclf_jax.report.measures import wilson
+from imgclf_jax.report.runs import Run
+
+
+def accuracy_with_interval(result: dict[str, Any]) -> str:
+    """«0.7844 (0.7762 to 0.7924)»."""
+    low, high = wilson(result["correct"], result["count"])
+    return f"{result['accuracy']:.4f} ({low:.4f} to {high:.4f})"
+
+
+def results(run: Run) -> Markup:
+    """Accuracy and loss by split, from `run.json`."""
+    found = run.record.get("results") or {}
+    if not found:
+        return tag("p", "The run has not come to its final evaluation, so run.json holds no results.")
+    rows = [
+        (split, f"{value['accuracy']:.4f}", f"{value['correct']:,}", f"{value['count']:,}", f"{value['loss']:.4f}")
+        for split, value in found.items()
+    ]
+    return table(("split", "accuracy", "right", "examples", "loss"), rows)
+
+
+def settings(run: Run) -> Markup:
+    """Every field of the config, those that are not as they are by default first."""
+    default, mine = (configs.flatten(configs.to_json(values)) for values in (configs.default(), run.config))
+    changed = [
+        (tag("code", key), show(value), show(default[key])) for key, value in mine.items() if value != default[key]
+    ]
+    same = [(tag("code", key), show(value)) for key, value in mine.items() if value == default[key]]
+    parts = [tag("p", f"{len(changed)} of {len(mine)} fields differ from imgclf_jax.config.default().")]
+    if changed:
+        parts.append(table(("field", "this run", "default"), changed, text=3, css="changed"))
+    parts.append(
+        tag(
+            "details",
+            tag("summary", f"The {len(same)} fields at their defaults"),
+            table(("field", "value"), same, text=2),
+        )
+    )
+    return join(parts)
+
+
+def show(value: Any) -> Markup:
+    """A value of a config as it would be written there."""
+    if value is None:
+        return tag("span", "–", title="not given")
+    return tag("code", name(repr(tuple(value) if isinstance(value, list) else value), longest=120))
+
+
+def provenance(run: Run) -> Markup:
+    """When, on what and with which versions."""
+    record, origin = run.record, run.record.get("provenance") or {}
+    data, git = record.get("data") or {}, origin.get("git")
+    commit = "none: an installed package" if not git else git["commit"] + (", with changes" if git["changed"] else "")
+    devices = f"{origin.get('device_count', '?')} × {origin.get('device_kind', '?')}"
+    processes = origin.get("process_count", 1)
+    versions = {name: version for name, version in (origin.get("packages") or {}).items() if version}
+    counts = ", ".join(f"{split} {size:,}" for split, size in (data.get("counts") or {}).items())
+    shape = "×".join(map(str, data.get("image_shape") or ()))
+    pairs = [
+        ("workdir", run.folder.resolve()),
+        ("started", record.get("started", "?")),
+        ("status", record.get("status", "?")),
+        ("data", f"{data.get('name', '?')}, images {shape or '?'}, {len(data.get('class_names') or ())} classes"),
+        ("examples", counts or "?"),
+        ("data found in", data.get("location", "?")),
+        ("fingerprint of the data", data.get("fingerprint", "?")),
+        ("git commit", commit),
+        ("devices", devices + (f", {processes} processes" if processes > 1 else "")),
+        ("machine", f"{origin.get('platform', '?')}, {origin.get('cpu_count', '?')} CPUs"),
+        (
+            "versions",
+            ", ".join([f"Python {origin.get('python', '?')}", *(" ".join(pair) for pair in versions.items())]),
+        ),
+        ("XLA_FLAGS", origin.get("xla_flags") or "none"),
+    ]
+    return table(("", ""), pairs, text=2, css="pairs")
+
+
+def time(run: Run) -> Markup:
+    """How long it took and how fast it was."""
+    record = run.record
+    rate, flops = record.get("images_per_second"), record.get("flops_per_step")
+    pairs = [
+        ("total time", total_time(run)),
+        ("sessions", f"{record.get('sessions', '?')}"),
+        ("steps", f"{record.get('step', 0):,}"),
+        ("reported checkpoint", f"step {run.network.step:,}" if run.network else "none"),
+        ("throughput, median", f"{rate:,.0f} images/s" if rate else "not known"),
+        ("computation", f"{count(flops)}FLOP a step of {run.config.train.batch_size} images" if flops else "not known"),
+    ]
+    if rate and flops:
+        pairs.append(("achieved", f"{count(flops * rate / run.config.train.batch_size)}FLOP/s"))
+    return table(("", ""), pairs, text=2, css="pairs")
+
+
+def total_time(run: Run) -> str:
+    """Of all its sessions, for people."""
+    seconds = run.record.get("wall_time_seconds")
+    return duration(seconds) if seconds else "not known"
+
+
+def parameters(run: Run) -> Markup | None:
+    """Every parameter with its shape; `None` without a network."""
+    if run.network is None:
+        return None
+    found = parameter_table(run.network.variables["params"])
+    rows = [(tag("code", path), "×".join(map(str, shape)), f"{size:,}") for path, shape, size in found]
+    return table(("parameter", "shape", "values"), rows, ("total", "", f"{parameter_count(run):,}"))
+
+
+def parameter_count(run: Run) -> int:
+    """All values of all parameters; 0 without a network."""
+    return sum(size for *_, size in parameter_table(run.network.variables["params"])) if run.network else 0

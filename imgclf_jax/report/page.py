@@ -1,0 +1,178 @@
+"""The page: one run, or several side by side and then each for itself."""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from imgclf_jax import config as configs
+from imgclf_jax.report import charts, facts, measures, sections
+from imgclf_jax.report.drawing import Picture, inline
+from imgclf_jax.report.markup import Markup, clean, join, name, shorten, table, tag
+from imgclf_jax.report.runs import Run
+from imgclf_jax.report.sections import Section
+
+_STYLE = Path(__file__).with_name("style.css")
+# No script may run and nothing be fetched, whatever found its way into the text.
+_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+
+
+class Page(NamedTuple):
+    """A page and the pictures on it.
+
+    Attributes:
+        html: the whole document.
+        pictures: by the number of the run (from 0) they are of, `None` for those of all.
+    """
+
+    html: str
+    pictures: dict[int | None, tuple[Picture, ...]]
+
+
+def build(runs: list[Run]) -> Page:
+    """The report on one or more runs."""
+    if len(runs) == 1:
+        found = sections.of(runs[0], "run")
+        body = [_header(runs[0]), _contents(found), *(_section(section) for section in found)]
+        return Page(_document(runs[0].name, body), {0: _pictures(found)})
+    comparison = _comparison(runs)
+    details: list[Markup] = []
+    pictures: dict[int | None, tuple[Picture, ...]] = {None: _pictures(comparison)}
+    for index, run in enumerate(runs):
+        found = sections.of(run, f"run{index + 1}")
+        pictures[index] = _pictures(found)
+        parts = (_section(section, f"run{index + 1}-", "h3") for section in found)
+        summary = tag("summary", tag("span", name(run.name, 60), css="title"), " ", _accuracy(run))
+        details.append(tag("details", summary, _notes(run), *parts, css="run", id=f"run{index + 1}"))
+    title = f"{len(runs)} runs"
+    top = tag("header", tag("h1", title), tag("p", join((name(run.name, 60) for run in runs), ", "), css="what"))
+    contents = _contents(comparison, [(f"run{i + 1}", name(run.name, 40)) for i, run in enumerate(runs)])
+    each = tag("section", tag("h2", "Each run"), *details, id="runs")
+    return Page(_document(title, [top, contents, *map(_section, comparison), each]), pictures)
+
+
+def _document(title: str, body: list[Markup]) -> str:
+    head = [
+        Markup('<meta charset="utf-8">'),
+        Markup('<meta name="viewport" content="width=device-width, initial-scale=1">'),
+        Markup(f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'),
+        Markup('<meta name="color-scheme" content="light dark">'),
+        tag("title", f"{clean(title)} – report"),
+        tag("style", Markup(_STYLE.read_text(encoding="utf-8"))),
+    ]
+    page = tag("html", tag("head", join(head)), tag("body", tag("main", join(body))), lang="en")
+    return f"<!doctype html>\n{page}\n"
+
+
+def _header(run: Run) -> Markup:
+    data, result = run.record.get("data") or {}, run.result
+    parts = [tag("h1", name(run.name, 80))]
+    if result:
+        low, high = measures.wilson(result["correct"], result["count"])
+        parts += [
+            tag("p", f"{result['accuracy']:.4f}", css="accuracy"),
+            tag(
+                "p",
+                f"{_split(run)} accuracy: {result['correct']:,} of {result['count']:,} right, 95 % interval "
+                f"{low:.4f} to {high:.4f}",
+            ),
+        ]
+    model = f"model {run.config.model.name}"
+    when = f"started {str(run.record.get('started', '?')).replace('T', ' ')[:16]} UTC"
+    parts.append(tag("p", f"{data.get('name', 'data not known')} · {model} · {when}", css="what"))
+    return tag("header", *parts, _notes(run))
+
+
+def _split(run):
+    return {"test": "Test", "valid": "Validation"}[run.split]
+
+
+def _accuracy(run):
+    result = run.result
+    return f"{_split(run).lower()} accuracy {result['accuracy']:.4f}" if result else "no result"
+
+
+def _notes(run: Run) -> Markup:
+    return join(tag("p", note, css="note", role="note") for note in run.notes)
+
+
+def _contents(found: list[Section], more: list[tuple[str, Any]] | None = None) -> Markup:
+    links = [(section.anchor, section.title) for section in found] + (more or [])
+    return tag("nav", *(tag("a", title, href=f"#{anchor}") for anchor, title in links), aria_label="contents")
+
+
+def _section(section: Section, prefix: str = "", heading: str = "h2") -> Markup:
+    return tag("section", tag(heading, section.title), section.body, id=f"{prefix}{section.anchor}")
+
+
+def _pictures(found: list[Section]) -> tuple[Picture, ...]:
+    return tuple(picture for section in found for picture in section.pictures)
+
+
+def _comparison(runs: list[Run]) -> list[Section]:
+    """What can be said of all runs together."""
+    rows: list[tuple[Any, ...]] = []
+    for index, run in enumerate(runs):
+        result, found = run.result, run.found
+        rows.append(
+            (
+                tag("a", name(run.name, 40), href=f"#run{index + 1}"),
+                f"{facts.accuracy_with_interval(result)}" + (" valid" if run.split == "valid" else "")
+                if result
+                else "–",
+                f"{result['loss']:.4g}" if result else "–",
+                f"{measures.calibration(found.probabilities, found.labels).error:.4f}" if found else "–",
+                f"{facts.parameter_count(run):,}" if run.network else "–",
+                facts.total_time(run),
+                run.record.get("status", "?"),
+            )
+        )
+    head = ("run", "accuracy (95 % interval)", "loss", "ECE", "parameters", "time", "status")
+    body = table(head, rows)
+    if different := _different_data(runs):
+        body = join(
+            [tag("p", f"These accuracies do not compare, for the runs differ in: {different}.", css="note"), body]
+        )
+    pictures = tuple(
+        picture
+        for field in ("accuracy", "loss")
+        if (picture := charts.overlay([(run.name, run.rows) for run in runs], field))
+    )
+    shown = [
+        tag(
+            "figure",
+            inline(picture, "all"),
+            tag("figcaption", f"Validation {field}; dashed: training, of runs with fewer than two evaluations"),
+        )
+        for picture, field in zip(pictures, ("accuracy", "loss"), strict=False)
+    ]
+    parts = [Section("results", "Side by side", body)]
+    if pictures:
+        parts.append(Section("curves", "Learning curves", tag("div", *shown, css="pair"), pictures))
+    return [*parts, Section("differences", "What differs in the configs", _config_differences(runs))]
+
+
+def _different_data(runs: list[Run]) -> str:
+    """What makes the accuracies of these runs measurements of different things; '' where they compare."""
+    described = [run.record.get("data") or {} for run in runs]
+    aspects: dict[str, list[Any]] = {
+        "data set": [data.get("name") for data in described],
+        "classes": [data.get("class_names") for data in described],
+        "content of the images": [data.get("fingerprint") for data in described],
+        "reported split": [run.split for run in runs],
+        "examples of that split": [
+            [run.config.data.source, run.config.data[f"{run.split}_split"], (data.get("counts") or {}).get(run.split)]
+            for run, data in zip(runs, described, strict=True)
+        ],
+    }
+    return ", ".join(what for what, values in aspects.items() if any(value != values[0] for value in values))
+
+
+def _config_differences(runs: list[Run]) -> Markup:
+    flat = [configs.flatten(configs.to_json(run.config)) for run in runs]
+    rows = [
+        (tag("code", key), *(facts.show(values[key]) for values in flat))
+        for key in flat[0]
+        if any(values[key] != flat[0][key] for values in flat)
+    ]
+    if not rows:
+        return tag("p", "Nothing: the runs have the same config.")
+    return table(("field", *(shorten(run.name, 32) for run in runs)), rows, text=1 + len(runs))

@@ -1,0 +1,130 @@
+"""What a trained network says about every example of a split."""
+
+import csv
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from imgclf_jax import compiler, data, trained
+from imgclf_jax.data import sample
+from imgclf_jax.data.types import Images, Progress
+from imgclf_jax.errors import UserError
+
+BATCH_SIZE = 256
+
+
+class Predictions(NamedTuple):
+    """The predictions of one network on one split of N examples.
+
+    Attributes:
+        split: "test" or "valid".
+        class_names: by label.
+        ids: str [N].
+        images: uint8 [N, H, W, C], perhaps decoded when asked for.
+        labels: int32 [N].
+        scores: float32 [N, C], log-probabilities: a probability may be too small for a float32.
+    """
+
+    split: str
+    class_names: tuple[str, ...]
+    ids: np.ndarray
+    images: Images
+    labels: np.ndarray
+    scores: np.ndarray
+
+    @property
+    def probabilities(self) -> np.ndarray:
+        """float32 [N, C]."""
+        return np.exp(self.scores)
+
+    @property
+    def predicted(self) -> np.ndarray:
+        """int [N], the class with the highest probability."""
+        return self.scores.argmax(axis=1)
+
+    @property
+    def correct(self) -> int:
+        """How many are right."""
+        return int((self.predicted == self.labels).sum())
+
+    def own_scores(self) -> np.ndarray:
+        """float32 [N], the log-probability of each example's true class."""
+        return self.scores[np.arange(len(self.labels)), self.labels]
+
+    def near_ties(self, margin: float) -> int:
+        """How many examples have a second class whose probability is within `margin` of the first's."""
+        if self.scores.shape[1] < 2:
+            return 0
+        second, first = np.sort(self.probabilities, axis=1)[:, -2:].T
+        return int((first - second < margin).sum())
+
+
+def predict(network: trained.Trained, progress: Progress) -> Predictions:
+    """The predictions on the test split, or on the validation split of a run that has no test split.
+
+    The data is only looked for, never downloaded, and nothing stands in for it that the run was not trained on.
+
+    Raises:
+        UserError: the data is not on this machine or is not what the run had.
+    """
+    described = network.record["data"]
+    split = next((name for name in ("test", "valid") if described["counts"].get(name)), None)
+    if split is None:
+        raise UserError("the run has neither a test split nor a validation split, so nothing was predicted")
+    settings = network.config.data.copy_and_resolve_references()
+    source = "sample" if described["name"] == sample.NAME else settings.source
+    settings.update(download=False, allow_sample=False, source=source)
+    try:
+        dataset = data.load_split(settings, split, progress=progress)
+    except UserError as error:
+        raise UserError(
+            f"the {split} split cannot be read ({error}). A report downloads nothing; when the run was made the "
+            f"data was in {described['location']}"
+        ) from error
+    if dataset.name != described["name"]:
+        raise UserError(f"the run was on {described['name']}, but found was {dataset.name} in {dataset.location}")
+    trained.check_classes(network, dataset)
+    if dataset.image_shape != network.image_shape:
+        raise UserError(
+            f"the images of {dataset.location} are {_shape(dataset.image_shape)}; the network takes "
+            f"{_shape(network.image_shape)}"
+        )
+    examples = dataset.splits[split]
+    scores = score(network, examples.images, lambda done: progress(f"predicting {split}", done, len(examples)))
+    return Predictions(split, network.class_names, examples.ids, examples.images, examples.labels, scores)
+
+
+def score(network: trained.Trained, images: Images, progress: Callable[[int], None]) -> np.ndarray:
+    """Log-probabilities float32 [N, C] of images uint8 [N, H, W, C]; `progress` is told how many are done."""
+    function = trained.logits(network.config, network.experiment.model)
+    compiled = jax.jit(lambda *arguments: jax.nn.log_softmax(function(*arguments)))
+    found = [np.zeros((0, len(network.class_names)), np.float32)]
+    size = min(BATCH_SIZE, len(images))
+    for start in range(0, len(images), BATCH_SIZE):
+        batch = np.asarray(images[start : start + BATCH_SIZE])
+        filled = np.pad(batch, [(0, size - len(batch)), (0, 0), (0, 0), (0, 0)])
+        with compiler.quiet():
+            scores = compiled(network.variables, network.normalize, filled)
+        found.append(np.asarray(scores)[: len(batch)])
+        progress(start + len(batch))
+    return np.concatenate(found)
+
+
+def write_csv(path: Path, found: Predictions) -> None:
+    """A line for each example: id, true and predicted class, their probabilities, then those of all classes."""
+    names, probabilities = found.class_names, found.probabilities
+    columns = ["id", "true", "predicted", "probability", "probability_of_true", *(f"p({name})" for name in names)]
+    # File names that are no text, as some systems allow them, come out as they went in.
+    with path.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
+        table = csv.writer(file, lineterminator="\n")
+        table.writerow(columns)
+        for name, label, guess, row in zip(found.ids, found.labels, found.predicted, probabilities, strict=True):
+            values = (f"{value:.6g}" for value in (row[guess], row[label], *row))
+            table.writerow([name, names[label], names[guess], *values])
+
+
+def _shape(sizes):
+    return "×".join(map(str, sizes))

@@ -1,0 +1,69 @@
+"""What the first layer of a network looks for, as pictures."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from imgclf_jax.cost import parameter_table
+from imgclf_jax.trained import Trained
+
+
+class Filters(NamedTuple):
+    """The kernels of the first convolution, in an order for people.
+
+    Attributes:
+        layer: the name of the parameter.
+        images: uint8 [O, kh, kw, C], C being 3 for kernels that see colours and else 1.
+        norms: float [O], the length of each kernel's vector of weights.
+        channels: how many the layer sees.
+    """
+
+    layer: str
+    images: np.ndarray
+    norms: np.ndarray
+    channels: int
+
+
+def templates(network: Trained) -> dict[str, np.ndarray] | None:
+    """The weights of a softmax classifier by class, each an image uint8 [H, W, C]; `None` for other models.
+
+    Mid-grey is a weight of 0; what is brighter in a channel speaks for the class, what is darker against it. Of a
+    sigmoid head there is one, that of the second class.
+    """
+    if network.config.model.name != "softmax":
+        return None
+    kernel = np.asarray(network.variables["params"]["output"]["kernel"], np.float32)
+    names = network.class_names[-kernel.shape[1] :]
+    shape = network.experiment.input_shape
+    return {name: _visible(kernel[:, index].reshape(shape)) for index, name in enumerate(names)}
+
+
+def filters(network: Trained) -> Filters | None:
+    """The kernels of the first convolution, from those that see brightness alone to those that see colour alone.
+
+    Of kernels that do not see three channels each is its mean over them, and the largest come first. `None` for a
+    network without convolutions.
+    """
+    table = parameter_table(network.variables["params"])
+    layer = next((name for name, shape, _ in table if len(shape) == 4), None)
+    if layer is None:
+        return None
+    found: Any = network.variables["params"]
+    for part in layer.split("/"):
+        found = found[part]
+    kernels = np.asarray(found, np.float32).transpose(3, 0, 1, 2)
+    channels = kernels.shape[-1]
+    norms = np.sqrt((kernels**2).sum(axis=(1, 2, 3)))
+    if channels == 3:
+        colour = kernels - kernels.mean(axis=-1, keepdims=True)
+        order = np.argsort((colour**2).sum(axis=(1, 2, 3)) / np.maximum(norms**2, 1e-12), kind="stable")
+    else:
+        kernels = kernels.mean(axis=-1, keepdims=True)
+        order = np.argsort(-norms, kind="stable")
+    return Filters(layer, np.stack([_visible(kernels[index]) for index in order]), norms[order], channels)
+
+
+def _visible(weights):
+    """Mid-grey is 0; the largest weights, but for the most extreme percent, are black or white."""
+    largest = np.percentile(np.abs(weights), 99) or 1.0
+    return np.round(127.5 + 127.5 * np.clip(weights / largest, -1, 1)).astype(np.uint8)

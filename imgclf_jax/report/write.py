@@ -1,0 +1,84 @@
+"""A report as a folder, which is there whole or not at all."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+from imgclf_jax.data import atomic
+from imgclf_jax.data.types import Progress
+from imgclf_jax.errors import UserError
+from imgclf_jax.report import drawing, page, predictions, runs
+from imgclf_jax.report.runs import Run
+
+MARKER = ".imgclf_jax_report.json"  # the list of a report's files, by which it is known as one
+INDEX = "index.html"
+
+
+def report(folders: list[Path], output: Path | None, progress: Progress, warn: Callable[[str], None]) -> Path:
+    """Writes a report on one run, or on several side by side; an earlier one in the same place is replaced.
+
+    Args:
+        folders: the workdirs.
+        output: the folder to write; `None`: `report` in the first workdir.
+        progress: told how far the work is.
+        warn: told what the reader of the report must know.
+
+    Returns:
+        The page, `index.html`.
+
+    Raises:
+        UserError: no run, or a folder that is not an earlier report, or one that cannot be written.
+    """
+    runs.check(folders)
+    folder = (folders[0] / "report" if output is None else output).resolve()
+    check(folder)
+    found = runs.read(folders, progress)
+    for run in found:
+        for note in run.notes:
+            warn(f"{run.name}: {note}" if len(found) > 1 else note)
+    try:
+        with atomic.temporary_folder(folder.parent) as temporary:
+            new = temporary / "new"
+            _write(new, found, progress)
+            if folder.exists():
+                check(folder)  # Again: something may have come into it meanwhile.
+                folder.rename(temporary / "old")
+            new.rename(folder)
+    except OSError as error:
+        raise UserError(f"cannot write {folder}: {error.strerror or error}; choose another --output") from error
+    return folder / INDEX
+
+
+def check(folder: Path) -> None:
+    """Raises `UserError` for a folder with anything in it that an earlier report did not put there."""
+    if not folder.exists():
+        return
+    advice = "move it away, or choose another --output"
+    if not folder.is_dir():
+        raise UserError(f"{folder} is no folder; {advice}")
+    there = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir()}
+    try:
+        own = set(json.loads((folder / MARKER).read_text())["files"]) | {MARKER}
+    except (OSError, ValueError, KeyError, TypeError):
+        own = set()
+    if foreign := sorted(there - own):
+        if own:
+            raise UserError(f"{folder} holds {foreign[0]}, which is not of an earlier report; {advice}")
+        raise UserError(f"{folder} is not an earlier report but holds {foreign[0]}; {advice}")
+
+
+def _write(folder: Path, found: list[Run], progress: Progress) -> None:
+    progress("drawing", 0, 1)
+    built = page.build(found)
+    for index, pictures in built.pictures.items():
+        place = folder if index is None or len(found) == 1 else folder / f"run{index + 1}"
+        for picture in pictures:
+            drawing.save(picture, place / "pictures")
+        if index is not None and (predicted := found[index].found) is not None:
+            place.mkdir(parents=True, exist_ok=True)
+            predictions.write_csv(place / "predictions.csv", predicted)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / INDEX).write_text(built.html, encoding="utf-8")
+    files = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    (folder / MARKER).write_text(json.dumps({"files": files}, indent=1) + "\n")
+    progress("drawing", 1, 1)

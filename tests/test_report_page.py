@@ -1,0 +1,250 @@
+"""The page of a report: in a browser, and whatever names classes, files and runs have."""
+
+import csv
+import html
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from imgclf_jax.config import default
+from imgclf_jax.data.types import LazyImages
+from imgclf_jax.report import markup, page, predictions, thumbnails
+from imgclf_jax.report.predictions import Predictions
+from imgclf_jax.report.runs import Run
+
+BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+needs_browser = pytest.mark.skipif(BROWSER is None, reason="needs Chromium or Chrome")
+SCRIPT = "<script>alert(1)</script>"
+HOSTILE = (
+    SCRIPT,
+    "$x_1$ $\\frac{$",
+    "_private",
+    "\"quotes\" & 'others'",
+    "größer 象 🐘",
+    "x" * 200,
+    "</title></style><img src=x onerror=alert(2)>",
+    "control\x07\x1b[0m",
+    "file\udcff",  # as os.listdir gives a name that is no UTF-8
+    "10 % {braces} \\n",
+)
+
+
+def make_run(names=HOSTILE, shape=(8, 8, 3), count=60, name="run", notes=()):
+    """A run that was never trained, with predictions that were drawn."""
+    draws = np.random.default_rng(0)
+    labels = np.arange(count, dtype=np.int32) % len(names)
+    scores = draws.normal(size=(count, len(names))) + 2 * np.eye(len(names))[labels]
+    scores = (scores - np.log(np.exp(scores).sum(axis=1, keepdims=True))).astype(np.float32)
+    ids = np.array([f"{names[label]}/{index}.png" for index, label in enumerate(labels)])
+    images = draws.integers(0, 256, (count, *shape)).astype(np.uint8)
+    found = Predictions("test", tuple(names), ids, images, labels, scores)
+    config = default()
+    config.data.dir = SCRIPT
+    rows = [
+        {
+            "step": 10 * n,
+            "epoch": n / 2,
+            "split": split,
+            "loss": 2 / n + 0.1 * (split == "valid"),
+            "accuracy": 1 - 0.4 / n,
+        }
+        for n in range(1, 9)
+        for split in ("train", "valid")
+    ]
+    record = {
+        "status": "complete",
+        "started": SCRIPT,
+        "data": {"name": SCRIPT, "class_names": list(names), "counts": {"valid": 50, "test": count}},
+        "provenance": {"device_kind": SCRIPT, "packages": {SCRIPT: SCRIPT}},
+        "results": {"test": {"accuracy": found.correct / count, "loss": 1.0, "correct": found.correct, "count": count}},
+    }
+    return Run(name, Path("/tmp") / "run", config, record, rows, None, found, notes)
+
+
+class OnDisk(LazyImages):
+    """Images that look as if they were decoded when they are asked for, and remember which were."""
+
+    def __init__(self, images):
+        super().__init__(images.shape)
+        self._images, self.asked = images, set()
+
+    def read(self, index):
+        self.asked.add(index)
+        return self._images[index]
+
+
+@pytest.fixture(scope="module")
+def hostile():
+    return page.build([make_run(name=SCRIPT, notes=(SCRIPT,))])
+
+
+@pytest.fixture(scope="module")
+def written(hostile, tmp_path_factory):
+    """Files of pages: one run, and two side by side."""
+    folder = tmp_path_factory.mktemp("pages")
+    both = page.build([make_run(name="_one $x$"), make_run(names=("cat", "dog"), shape=(300, 400, 1), name=SCRIPT)])
+    for name, built in (("hostile", hostile), ("both", both)):
+        (folder / f"{name}.html").write_text(built.html, encoding="utf-8")
+    return folder
+
+
+def pictures(built):
+    return {picture.name: picture for found in built.pictures.values() for picture in found}
+
+
+def test_no_name_becomes_markup(hostile):
+    assert "<script" not in hostile.html.lower()
+    assert "<img src=x" not in hostile.html
+    assert hostile.html.count("</title></style>") == 0
+    for picture in pictures(hostile).values():
+        assert "<script" not in picture.svg.lower(), picture.name
+    # They are there all the same.
+    assert html.escape(SCRIPT) in hostile.html
+
+
+def test_names_are_shown_as_they_are(hostile):
+    confusion = pictures(hostile)["confusion"].svg
+    for text in ("_private", "größer 象 🐘", "$x_1$ $\\frac{$"):
+        assert text in hostile.html and text in html.unescape(confusion), text
+    assert "x" * 200 in hostile.html  # the whole of it in a tooltip
+    assert "x" * 30 not in re.sub(r'(title|alt)="[^"]*"|<title>[^<]*</title>', "", hostile.html)
+    assert not re.findall("[\x00-\x08\x0b-\x1f\x7f]", hostile.html)
+    hostile.html.encode("utf-8")
+
+
+def test_runs_are_named_in_the_legend_whatever_they_are_called():
+    built = page.build([make_run(name=name) for name in ("_one", "two $x$ $", SCRIPT)])
+    for field in ("accuracy", "loss"):
+        legend = html.unescape(pictures(built)[f"compare_{field}"].svg)
+        assert all(name in legend for name in ("_one", "two $x$ $", SCRIPT))
+
+
+def test_shortened_names_of_a_picture_have_tooltips(hostile):
+    assert re.search(r'<g id="run-confusion-[xy]5"><title>x{200}</title>', hostile.html)
+
+
+def test_pictures_are_in_the_colours_of_the_page(hostile):
+    for picture in re.findall(r"<svg.*?</svg>", hostile.html, flags=re.DOTALL):
+        colours = set(re.findall(r"(?:fill|stroke|color): (#[0-9a-f]{3,6})", picture))
+        assert colours <= {"#000000"} and "var(--ink)" in picture, colours
+
+
+@pytest.mark.parametrize("count", [2, 21, 100])
+def test_many_classes_have_no_numbers_but_a_list(count):
+    names = [f"class number {index}" for index in range(count)]
+    built = page.build([make_run(names=names, count=300)])
+    confusion = pictures(built)["confusion"].svg
+    assert ("class number 1" in confusion) == (count <= 20)
+    assert "Most frequent mistakes" in built.html
+    assert (f"All {count} classes" in built.html) == (count > 20)
+    shown = {int(k) for k in re.findall(r">top (\d)<", built.html)}
+    assert shown == ({1, 2, 3, 5} if count > 5 else set())
+
+
+def test_small_images_keep_their_pixels_and_photos_are_scaled_down():
+    tiny = np.arange(32 * 32 * 3, dtype=np.uint32).reshape(32, 32, 3).astype(np.uint8)
+    assert thumbnails.small(tiny) is tiny and thumbnails.is_tiny(tiny)
+    for shape in ((480, 640, 3), (640, 480, 1), (1000, 10, 4)):
+        small = thumbnails.small(np.zeros(shape, np.uint8))
+        assert max(small.shape) == 160 and small.shape[2] == shape[2]
+        assert small.shape[0] / small.shape[1] == pytest.approx(shape[0] / shape[1], rel=0.25)
+        assert not thumbnails.is_tiny(small)
+    run = make_run(names=("a", "b"), count=12, shape=(300, 400, 3))
+    lazy = OnDisk(run.found.images)
+    built = page.build([run._replace(found=run.found._replace(images=lazy))])
+    assert 'class="pixels"' not in built.html
+    assert 4 <= len(lazy.asked) < 12  # Only what is shown is decoded.
+
+
+def test_an_image_is_encoded_without_loss():
+    import base64
+    import io
+
+    for channels in (1, 3, 4):
+        image = np.random.default_rng(channels).integers(0, 256, (7, 5, channels)).astype(np.uint8)
+        back = np.asarray(Image.open(io.BytesIO(base64.b64decode(thumbnails.encode(image)))))
+        assert np.array_equal(back.reshape(image.shape), image)
+
+
+def test_csv_is_read_back_as_it_was(tmp_path):
+    run = make_run(names=(*HOSTILE, 'comma, "quote"\nline'))
+    predictions.write_csv(tmp_path / "predictions.csv", run.found)
+    with (tmp_path / "predictions.csv").open(newline="", encoding="utf-8", errors="surrogateescape") as file:
+        rows = list(csv.reader(file))
+    assert rows[0][5:] == [f"p({name})" for name in run.found.class_names]
+    assert [row[0] for row in rows[1:]] == list(run.found.ids)
+    assert [row[1] for row in rows[1:]] == [run.found.class_names[label] for label in run.found.labels]
+    np.testing.assert_allclose(np.array([row[5:] for row in rows[1:]], float), run.found.probabilities, rtol=1e-5)
+
+
+def test_predictions_without_a_mistake_and_without_a_class():
+    run = make_run(names=("a", "b", "never seen"))
+    perfect = np.full((60, 3), -10, np.float32)
+    labels = np.arange(60, dtype=np.int32) % 2
+    perfect[np.arange(60), labels] = 0
+    built = page.build([run._replace(found=run.found._replace(scores=perfect, labels=labels))])
+    assert "None of the 60 predictions is wrong" in built.html
+    assert "never predicted has no precision" in built.html
+    assert "mistakes" not in pictures(built)
+
+
+def test_a_run_of_which_little_is_known_has_a_page():
+    run = make_run()._replace(record={}, rows=[], found=None)
+    built = page.build([run])
+    assert "No row has been written yet" in built.html and "no results" in built.html
+    built = page.build([run, run._replace(name="other")])
+    assert "no result" in built.html
+
+
+def test_markup_escapes_once():
+    made = markup.tag("p", "a < b", markup.tag("b", "&"), title='"', css="x")
+    assert made == '<p title="&quot;" class="x">a &lt; b<b>&amp;</b></p>'
+    assert markup.name("short") == "short"
+    assert markup.name("&" * 30, 5) == f'<span title="{"&amp;" * 30}">{"&amp;" * 4}…</span>'
+
+
+def browse(path, tmp_path, *options):
+    """(standard output, standard error) of a browser without a window that opens a file."""
+    command = [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"]
+    command += ["--disable-background-networking", "--disable-component-update", "--disable-sync", "--hide-scrollbars"]
+    command += [f"--user-data-dir={tmp_path / 'profile'}", "--enable-logging=stderr", "--v=0", *options, path.as_uri()]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    return done.stdout, done.stderr
+
+
+@needs_browser
+def test_the_console_would_be_heard(tmp_path):
+    path = tmp_path / "noisy.html"
+    path.write_text("<script>console.error('heard')</script><img src='https://example.invalid/x.png'>")
+    assert "CONSOLE" in browse(path, tmp_path, "--dump-dom")[1]
+
+
+@needs_browser
+@pytest.mark.parametrize("name", ["hostile", "both"])
+def test_nothing_is_complained_about_and_nothing_runs(written, name, tmp_path):
+    dom, log = browse(written / f"{name}.html", tmp_path, "--dump-dom")
+    assert "CONSOLE" not in log
+    assert not re.findall(r"(?i)<script|onerror=alert\(2\)>", dom)
+    # The browser read the page to its end, as it was meant.
+    assert dom.count("<section") == (written / f"{name}.html").read_text().count("<section") > 3
+    assert "Record of the run" in dom
+
+
+@needs_browser
+@pytest.mark.parametrize(("scheme", "paper"), [(1, 255), (0, 21)])
+def test_it_can_be_seen_in_light_and_dark(written, scheme, paper, tmp_path):
+    options = f"--blink-settings=preferredColorScheme={scheme}", "--window-size=1000,3000"
+    browse(written / "hostile.html", tmp_path, f"--screenshot={tmp_path / 'page.png'}", *options)
+    seen = np.asarray(Image.open(tmp_path / "page.png").convert("RGB")).astype(int)
+    assert seen.shape == (3000, 1000, 3)
+    assert abs(seen[5, 5, 0] - paper) <= 2
+    drawn = np.abs(seen - seen[5, 5]).max(axis=2) > 60
+    # Text and pictures all the way down, and nothing over the whole of it.
+    for part in np.array_split(drawn, 10):
+        assert 0.005 < part.mean() < 0.6
