@@ -148,17 +148,24 @@ def logits(settings: ConfigDict, model: nn.Module) -> Callable[..., jax.Array]:
     return function
 
 
-def predictor(trained: Trained, batch_size: int = 256) -> Callable[[Any], np.ndarray]:
+def predictor(trained: Trained, batch_size: int = 256, log: bool = False) -> Callable[..., np.ndarray]:
     """The network as a plain function: images uint8 [N, H, W, C] -> class probabilities float32 [N, classes].
 
     `images` is an array or whatever can be sliced into arrays. It goes through the network in batches of at most
-    `batch_size`, filled up to a power of two, so that few shapes are compiled. Raises `UserError` for images of another
-    shape or dtype than those that the network was trained on.
+    `batch_size`, filled up to a power of two, so that few shapes are compiled. A second argument, `progress`, is called
+    with the number of images that are done. Raises `UserError` for images of another shape or dtype than those that
+    the network was trained on.
+
+    Args:
+        trained: the network.
+        batch_size: most images that go through it at once.
+        log: logarithms of the probabilities instead, for these may be too small for a float32.
     """
     function = logits(trained.config, trained.experiment.model)
-    compiled = jax.jit(lambda variables, normalize, images: jax.nn.softmax(function(variables, normalize, images)))
+    finish = jax.nn.log_softmax if log else jax.nn.softmax
+    compiled = jax.jit(lambda variables, normalize, images: finish(function(variables, normalize, images)))
 
-    def predict(images: Any) -> np.ndarray:
+    def predict(images: Any, progress: Callable[[int], None] = lambda done: None) -> np.ndarray:
         _check(trained, images)
         found = [np.zeros((0, len(trained.class_names)), np.float32)]
         for start in range(0, len(images), batch_size):
@@ -168,6 +175,7 @@ def predictor(trained: Trained, batch_size: int = 256) -> Callable[[Any], np.nda
             with compiler.quiet():
                 scores = compiled(trained.variables, trained.normalize, batch_of_size)
             found.append(np.asarray(scores)[: len(batch)])
+            progress(start + len(batch))
         return np.concatenate(found)
 
     return predict

@@ -14,7 +14,7 @@ from runs import ROOT, SOFTMAX, environment, record
 from imgclf_jax import trained
 from imgclf_jax.data.types import LazyImages, silent
 from imgclf_jax.errors import UserError
-from imgclf_jax.report import drawing, predictions, runs, weights, write
+from imgclf_jax.report import drawing, runs, weights, write
 
 pytest_plugins = ["run_fixtures"]
 
@@ -94,14 +94,14 @@ def test_predictions_are_those_of_the_run(softmax):
         assert values[row["true"]] == float(row["probability_of_true"])
 
 
-def test_scores_are_those_of_the_predictor(softmax):
+def test_scores_are_the_logarithms_of_probabilities(softmax):
     network = trained.load(softmax)
     images = np.random.default_rng(0).integers(0, 256, (300, 32, 32, 3)).astype(np.uint8)
     done: list[int] = []
-    scores = predictions.score(network, images, done.append)
+    scores = trained.predictor(network, log=True)(images, done.append)
     np.testing.assert_allclose(np.exp(scores), trained.predictor(network)(images), atol=1e-5)
     assert done == [256, 300]
-    assert np.array_equal(predictions.score(network, OnDisk(images), done.append), scores)
+    assert np.array_equal(trained.predictor(network, log=True)(OnDisk(images), done.append), scores)
 
 
 def test_the_page_says_what_the_run_was(softmax):
@@ -344,7 +344,7 @@ def test_what_is_no_run_is_told_in_a_line_each(tmp_path, softmax):
     ("arguments", "message"),
     [
         ([], "--workdir is missing"),
-        (["--workdir=x", "--config=configs/cnn.py"], "--config is not for reports"),
+        (["--workdir=x", "--config=configs/cnn.py"], "nknown command line flag 'config'"),
         (["--workdirs=x"], "workdirs"),
     ],
 )

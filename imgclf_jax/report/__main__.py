@@ -25,8 +25,7 @@ def define_flags() -> None:
 def main(argv: list[str]) -> int:
     """Parses the command line and writes the report. Returns the exit status."""
     define_flags()
-    if cli.parse(argv) is not None:
-        raise UserError("--config is not for reports: they take the config of the run from its workdir")
+    cli.parse_flags(argv)
     if not FLAGS.workdir:
         raise UserError("--workdir is missing; give the folder that training printed")
 
@@ -47,4 +46,4 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(cli.run_tool(main))
+    sys.exit(cli.run_tool(main, takes_config=False))

@@ -1,19 +1,15 @@
 """What a trained network says about every example of a split."""
 
 import csv
-from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-import jax
 import numpy as np
 
-from imgclf_jax import compiler, data, trained
+from imgclf_jax import data, trained
 from imgclf_jax.data import sample
 from imgclf_jax.data.types import Images, Progress
 from imgclf_jax.errors import UserError
-
-BATCH_SIZE = 256
 
 
 class Predictions(NamedTuple):
@@ -93,24 +89,10 @@ def predict(network: trained.Trained, progress: Progress) -> Predictions:
             f"{_shape(network.image_shape)}"
         )
     examples = dataset.splits[split]
-    scores = score(network, examples.images, lambda done: progress(f"predicting {split}", done, len(examples)))
+    scores = trained.predictor(network, log=True)(
+        examples.images, lambda done: progress(f"predicting {split}", done, len(examples))
+    )
     return Predictions(split, network.class_names, examples.ids, examples.images, examples.labels, scores)
-
-
-def score(network: trained.Trained, images: Images, progress: Callable[[int], None]) -> np.ndarray:
-    """Log-probabilities float32 [N, C] of images uint8 [N, H, W, C]; `progress` is told how many are done."""
-    function = trained.logits(network.config, network.experiment.model)
-    compiled = jax.jit(lambda *arguments: jax.nn.log_softmax(function(*arguments)))
-    found = [np.zeros((0, len(network.class_names)), np.float32)]
-    size = min(BATCH_SIZE, len(images))
-    for start in range(0, len(images), BATCH_SIZE):
-        batch = np.asarray(images[start : start + BATCH_SIZE])
-        filled = np.pad(batch, [(0, size - len(batch)), (0, 0), (0, 0), (0, 0)])
-        with compiler.quiet():
-            scores = compiled(network.variables, network.normalize, filled)
-        found.append(np.asarray(scores)[: len(batch)])
-        progress(start + len(batch))
-    return np.concatenate(found)
 
 
 def write_csv(path: Path, found: Predictions) -> None:
