@@ -25,6 +25,7 @@ class Console:
         self._last_line = 0.0
         self._progress: Progress | None = None
         self._start = (0, 0.0)
+        self._task = ("", 0, 0.0)  # what is being done, where it began, when
 
     def print(self, text: str = "") -> None:
         """A line of text, above the progress bar where there is one."""
@@ -49,12 +50,15 @@ class Console:
 
     def task(self, description: str, done: int, total: int) -> None:
         """Progress of something other than training: decoding, downloading. Units are the caller's."""
+        if description != self._task[0]:
+            self._task = (description, done, time.monotonic())
+        text = f"ETA {_left(*self._task[1:], done, total)}" if done < total else ""
         if self._mode == "bar":
-            self._show(description, done, total, "")
+            self._show(description, done, total, text)
             if done >= total:
                 self.finish()
         elif self._mode == "lines" and (done >= total or self._line_is_due(least=5.0)):
-            self.print(f"{description}: {done / max(total, 1):.0%}")
+            self.print(f"{description}: {done / max(total, 1):.0%}  {text}".rstrip())
 
     def start(self, step: int) -> None:
         """Training starts or goes on at `step`; times are estimated from here."""
@@ -69,7 +73,7 @@ class Console:
             text: epoch, loss and so on.
             row: whether a row of the metrics files was just written.
         """
-        text = f"{text}  ETA {self._eta(step, steps)}"
+        text = f"{text}  ETA {_left(*self._start, step, steps)}"
         if self._mode == "bar":
             self._show("train", step, steps, text)
         if row and (self._line_seconds == 0 or (self._mode == "lines" and (step == steps or self._line_is_due()))):
@@ -96,12 +100,6 @@ class Console:
             self._last_line = now
         return due
 
-    def _eta(self, step, steps):
-        first, began = self._start
-        if step <= first:
-            return "?"
-        return duration((time.monotonic() - began) / (step - first) * (steps - step))
-
 
 def duration(seconds: float) -> str:
     """A time for people: «4.2 s», «3:07 min», «2:05:30 h»."""
@@ -119,3 +117,10 @@ def count(value: float) -> str:
         if value >= size:
             return f"{value / size:.3g} {unit}"
     return f"{value:.3g} "
+
+
+def _left(first, began, done, total):
+    """How long it takes from `done` to `total`, at the rate since `first` at the time `began`."""
+    if done <= first:
+        return "?"
+    return duration((time.monotonic() - began) / (done - first) * (total - done))

@@ -114,8 +114,10 @@ def test_task_prints_progress_in_plain_lines(clock, capsys):
     console = Console("lines", line_seconds=10.0)
     for done in (1, 2, 3, 4):
         console.task("decoding", done, 4)
+        clock.now += 6
     console.task("nothing", 0, 0)
-    assert lines(capsys) == ["decoding: 25%", "decoding: 100%", "nothing: 0%"]
+    told = ["decoding: 25%  ETA ?", "decoding: 75%  ETA 6.0 s", "decoding: 100%", "nothing: 0%"]
+    assert lines(capsys) == told
 
 
 def test_bar_on_a_terminal_shows_training_and_clears_away(monkeypatch, capsys):
