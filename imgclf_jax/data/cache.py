@@ -10,7 +10,9 @@ import json
 import logging
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -33,6 +35,18 @@ class Decoded:
     digest: str
 
 
+@dataclasses.dataclass(frozen=True)
+class Labelled:
+    """The labels int32 [N] and ids str [N] of a whole stored split, with the SHA-256 (hex) of its records."""
+
+    labels: np.ndarray
+    ids: np.ndarray
+    digest: str
+
+
+Cached = TypeVar("Cached", Decoded, Labelled)
+
+
 def places(root: Path | None) -> list[Path]:
     """Folders that may hold caches, best first: beside the data in `root` if that can be written, then the user's."""
     user = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "imgclf_jax" / "data"
@@ -53,27 +67,49 @@ def load(
         UserError: a record file is damaged, or no cache can be written.
     """
     name = f"{stored.name}-{stored.version}-{split.name}-{_key(stored, split, image_shape)}"
-    folders = [place / name for place in places(root)]
+    return _load(
+        [place / name for place in places(root)],
+        lambda folder: _open(folder, image_shape),
+        lambda folder: _write(folder, stored, split, image_shape, progress),
+        f"the decoded images of {stored.name}",
+    )
+
+
+def load_labels(stored: Stored, split: StoredSplit, root: Path | None, progress: Progress) -> Labelled:
+    """Likewise, but without the images, which are to stay where they are."""
+    name = f"{stored.name}-{stored.version}-{split.name}-labels-{_key(stored, split, ())}"
+    return _load(
+        [place / name for place in places(root)],
+        lambda folder: _open_labels(folder, len(split)),
+        lambda folder: _write_labels(folder, stored, split, progress),
+        f"the labels of {stored.name}",
+    )
+
+
+def _load(
+    folders: list[Path], read: Callable[[Path], Cached | None], write: Callable[[Path], None], what: str
+) -> Cached:
+    """What `read` finds in the first of the folders that has it, after `write` if none has."""
     for folder in folders:
-        if (found := _open(folder, image_shape)) is not None:
+        if (found := read(folder)) is not None:
             return found
         if folder.exists():
-            _log.warning("the cache %s is damaged: decoding the data again", folder)
+            _log.warning("the cache %s is damaged: reading the data again", folder)
     reasons = []
     for folder in folders:
         try:
-            return _build(folder, stored, split, image_shape, progress)
+            return _build(folder, read, write)
         except OSError as e:
             reasons.append(f"{folder.parent}: {e.strerror or e}")
             if e.errno not in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR):
                 break  # a full disk is for the user to know about, not to be worked around
     raise UserError(
-        f"cannot keep the decoded images of {stored.name} ({'; '.join(reasons)}); free space there, or set "
+        f"cannot keep {what} ({'; '.join(reasons)}); free space there, or set "
         "XDG_CACHE_HOME to a folder with space that you can write to"
     )
 
 
-def _key(stored: Stored, split: StoredSplit, image_shape: tuple[int, int, int]) -> str:
+def _key(stored: Stored, split: StoredSplit, image_shape: tuple[int, ...]) -> str:
     """Record files count by name, size and time; their content is too long to read at every start."""
     digest = hashlib.sha256(stored.metadata)
     digest.update(json.dumps([_FORMAT, image_shape, split.name]).encode())
@@ -101,11 +137,18 @@ def _open(folder: Path, image_shape: tuple[int, int, int]) -> Decoded | None:
     return Decoded(Split(images, labels, ids), digest)
 
 
-def _build(
-    folder: Path, stored: Stored, split: StoredSplit, image_shape: tuple[int, int, int], progress: Progress
-) -> Decoded:
+def _open_labels(folder: Path, count: int) -> Labelled | None:
+    try:
+        digest = str(json.loads((folder / "meta.json").read_text())["digest"])
+        labels, ids = np.load(folder / "labels.npy"), np.load(folder / "ids.npy")
+    except (OSError, ValueError, KeyError, TypeError, EOFError):
+        return None
+    return Labelled(labels, ids, digest) if len(labels) == len(ids) == count else None
+
+
+def _build(folder: Path, read: Callable[[Path], Cached | None], write: Callable[[Path], None]) -> Cached:
     with atomic.temporary_folder(folder.parent) as temporary:
-        _write(temporary, stored, split, image_shape, progress)
+        write(temporary)
         for _ in range(3):
             try:
                 temporary.rename(folder)
@@ -113,13 +156,13 @@ def _build(
             except OSError as e:
                 if e.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                     raise
-            if _open(folder, image_shape) is not None:
+            if read(folder) is not None:
                 break  # another process was quicker, with the same content
             shutil.rmtree(folder, ignore_errors=True)
-    decoded = _open(folder, image_shape)
-    if decoded is None:
+    found = read(folder)
+    if found is None:
         raise OSError(errno.EIO, "the files read back differ from what was written")
-    return decoded
+    return found
 
 
 def _write(
@@ -143,7 +186,23 @@ def _write(
             progress(doing, done, count)
     labels = np.concatenate(all_labels)
     digest.update(labels.astype("<i4").tobytes())
+    _save(folder, labels, all_ids, count=count, digest=digest.hexdigest(), image_shape=image_shape)
+
+
+def _write_labels(folder: Path, stored: Stored, split: StoredSplit, progress: Progress) -> None:
+    done, all_labels, all_ids = 0, [], []
+    digest = hashlib.sha256()
+    for encoded, labels, ids in records.read_labels(stored, split):
+        for record in encoded:
+            digest.update(record)
+        all_labels.append(labels)
+        all_ids.extend(ids)
+        done += len(labels)
+        progress(f"reading the labels of {stored.name} {split.name}", done, len(split))
+    _save(folder, np.concatenate(all_labels), all_ids, count=done, digest=digest.hexdigest())
+
+
+def _save(folder: Path, labels: np.ndarray, ids: list[str], **meta: Any) -> None:
     np.save(folder / "labels.npy", labels)
-    np.save(folder / "ids.npy", np.array(all_ids))
-    meta = {"format": _FORMAT, "count": count, "digest": digest.hexdigest(), "image_shape": image_shape}
-    (folder / "meta.json").write_text(json.dumps(meta))
+    np.save(folder / "ids.npy", np.array(ids))
+    (folder / "meta.json").write_text(json.dumps({"format": _FORMAT, **meta}))
