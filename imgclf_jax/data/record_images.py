@@ -20,12 +20,12 @@ class Piece(NamedTuple):
     Attributes:
         file: its name.
         first: the first of them.
-        count: how many.
+        length: how many.
     """
 
     file: str
     first: int
-    count: int
+    length: int
 
 
 class RecordImages(LazyImages):
@@ -43,7 +43,7 @@ class RecordImages(LazyImages):
         self._folder = stored.folder
         self._resize = stored.image_shape != image_shape
         self._pieces = pieces
-        self._ends = list(itertools.accumulate(piece.count for piece in pieces))
+        self._ends = list(itertools.accumulate(piece.length for piece in pieces))
         super().__init__((self._ends[-1] if pieces else 0, *image_shape))
         self._prepare()
 
@@ -53,7 +53,7 @@ class RecordImages(LazyImages):
             raise IndexError(f"image {index} of {len(self)}")
         number = bisect.bisect_right(self._ends, index)
         piece = self._pieces[number]
-        record = piece.first + index - (self._ends[number] - piece.count)
+        record = piece.first + index - (self._ends[number] - piece.length)
         with records.naming_damage(self._folder, piece.file):
             (found,) = self._reader(piece.file).read([record])
             return self._decode(records.encoded_image(records.parse(found)))
