@@ -66,6 +66,10 @@ class RecordImages(LazyImages):
 
     def _prepare(self):
         """What belongs to one process: the open files, which all its threads share."""
+        # Imported here because imports lock up where several threads begin them.
+        from array_record.python import array_record_module  # noqa: F401
+        from tensorflow_datasets.proto import tf_example_pb2  # noqa: F401
+
         self._lock = threading.Lock()
         self._readers: dict[str, Any] = {}
         self._decode = records.decoder(self.shape[1:], self._resize)

@@ -18,6 +18,7 @@ import threading
 import time
 import zlib
 from collections.abc import Callable, Iterator
+from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any
 
@@ -164,9 +165,6 @@ def batches(read: Reader, first: int, last: int, workers: int, batch_size: int) 
     steps = grain.MapDataset.range(first, last).map(read)
     if not workers:
         return iter(steps.to_iter_dataset(grain.ReadOptions(num_threads=threads(), prefetch_buffer_size=threads())))
-    # Python cleans up after processes that were killed, and would say so at length.
-    filters = [os.environ.get("PYTHONWARNINGS", ""), "ignore:resource_tracker"]
-    os.environ["PYTHONWARNINGS"] = ",".join(filter(None, dict.fromkeys(",".join(filters).split(","))))
     pipeline: Any = steps.to_iter_dataset(grain.ReadOptions(num_threads=0, prefetch_buffer_size=0))
     left_over = read.rows.path if isinstance(read.rows, Rows) else None
     pipeline = pipeline.mp_prefetch(grain.MultiprocessingOptions(workers), functools.partial(_begin, left_over))
@@ -182,6 +180,14 @@ def in_flight(workers: int) -> int:
     """The most batches that are decoded, or being decoded, before anybody has asked for them."""
     # Each process has one in hand, one in its queue, and one that this process has taken out of it.
     return 4 * workers if workers else 2 * threads()
+
+
+def _start_tracker() -> None:
+    """Python's own helper, which removes shared memory that is left over. Starting it later would unmask signals."""
+    # After processes that were killed it would say at length what it has removed.
+    filters = [os.environ.get("PYTHONWARNINGS", ""), "ignore:resource_tracker"]
+    os.environ["PYTHONWARNINGS"] = ",".join(dict.fromkeys(filter(None, ",".join(filters).split(","))))
+    resource_tracker.ensure_running()
 
 
 def _begin(left_over: Path | None, worker: int, workers: int) -> None:
@@ -214,6 +220,7 @@ class Chunks:
         """
         self._read = read
         self._length = length
+        self._workers = workers
         self._open = lambda: batches(read, first, last, workers, batch_size)
         self._shape = (length, batch_size, *read.images.shape[1:])
         self._ready: queue.Queue[np.ndarray | BaseException] = queue.Queue(1)
@@ -261,6 +268,8 @@ class Chunks:
         self.close()
 
     def _run(self):
+        if self._workers:
+            _start_tracker()
         # Processes and threads have the mask of the thread that starts them: Ctrl-C and SIGTERM, which reach a whole
         # process group, are for the main thread to answer, and workers go on until it has closed this.
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
