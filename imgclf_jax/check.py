@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from imgclf_jax import compiler, cost, dispatch, parallel
+from imgclf_jax import compiler, cost, dispatch, feed, parallel
 from imgclf_jax.console import Console, count
 from imgclf_jax.experiment import build, compile_run_steps
 from imgclf_jax.inputs import Normalization
@@ -27,20 +27,25 @@ def check(config: ConfigDict) -> None:
 
 def _check(config, plan, info, console):
     image_bytes = sum(info.split_sizes.values()) * math.prod(info.image_shape)
-    strategy = parallel.create(config.parallel, image_bytes)
+    streamed = feed.is_streamed(config, info)
+    strategy = parallel.create(config.parallel, image_bytes, streamed)
     channels = jnp.zeros(info.image_shape[-1])
     classes = len(info.class_names)
     experiment = build(config, plan, info.image_shape, classes, Normalization(channels, channels), strategy)
 
     state = strategy.describe(jax.eval_shape(experiment.init, experiment.key))
-    images = jax.ShapeDtypeStruct((plan.train_count, *info.image_shape), jnp.uint8)
-    labels = jax.ShapeDtypeStruct((plan.train_count,), jnp.int32)
+    batch = config.train.batch_size
+    if streamed:
+        steps = feed.chunk_steps(batch, info.image_shape)
+        images, labels, order = feed.chunk(strategy, steps, batch, config.train.accumulate, info.image_shape)
+    else:
+        images = jax.ShapeDtypeStruct((plan.train_count, *info.image_shape), jnp.uint8)
+        order = labels = jax.ShapeDtypeStruct((plan.train_count,), jnp.int32)
     scalar = jax.ShapeDtypeStruct((), jnp.int32)
     meter = jax.eval_shape(dispatch.empty_meter)
     run_steps = compile_run_steps(experiment, strategy)
-    compiled = run_steps.lower(state, meter, images, labels, labels, scalar, experiment.key).compile()
+    compiled = run_steps.lower(state, meter, images, labels, order, scalar, experiment.key).compile()
 
-    batch = config.train.batch_size
     _, flops = cost.network_flops(experiment.model, state.eval_variables(), experiment.input_shape, batch)
     console.print(f"data {info.name}: " + ", ".join(f"{name} {size:,}" for name, size in info.split_sizes.items()))
     show_model(console, config, plan, state.params, flops)
@@ -48,10 +53,15 @@ def _check(config, plan, info, console):
     layers = [("images", (batch, *experiment.input_shape)), *layers]
     console.table(("output of", "shape"), [(name, "×".join(map(str, shape))) for name, shape in layers])
     memory = compiled.memory_analysis()
-    data_bytes = (images.size + 4 * labels.size) // (strategy.devices if strategy.sharded_data else 1)
+    if streamed:
+        console.print(feed.notice(config, info))
+        what, data_bytes = "two chunks of streamed data, as uint8", 2 * _bytes((images, labels))
+    else:
+        what = "training data, as uint8"
+        data_bytes = (images.size + 4 * labels.size) // (strategy.devices if strategy.sharded_data else 1)
     params, whole = _bytes(state.params), _bytes(state)
     rows = [
-        ("training data, as uint8", data_bytes),
+        (what, data_bytes),
         ("parameters", params),
         ("optimiser, averages, statistics", whole - params),
         ("intermediate values of a step", memory.temp_size_in_bytes if memory else None),

@@ -1,4 +1,4 @@
-"""Many training steps in one dispatch, on data that lives on the device."""
+"""Many training steps in one dispatch, on data that lives on the device or is streamed to it."""
 
 from collections.abc import Callable
 from typing import Any
@@ -58,23 +58,26 @@ def make_run_steps(
         The function: `images` uint8 [N, H, W, C] and `labels` int32 [N] are the training split, from
         `strategy.put_examples`; `order` int32 [N] is that of the epoch in which all the steps lie; `count` int32 is
         how many steps to take; `key` is the experiment's (an argument, so that all seeds share one compiled program).
+        Where data is streamed, `images` [K, accumulate, B, H, W, C] and `labels` [K, accumulate, B] are the batches of
+        K steps, from `strategy.put_batches`, that of a step at its number modulo K; `order` is then `()`.
         Stops early at the first step whose loss or gradient, or the sum of the losses, is not finite.
     """
 
     strategy = strategy or alone()
 
-    def batch_at(step, images, labels, order, key):
+    def fetch(step, order, key, arrays):
+        if strategy.streamed:
+            return [strategy.take(batches, step % len(batches)) for batches in arrays]
         if replacement:
             indices = sampling.batch_with_replacement(key, step, batch_size, examples)
         else:
             indices = sampling.batch_from_order(order, step, batch_size, steps_per_epoch)
-        indices = indices.reshape(accumulate, -1)
+        return [strategy.fetch(array, indices.reshape(accumulate, -1)) for array in arrays]
+
+    def batch_at(step, images, labels, order, key):
         positions = jnp.arange(batch_size, dtype=jnp.int32).reshape(accumulate, -1)
-        batch = {
-            "image": strategy.fetch(images, indices),
-            "label": strategy.fetch(labels, indices),
-            "position": strategy.share(positions),
-        }
+        image, label = fetch(step, order, key, (images, labels))
+        batch = {"image": image, "label": label, "position": strategy.share(positions)}
         return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), batch)
 
     def run_steps(state, meter, images, labels, order, count, key):

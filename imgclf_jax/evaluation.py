@@ -1,12 +1,13 @@
 """`--mode=eval`: the accuracy of a run's checkpoint on any split."""
 
+import functools
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
+import numpy as np
 from ml_collections import ConfigDict
 
-from imgclf_jax import compiler, data, evaluate, hosts, parallel, trained
+from imgclf_jax import compiler, data, evaluate, feed, hosts, parallel, trained
 from imgclf_jax.console import Console
 from imgclf_jax.experiment import compile_evaluate
 from imgclf_jax.summary import accuracy
@@ -29,19 +30,30 @@ def evaluate_run(config: ConfigDict, folder: Path, split: str, which: str) -> di
     """
     trained.check(folder)
     console = Console(config.log.progress if hosts.is_first() else "silent")
-    dataset = hosts.first_alone(lambda: data.load_split(config.data, split, progress=console.task))
+    info = hosts.together(lambda: data.describe_split(config.data, split))
+    streamed = feed.is_streamed(config, info)
+    dataset = hosts.first_alone(lambda: data.load_split(config.data, split, progress=console.task, stream=streamed))
     console.finish()
     if dataset.notice:
         console.warn(dataset.notice)
     examples = dataset.splits[split]
-    strategy = parallel.create(config.parallel, examples.images.nbytes)
+    if streamed:
+        console.print(feed.notice(config, info))
+    strategy = parallel.create(config.parallel, examples.images.nbytes, streamed)
     network = trained.load(folder, which, config, strategy)
     trained.check_classes(network, dataset)
     with compiler.quiet():
-        count = len(examples.labels)
-        resident = strategy.put_examples((examples.images, examples.labels))
+        count = len(examples)
         run = compile_evaluate(network.experiment, strategy)
-        result = evaluate.result(jax.device_get(run(network.variables, *resident, jnp.int32(count))), count)
+        if streamed:
+            progress = functools.partial(console.task, f"evaluating {split}")
+            batch_size = config.eval.batch_size
+            sums = evaluate.stream(run, network.variables, examples, strategy, batch_size, progress)
+        else:
+            resident = strategy.put_examples((examples.images, examples.labels))
+            sums = run(network.variables, *resident, np.int32(count))
+        result = evaluate.result(jax.device_get(sums), count)
+    console.finish()
     console.print(
         f"step {network.step}  {split} accuracy {accuracy(result)}  loss {result['loss']:.4f}  on {dataset.name}"
     )

@@ -8,6 +8,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from imgclf_jax import augment
+from imgclf_jax.data import statistics
 from imgclf_jax.data.types import Images
 
 PIXELS = ("unit", "standardized", "mean_image")
@@ -35,7 +36,9 @@ class Normalization(NamedTuple):
         return (images - self.shift) * self.scale
 
 
-def normalization(pixels: str, images: Images, crop: tuple[int, ...] = ()) -> Normalization:
+def normalization(
+    pixels: str, images: Images, crop: tuple[int, ...] = (), sums: statistics.Sums | None = None
+) -> Normalization:
     """The map that `config.data.pixels` names.
 
     Args:
@@ -43,12 +46,12 @@ def normalization(pixels: str, images: Images, crop: tuple[int, ...] = ()) -> No
             minus the mean image).
         images: uint8 [N, H, W, C], the training split; the only one that statistics are taken from.
         crop: (height, width) that the network sees; the mean image is cropped to its centre. Empty: all of it.
+        sums: of these images, where they are known.
     """
     channels = images.shape[-1]
     if pixels == "unit":
         return Normalization(np.zeros(channels, np.float32), np.ones(channels, np.float32))
-    # Sums of whole numbers are exact, so the statistics depend on no order of summation.
-    total = sum(chunk.sum(axis=0, dtype=np.uint64) for chunk in _chunks(images))
+    total, squares = sums or statistics.add_up(_chunks(images), images.shape[1:], squares=pixels == "standardized")
     if pixels == "mean_image":
         mean = (total / (255 * len(images))).astype(np.float32)
         if crop:
@@ -59,11 +62,9 @@ def normalization(pixels: str, images: Images, crop: tuple[int, ...] = ()) -> No
             )
             mean = mean[np.ix_(rows, columns)]
         return Normalization(mean, np.full(channels, 255, np.float32))
-    squares = np.arange(256, dtype=np.uint64) ** 2
-    total_squared = sum(squares[chunk].sum(axis=(0, 1, 2)) for chunk in _chunks(images))
     pixels_a_channel = math.prod(images.shape[:3])
     mean = total.sum(axis=(0, 1)) / pixels_a_channel
-    variance = total_squared / pixels_a_channel - mean**2
+    variance = squares / pixels_a_channel - mean**2
     # A channel that never changes carries nothing: leave it at zero instead of dividing by zero.
     deviation = np.where(variance > 0, np.sqrt(np.maximum(variance, 0)), 1)
     return Normalization((mean / 255).astype(np.float32), (255 / deviation).astype(np.float32))

@@ -66,11 +66,9 @@ def run(
     plan: Plan,
     hooks: Hooks,
     run_steps: Callable[..., Any],
-    epoch_order: Callable[[int], jax.Array],
+    feed: Callable[[int, int], tuple[tuple[Any, ...], int]],
     state: TrainState,
     meter: dispatch.Meter,
-    images: jax.Array,
-    labels: jax.Array,
     *,
     batch_size: int,
     steps_per_dispatch: int = 0,
@@ -81,11 +79,10 @@ def run(
         plan: durations in steps.
         hooks: what to do on the way.
         run_steps: the compiled function of `imgclf_jax.dispatch`; `state` is donated to it.
-        epoch_order: epoch -> int32 [N].
+        feed: (step, count) -> what `run_steps` works on from there, and for how many steps, at most `count`; see
+            `imgclf_jax.feed`.
         state: the state to start from.
         meter: sums since the last row.
-        images: uint8 [N, H, W, C], on the device.
-        labels: int32 [N], on the device.
         batch_size: examples a step.
         steps_per_dispatch: most steps in one dispatch; 0 adapts it to `SECONDS_A_DISPATCH`.
 
@@ -94,12 +91,12 @@ def run(
 
     Raises:
         Diverged: see there. What was saved before is whole and finite.
+        UserError: from `feed`: data that cannot be read.
     """
     step = int(state.step)
     pending: collections.deque = collections.deque()
     watch = _Watch(batch_size)
     longest = proposed = steps_per_dispatch or 1
-    order, order_epoch = None, -1
     stopping = 0
 
     def settle():
@@ -131,13 +128,11 @@ def run(
     while step < plan.steps:
         if step % plan.log_every == 0:
             meter = dispatch.empty_meter()
-        epoch, within = divmod(step, plan.steps_per_epoch)
-        if epoch != order_epoch:
-            order, order_epoch = epoch_order(epoch), epoch
-        count = min(longest, plan.steps - step, plan.steps_per_epoch - within)
+        count = min(longest, plan.steps - step)
         for every in (plan.log_every, plan.eval_every, plan.checkpoint_every):
             count = min(count, every - step % every) if every else count
-        state, meter = run_steps(state, meter, images, labels, order, np.int32(count))
+        arguments, count = feed(step, count)
+        state, meter = run_steps(state, meter, *arguments, np.int32(count))
         step += count
         votes = hooks.agree(np.array([hooks.stop(), -proposed], np.int32)) if hooks.agree else None
         pending.append((step, count, meter, votes))

@@ -24,6 +24,7 @@ PLACEMENTS = ("auto", "replicated", "sharded")
 AXES = ("data", "model")
 LARGE = 2**14  # values from which a parameter is worth sharding over the model axis
 DATA_SHARE = 0.25  # of a device's memory, which a whole copy of the data set may take
+STREAM_SHARE = 0.5  # of a device's memory; of a data set that would take more none is kept there
 
 
 class Parallel(NamedTuple):
@@ -33,11 +34,13 @@ class Parallel(NamedTuple):
         strategy: "jit", "pmap" or "shard_map".
         mesh: the devices, with the axes `AXES`. Batches are split over both of them, large parameters over "model".
         sharded_data: whether every device holds a part of the data set, rather than all of it.
+        streamed: whether the devices are handed batches one after the other, rather than a data set.
     """
 
     strategy: str
     mesh: Mesh
     sharded_data: bool = False
+    streamed: bool = False
 
     @property
     def devices(self) -> int:
@@ -75,6 +78,34 @@ class Parallel(NamedTuple):
             return jax.tree.map(lambda array: self._place(array, self.replicated), tree)
         sharding = NamedSharding(self.mesh, PartitionSpec(AXES))
         return jax.tree.map(lambda array: self._place(array, sharding, -len(array) % self.devices), tree)
+
+    @property
+    def batches(self) -> NamedSharding:
+        """The sharding of batches [K, A, B, ...]: every device holds its part of each, or, with "pmap", all of them."""
+        spec = PartitionSpec() if self.strategy == "pmap" else PartitionSpec(None, None, AXES)
+        return NamedSharding(self.mesh, spec)
+
+    def columns(self, size: int) -> np.ndarray:
+        """Which of the `size` examples of a batch, or of each of its parts, this process's devices need; ascending."""
+        parts: Any = self.batches.addressable_devices_indices_map((1, 1, size)).values()
+        return np.unique(np.concatenate([np.arange(size)[part[2]] for part in parts]))
+
+    def put_batches(self, tree: Any, size: int) -> Any:
+        """Arrays [K, A, n, ...] to the devices, for `take`: K batches of A parts of `size` examples each.
+
+        The n that are given are those of this process's `columns`.
+        """
+        columns = self.columns(size)
+
+        def place(array):
+            def part(index):
+                first, last, _ = index[2].indices(size)
+                here = int(np.searchsorted(columns, first))
+                return array[:, :, here : here + last - first]
+
+            return jax.make_array_from_callback((*array.shape[:2], size, *array.shape[3:]), self.batches, part)
+
+        return jax.tree.map(place, tree)
 
     def _place(self, array, sharding, padding=0):
         def part(index):
@@ -145,6 +176,28 @@ class Parallel(NamedTuple):
         # Every example comes from one device: the sum over all is the example, and each gets its share of the batch.
         return lax.psum_scatter(found, AXES[0], scatter_dimension=indices.ndim - 1, tiled=True)
 
+    def take(self, batches: jax.Array, which: jax.Array) -> jax.Array:
+        """One of the batches from `put_batches`.
+
+        Args:
+            batches: [K, A, B, ...]; with "shard_map" [K, A, B / devices, ...].
+            which: int32 scalar.
+
+        Returns:
+            As `fetch`: [A, B / devices, ...], or with "jit" [A, B, ...] split over the devices.
+        """
+        batch = lax.dynamic_index_in_dim(batches, which, keepdims=False)
+        if not (self.strategy == "pmap" and self._explicit):
+            return batch
+        part = batch.shape[1] // self.devices
+        return lax.dynamic_slice_in_dim(batch, lax.axis_index(AXES[0]) * part, part, axis=1)
+
+    def part_of_sum(self, tree: Any) -> Any:
+        """Sums that are known already, as what one device adds to an `all_sum`, and the others nothing."""
+        if not self._explicit:
+            return tree
+        return jax.tree.map(lambda total: jnp.where(lax.axis_index(AXES[0]) == 0, total, 0), tree)
+
     def all_sum(self, tree: Any) -> Any:
         """The sums over the devices of what each has computed on its share; with "jit" they are that already."""
         return lax.psum(tree, AXES[0]) if self._explicit else tree
@@ -178,7 +231,7 @@ class Parallel(NamedTuple):
         Args:
             function: of positional arguments; what it returns is the same on all devices.
             donate: the arguments whose buffers are reused for results.
-            examples: the arguments that come from `put_examples`.
+            examples: the arguments that come from `put_examples` or `put_batches`.
             out_shardings: of the results, a prefix of their tree; replicated by default. For "jit" alone.
 
         Returns:
@@ -200,6 +253,7 @@ class Parallel(NamedTuple):
 
         def run_shard_map(*arguments):
             cut = PartitionSpec(AXES[0]) if self.sharded_data else PartitionSpec()
+            cut = self.batches.spec if self.streamed else cut
             specs = tuple(cut if index in examples else PartitionSpec() for index in range(len(arguments)))
             # check_vma: the check of what is replicated does not see through custom derivatives.
             mapped = jax.shard_map(function, mesh=self.mesh, in_specs=specs, out_specs=PartitionSpec(), check_vma=False)
@@ -217,12 +271,13 @@ def _length(index, shape):
     return stop - start
 
 
-def create(config: ConfigDict, data_bytes: int = 0) -> Parallel:
+def create(config: ConfigDict, data_bytes: int = 0, streamed: bool = False) -> Parallel:
     """The strategy of `config.parallel`.
 
     Args:
         config: the `parallel` section, one that `problems` accepts.
         data_bytes: size of the data set, by which `parallel.data="auto"` decides.
+        streamed: whether the data set stays on disk, see `streams`.
     """
     shape = _mesh_shape(config)
     devices = np.asarray(jax.devices()[: math.prod(shape)]).reshape(shape)
@@ -231,7 +286,19 @@ def create(config: ConfigDict, data_bytes: int = 0) -> Parallel:
     sharded = config.data == "sharded"
     if config.data == "auto" and strategy != "pmap" and mesh.size > 1:
         sharded = data_bytes > DATA_SHARE * _memory(mesh)
-    return Parallel(strategy, mesh, sharded and mesh.size > 1)
+    return Parallel(strategy, mesh, sharded and mesh.size > 1 and not streamed, streamed)
+
+
+def streams(config: ConfigDict, data_bytes: int) -> bool:
+    """Whether a data set is too large for the devices, so that it stays on disk and is streamed to them.
+
+    Args:
+        config: a whole, valid config.
+        data_bytes: size of the images of all splits, decoded.
+    """
+    resident = create(config.parallel, data_bytes)
+    held = data_bytes / (resident.devices if resident.sharded_data else 1)
+    return held > (config.data.max_device_bytes or STREAM_SHARE * _memory(resident.mesh))
 
 
 def alone() -> Parallel:

@@ -40,3 +40,26 @@ def batch_from_order(order: jax.Array, step: jax.Array, batch_size: int, steps: 
 def batch_with_replacement(key: jax.Array, step: jax.Array, batch_size: int, count: int) -> jax.Array:
     """The examples of one step, each drawn uniformly from all `count`: int32 [batch_size]."""
     return jax.random.randint(stream(key, "replacement", step), (batch_size,), 0, count, jnp.int32)
+
+
+def epoch_batches(
+    key: jax.Array, epoch: int | jax.Array, *, batch_size: int, count: int, steps: int, replacement: bool
+) -> jax.Array:
+    """The examples of all steps of an epoch: int32 [steps, batch_size].
+
+    Args:
+        key: the experiment's key.
+        epoch: int32 scalar, from 0.
+        batch_size: examples a step.
+        count: number of examples.
+        steps: steps an epoch.
+        replacement: as `batch_with_replacement` draws them, instead of in epoch order.
+    """
+    order = epoch_order(key, epoch, count)
+
+    def batch(step):
+        if replacement:
+            return batch_with_replacement(key, step, batch_size, count)
+        return batch_from_order(order, step, batch_size, steps)
+
+    return jax.lax.map(batch, epoch * steps + jnp.arange(steps, dtype=jnp.int32))

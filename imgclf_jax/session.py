@@ -12,8 +12,11 @@ from ml_collections import ConfigDict
 
 from imgclf_jax import cost, data, dispatch, evaluate, hosts, inputs, parallel, sampling
 from imgclf_jax.checkpoint import Checkpoints
+from imgclf_jax.data import statistics
+from imgclf_jax.data.types import LazyImages
 from imgclf_jax.errors import UserError
 from imgclf_jax.experiment import Experiment, build, compile_evaluate, compile_init, compile_run_steps, template
+from imgclf_jax.feed import Resident, Streamed
 from imgclf_jax.state import TrainState
 from imgclf_jax.validate import Plan
 
@@ -30,7 +33,7 @@ class Session(NamedTuple):
         inputs: the normalisation's arrays, which go into every checkpoint.
         agree: see `imgclf_jax.loop.Hooks`.
         run_steps: compiled, see `imgclf_jax.dispatch`.
-        epoch_order: epoch -> order of the examples.
+        feed: what `run_steps` works on, see `imgclf_jax.feed`.
         evaluate: (split name, state) -> exact result.
         is_finite: state -> whether all its parameters and statistics are.
         flops: matrix-product and convolution FLOPs of a step.
@@ -44,13 +47,13 @@ class Session(NamedTuple):
     inputs: dict[str, Any]
     agree: Callable[..., jax.Array] | None
     run_steps: Callable[..., Any]
-    epoch_order: Callable[[int], jax.Array]
+    feed: Resident | Streamed
     evaluate: Callable[[str, TrainState], dict[str, float | int]]
     is_finite: Callable[[TrainState], bool]
     flops: int
 
 
-def prepare(config: ConfigDict, plan: Plan, folder: Path, dataset: data.Dataset, resident: dict[str, Any]) -> Session:
+def prepare(config: ConfigDict, plan: Plan, folder: Path, dataset: data.Dataset, progress: data.Progress) -> Session:
     """Builds, restores and compiles.
 
     Args:
@@ -58,16 +61,22 @@ def prepare(config: ConfigDict, plan: Plan, folder: Path, dataset: data.Dataset,
         plan: its durations.
         folder: the workdir.
         dataset: its data.
-        resident: filled with the splits' (images, labels) on the devices, by name.
+        progress: told of passes over images that stay on disk.
 
     Raises:
-        UserError: there are checkpoints but none of them can be read, or they are of other classes.
+        UserError: there are checkpoints but none of them can be read, or they are of other classes; an image cannot be
+            read.
     """
-    strategy = parallel.create(config.parallel, sum(split.images.nbytes for split in dataset.splits.values()))
-    for name, split in dataset.splits.items():
-        resident[name] = strategy.put_examples((split.images, split.labels))
-    crop = tuple(config.augment.crop)
-    normalize = inputs.normalization(config.data.pixels, dataset.splits["train"].images, crop)
+    splits = dataset.splits
+    streamed = isinstance(splits["train"].images, LazyImages)
+    strategy = parallel.create(config.parallel, sum(split.images.nbytes for split in splits.values()), streamed)
+    resident = {
+        name: strategy.put_examples((split.images, split.labels)) for name, split in splits.items() if not streamed
+    }
+    train, sums = splits["train"], None
+    if streamed and config.data.pixels != "unit":
+        sums = hosts.first_alone(lambda: statistics.of_stream(train, dataset.fingerprint, progress))
+    normalize = inputs.normalization(config.data.pixels, train.images, tuple(config.augment.crop), sums)
     experiment = build(config, plan, dataset.image_shape, len(dataset.class_names), normalize, strategy)
     key = strategy.jit(lambda: experiment.key)()
     content = template(experiment, normalize, strategy)
@@ -81,20 +90,23 @@ def prepare(config: ConfigDict, plan: Plan, folder: Path, dataset: data.Dataset,
     state = found[0]["state"] if found else compile_init(experiment, strategy)(key)
     meter = found[0]["meter"] if found else strategy.put(dispatch.empty_meter())
 
-    compiled_order = strategy.jit(lambda key, epoch: sampling.epoch_order(key, epoch, plan.train_count))
-    order = functools.partial(compiled_order, key)
+    feed = _feed(config, plan, train, resident.get("train"), strategy, key)
     # Compiled ahead of the loop, so that compilation is no part of the first rate.
     run_steps = compile_run_steps(experiment, strategy)
-    run_steps = run_steps.lower(state, meter, *resident["train"], order(0), np.int32(1), key).compile()
+    run_steps = run_steps.lower(state, meter, *feed.describe(), np.int32(1), key).compile()
     batch_size = config.train.batch_size
     _, flops = cost.network_flops(experiment.model, state.eval_variables(), experiment.input_shape, batch_size)
     evaluate_split = compile_evaluate(experiment, strategy)
     finite = strategy.jit(lambda tree: jnp.all(jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)])))
 
     def exact(name: str, state: TrainState) -> dict[str, float | int]:
-        count = len(dataset.splits[name].labels)
-        sums = jax.device_get(evaluate_split(state.eval_variables(), *resident[name], np.int32(count)))
-        return evaluate.result(sums, count)
+        variables, count = state.eval_variables(), len(splits[name])
+        if streamed:
+            told = functools.partial(progress, f"evaluating {name}")
+            sums = evaluate.stream(evaluate_split, variables, splits[name], strategy, config.eval.batch_size, told)
+        else:
+            sums = evaluate_split(variables, *resident[name], np.int32(count))
+        return evaluate.result(jax.device_get(sums), count)
 
     agree = strategy.highest if hosts.several() else None
     if agree is not None:
@@ -109,8 +121,35 @@ def prepare(config: ConfigDict, plan: Plan, folder: Path, dataset: data.Dataset,
         inputs=normalize._asdict(),
         agree=agree,
         run_steps=lambda *arguments: run_steps(*arguments, key),
-        epoch_order=order,
+        feed=feed,
         evaluate=exact,
         is_finite=lambda state: bool(finite((state.params, state.batch_stats))),
         flops=flops,
+    )
+
+
+def _feed(config, plan, split, resident, strategy, key) -> Resident | Streamed:
+    batch_size, steps = config.train.batch_size, plan.steps_per_epoch
+    if resident is not None:
+        order = strategy.jit(lambda key, epoch: sampling.epoch_order(key, epoch, plan.train_count))
+        images, labels = resident
+        return Resident(images, labels, functools.partial(order, key), steps)
+    compiled = strategy.jit(
+        functools.partial(
+            sampling.epoch_batches,
+            batch_size=batch_size,
+            count=plan.train_count,
+            steps=steps,
+            replacement=config.train.sampling == "replacement",
+        )
+    )
+    batches = compiled.lower(key, np.int32(0)).compile()
+    return Streamed(
+        split,
+        lambda epoch: batches(key, np.int32(epoch)),
+        plan,
+        strategy,
+        batch_size=batch_size,
+        accumulate=config.train.accumulate,
+        workers=config.data.workers,
     )

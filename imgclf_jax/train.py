@@ -11,7 +11,7 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from imgclf_jax import checkpoint, compiler, data, hosts, interrupt, loop, provenance, workdir
+from imgclf_jax import checkpoint, compiler, data, feed, hosts, interrupt, loop, provenance, workdir
 from imgclf_jax.config import differences, to_json
 from imgclf_jax.console import Console
 from imgclf_jax.errors import UserError
@@ -23,6 +23,9 @@ from imgclf_jax.validate import plan as make_plan
 
 # Of a disk or a quota that is full, of one that fails or can no longer be written.
 STORAGE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
+
+# Of what is written down about a data set, that which is the same whether it is streamed or not.
+COMPARABLE = ("class_names", "image_shape", "counts")
 
 
 def train(config: ConfigDict, folder: Path, *, allow_config_change: bool = False, resume_command: str = "") -> int:
@@ -43,6 +46,7 @@ def train(config: ConfigDict, folder: Path, *, allow_config_change: bool = False
     """
     _, info = hosts.together(lambda: validate(config))
     hosts.same("config", json.dumps(to_json(config)), _config_difference)
+    streamed = feed.is_streamed(config, info)
     folder = Path(hosts.gather(str(folder))[0])  # Its name may be the time, which differs between processes.
     changed = hosts.together(lambda: workdir.check_config(folder, config, allow_config_change))
     writes = hosts.is_first()
@@ -54,11 +58,13 @@ def train(config: ConfigDict, folder: Path, *, allow_config_change: bool = False
         for overlap in info.overlaps:
             console.warn(overlap)
         console.print(f"workdir {folder}")
+        if streamed:
+            console.print(feed.notice(config, info))
         before = (workdir.read_json(folder / "run.json") or {}).get("data")
         record = workdir.RunRecord(folder, writes, seed=config.seed, data=before or {"name": info.name})
         try:
             record.update(provenance=provenance.collect())
-            return _run(config, folder, console, record, signal, resume_command, allow_config_change)
+            return _run(config, folder, console, record, signal, resume_command, allow_config_change, streamed)
         except loop.Diverged as diverged:
             record.update(status="diverged", diverged_at_step=diverged.step)
             console.finish()
@@ -79,8 +85,8 @@ def train(config: ConfigDict, folder: Path, *, allow_config_change: bool = False
             raise
 
 
-def _run(config, folder, console, record, signal, resume_command, allow_change) -> int:
-    dataset = hosts.first_alone(lambda: data.load(config.data, progress=console.task))
+def _run(config, folder, console, record, signal, resume_command, allow_change, streamed) -> int:
+    dataset = hosts.first_alone(lambda: data.load(config.data, progress=console.task, stream=streamed))
     hosts.same("data set", json.dumps(_describe(dataset)), _data_difference)
     console.finish()
     if dataset.notice:
@@ -91,27 +97,28 @@ def _run(config, folder, console, record, signal, resume_command, allow_change) 
     record.update(data=_describe(dataset))
     if hosts.is_first():
         workdir.save_config(folder, config)
-    resident: dict[str, Any] = {}
     with compiler.quiet():
-        session = prepare(config, plan, folder, dataset, resident)
+        session = prepare(config, plan, folder, dataset, console.task)
     start = int(session.state.step)
     if start:
         console.print(f"resuming at step {start} of {plan.steps}")
     show_model(console, config, plan, session.state.params, session.flops)
     files = MetricsFiles(folder, start, config.log.tensorboard) if hosts.is_first() else NoFiles()
     try:
+        if start < plan.steps:
+            session.feed(start, 1)  # The start of processes that decode is no part of the first rate.
         console.start(start)
         state, step, stopped = loop.run(
             plan,
             _hooks(session, plan, files, console, record, signal),
             session.run_steps,
-            session.epoch_order,
+            session.feed,
             session.state,
             session.meter,
-            *resident["train"],
             batch_size=config.train.batch_size,
             steps_per_dispatch=config.train.steps_per_dispatch,
         )
+        session.feed.stop()
         console.finish()
         session.checkpoints.wait()
         reported = step
@@ -126,7 +133,7 @@ def _run(config, folder, console, record, signal, resume_command, allow_change) 
                 state, reported = session.restore(best), best
         results: dict[str, dict[str, float | int]] = {}
         for name in ("train", "valid", "test"):
-            if name in resident and not interrupted() and (name != "train" or config.eval.train):
+            if name in dataset.splits and not interrupted() and (name != "train" or config.eval.train):
                 with compiler.quiet():
                     results[name] = session.evaluate(name, state)
         if number := interrupted():
@@ -148,6 +155,7 @@ def _run(config, folder, console, record, signal, resume_command, allow_change) 
         show_results(console, folder, dataset.name, results, record.wall_time)
         return 0
     finally:
+        session.feed.close()
         # After an error in one of several processes an orderly end would wait for the others, who wait for this one.
         if not hosts.several() or isinstance(sys.exc_info()[1], loop.Diverged | type(None)):
             with contextlib.suppress(OSError):
@@ -160,6 +168,11 @@ def _check_data(before, dataset, folder, console, allow_change):
     fingerprint = before.get("fingerprint", dataset.fingerprint)
     if fingerprint == dataset.fingerprint or not checkpoint.exists(folder):
         return
+    described = _describe(dataset)
+    # Streamed before and now not, or the other way round: nothing that is known of both tells more than this.
+    comparable = _kind(fingerprint) == _kind(dataset.fingerprint)
+    if not comparable and all(before.get(name) == described[name] for name in COMPARABLE):
+        return
     what = f"{before['name']} in {before['location']} -> {dataset.name} in {dataset.location}"
     if not allow_change:
         raise UserError(
@@ -167,6 +180,10 @@ def _check_data(before, dataset, folder, console, allow_change):
             f"{dataset.fingerprint[:12]}); choose another --workdir, or insist with --allow_config_change"
         )
     console.warn(f"data changed: {what}")
+
+
+def _kind(fingerprint):
+    return fingerprint.rpartition(":")[0]
 
 
 def _hooks(session: Session, plan: Plan, files: MetricsFiles | NoFiles, console: Console, record, signal) -> loop.Hooks:

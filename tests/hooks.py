@@ -2,10 +2,13 @@
 
 import dataclasses
 import importlib
+import json
+import multiprocessing
 import os
 import resource
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 
 def signal_after(target: str, call: int, number: int) -> None:
@@ -43,6 +46,47 @@ def other_fingerprint() -> None:
     module = importlib.import_module("imgclf_jax.data")
     load = module.load
     module.load = lambda *args, **kwargs: dataclasses.replace(load(*args, **kwargs), fingerprint="another")
+
+
+def assign(target: str, value: object) -> None:
+    """Sets "module:NAME" of imgclf_jax."""
+    module, _, name = target.partition(":")
+    setattr(importlib.import_module(f"imgclf_jax.{module}"), name, value)
+
+
+def own_group() -> None:
+    """The process leads a process group, as one that a shell or a cluster has started."""
+    os.setsid()
+
+
+def signal_group_after(target: str, call: int, number: int) -> None:
+    """As `signal_after`, but to the whole process group: Ctrl-C, or a cluster that ends a job."""
+    _after(target, call, lambda *_: os.killpg(0, number))
+
+
+def tell_workers(target: str, call: int, path: str) -> None:
+    """Writes the numbers of all processes that this one has started to a file, after the `call`th call."""
+
+    def tell(*_):
+        Path(path).write_text(json.dumps([process.pid for process in multiprocessing.active_children()]))
+
+    _after(target, call, tell)
+
+
+def kill_worker_after(target: str, call: int, number: int) -> None:
+    """A signal to one of those processes, after the `call`th call."""
+    _after(target, call, lambda *_: os.kill(multiprocessing.active_children()[0].pid, number))
+
+
+def damage_after(target: str, call: int, folder: str) -> None:
+    """After the `call`th call all record files in a folder are full of ones."""
+
+    def damage(*_):
+        for path in Path(folder).glob("*array_record*"):
+            with path.open("r+b") as file:
+                file.write(b"\1" * path.stat().st_size)
+
+    _after(target, call, damage)
 
 
 def forbid(target: str) -> None:

@@ -49,15 +49,20 @@ class Finished:
     imports: dict[str, list[str]]
 
 
-@pytest.fixture(scope="session")
-def finished(tmp_path_factory, private_cache):
-    """See `Finished`. A process started from nothing, not forked. Tests leave its folder as it is."""
-    place = tmp_path_factory.mktemp("finished")
-    command = [sys.executable, "-c", WATCHED, str(place / "imports.json"), *TINY, f"--workdir={place / 'run'}"]
+def watched(place, *arguments):
+    """A complete run of `TINY` in a process started from nothing, not forked."""
+    command = [sys.executable, "-c", WATCHED, str(place / "imports.json"), *TINY, *arguments]
+    command.append(f"--workdir={place / 'run'}")
     done = subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, done.stdout + done.stderr
     imports = json.loads((place / "imports.json").read_text())
     return Finished(place / "run", Done(done.returncode, done.stdout, done.stderr), imports)
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory, private_cache):
+    """See `Finished`. Tests leave its folder as it is."""
+    return watched(tmp_path_factory.mktemp("finished"))
 
 
 @pytest.fixture(scope="session")

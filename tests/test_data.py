@@ -32,6 +32,7 @@ def make_config(**changes):
             "valid_split": "",
             "test_split": "test",
             "image_size": (),
+            "resize": "stretch",
             "allow_sample": False,
             "archive": "",
             "url": "",
@@ -296,6 +297,19 @@ def test_images_of_different_sizes_need_image_size(tmp_path):
     assert loaded.image_shape == data.describe(config).image_shape == (8, 10, 3)
     expected = [np.asarray(Image.fromarray(p).resize((10, 8), Image.Resampling.BILINEAR)) for p in pixels]
     np.testing.assert_array_equal(loaded.splits["train"].images, expected)
+    # The middle of the longer side, in the cache and from the records alike.
+    config.update(image_size=(8, 8), resize="crop")
+    boxes = [((p.shape[1] - p.shape[0]) / 2, 0, (p.shape[1] + p.shape[0]) / 2, p.shape[0]) for p in pixels[:4]]
+    resized = [
+        Image.fromarray(p).resize((8, 8), Image.Resampling.BILINEAR, box=box)
+        for p, box in zip(pixels, boxes, strict=False)
+    ]
+    cropped, streamed = data.load(config), data.load(config, stream=True)
+    np.testing.assert_array_equal(
+        cropped.splits["train"].images[:4], np.stack([np.asarray(image) for image in resized])
+    )
+    np.testing.assert_array_equal(streamed.splits["train"].images[:], cropped.splits["train"].images)
+    assert cropped.fingerprint != loaded.fingerprint
 
 
 def test_resized_images_have_their_own_cache(tiny):

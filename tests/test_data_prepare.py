@@ -42,6 +42,7 @@ def make_config(root, **changes):
             "valid_split": "",
             "test_split": "test",
             "image_size": (),
+            "resize": "stretch",
             "allow_sample": False,
             "archive": "",
             "url": "",

@@ -12,7 +12,7 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import BinaryIO, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 import numpy as np
 
@@ -37,6 +37,15 @@ class Decoded:
     digest: str
 
 
+@dataclasses.dataclass(frozen=True)
+class Labelled:
+    """The labels int32 [N] and ids str [N] of a whole stored split, with the SHA-256 (hex) of its records."""
+
+    labels: np.ndarray
+    ids: np.ndarray
+    digest: str
+
+
 def places(root: Path | None) -> list[Path]:
     """Folders that may hold caches, best first: beside the data in `root` if that can be written, then the user's."""
     user = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "imgclf_jax" / "data"
@@ -45,31 +54,49 @@ def places(root: Path | None) -> list[Path]:
 
 
 def load(
-    stored: Stored, split: StoredSplit, image_shape: tuple[int, int, int], root: Path | None, progress: Progress
+    stored: Stored,
+    split: StoredSplit,
+    image_shape: tuple[int, int, int],
+    root: Path | None,
+    progress: Progress,
+    resize: str = "stretch",
 ) -> Decoded:
     """Opens the cache of a split, after making it if need be.
 
     Args:
         image_shape: (H, W, C) of the arrays.
+        resize: how images get that size, see `records.decoder`.
         root: the data directory that `stored` is in; None keeps the cache out of it.
 
     Raises:
         UserError: a record file is damaged, or no cache can be written.
     """
     name = f"{stored.name}-{stored.version}-{split.name}-{_key(stored, split, image_shape)}"
+    name += f"-{resize}" * (resize != "stretch")
     return keep(
         name,
         root,
-        stored.name,
+        f"the decoded images of {stored.name}",
         lambda folder: _open(folder, image_shape),
-        lambda folder: _write(folder, stored, split, image_shape, progress),
+        lambda folder: _write(folder, stored, split, image_shape, progress, resize),
+    )
+
+
+def load_labels(stored: Stored, split: StoredSplit, root: Path | None, progress: Progress) -> Labelled:
+    """Likewise, but without the images, which are to stay where they are."""
+    return keep(
+        f"{stored.name}-{stored.version}-{split.name}-labels-{_key(stored, split, ())}",
+        root,
+        f"the labels of {stored.name}",
+        lambda folder: _open_labels(folder, len(split)),
+        lambda folder: _write_labels(folder, stored, split, progress),
     )
 
 
 def keep(
     name: str,
     root: Path | None,
-    data_name: str,
+    what: str,
     open_cache: Callable[[Path], Kept | None],
     write: Callable[[Path], None],
 ) -> Kept:
@@ -78,7 +105,7 @@ def keep(
     Args:
         name: of its folder, which stands for everything that its content depends on.
         root: the data directory; None keeps the cache out of it.
-        data_name: what the data is called, for messages.
+        what: is kept, for messages.
         open_cache: the content of a folder, or None when it is not there or not whole.
         write: writes the content into a new folder.
 
@@ -90,7 +117,7 @@ def keep(
         if (found := open_cache(folder)) is not None:
             return found
         if folder.exists():
-            _log.warning("the cache %s is damaged: decoding the data again", folder)
+            _log.warning("the cache %s is damaged: reading the data again", folder)
     reasons = []
     for folder in folders:
         try:
@@ -100,7 +127,7 @@ def keep(
             if e.errno not in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR):
                 break  # a full disk is for the user to know about, not to be worked around
     raise UserError(
-        f"cannot keep the decoded images of {data_name} ({'; '.join(reasons)}); free space there, or set "
+        f"cannot keep {what} ({'; '.join(reasons)}); free space there, or set "
         "XDG_CACHE_HOME to a folder with space that you can write to"
     )
 
@@ -114,7 +141,7 @@ def write_header(f: BinaryIO, shape: tuple[int, ...]) -> None:
     np.lib.format.write_array_header_1_0(f, header)
 
 
-def _key(stored: Stored, split: StoredSplit, image_shape: tuple[int, int, int]) -> str:
+def _key(stored: Stored, split: StoredSplit, image_shape: tuple[int, ...]) -> str:
     """Record files count by name, size and time; their content is too long to read at every start."""
     digest = hashlib.sha256(stored.metadata)
     digest.update(json.dumps([_FORMAT, image_shape, split.name]).encode())
@@ -142,6 +169,15 @@ def _open(folder: Path, image_shape: tuple[int, int, int]) -> Decoded | None:
     return Decoded(Split(images, labels, ids), digest)
 
 
+def _open_labels(folder: Path, count: int) -> Labelled | None:
+    try:
+        digest = str(json.loads((folder / "meta.json").read_text())["digest"])
+        labels, ids = np.load(folder / "labels.npy"), np.load(folder / "ids.npy")
+    except (OSError, ValueError, KeyError, TypeError, EOFError):
+        return None
+    return Labelled(labels, ids, digest) if len(labels) == len(ids) == count else None
+
+
 def _build(folder: Path, open_cache: Callable[[Path], Kept | None], write: Callable[[Path], None]) -> Kept:
     with atomic.temporary_folder(folder.parent) as temporary:
         write(temporary)
@@ -162,7 +198,12 @@ def _build(folder: Path, open_cache: Callable[[Path], Kept | None], write: Calla
 
 
 def _write(
-    folder: Path, stored: Stored, split: StoredSplit, image_shape: tuple[int, int, int], progress: Progress
+    folder: Path,
+    stored: Stored,
+    split: StoredSplit,
+    image_shape: tuple[int, int, int],
+    progress: Progress,
+    resize: str,
 ) -> None:
     count, done = len(split), 0
     digest = hashlib.sha256(json.dumps([count, *image_shape]).encode())
@@ -170,7 +211,7 @@ def _write(
     doing = f"decoding {stored.name} {split.name}"
     with (folder / "images.npy").open("wb") as f:
         write_header(f, (count, *image_shape))
-        for images, labels, ids in records.read_split(stored, split, image_shape):
+        for images, labels, ids in records.read_split(stored, split, image_shape, resize):
             pixels = images.tobytes()
             f.write(pixels)
             digest.update(pixels)
@@ -180,7 +221,23 @@ def _write(
             progress(doing, done, count)
     labels = np.concatenate(all_labels)
     digest.update(labels.astype("<i4").tobytes())
+    _save(folder, labels, all_ids, count=count, digest=digest.hexdigest(), image_shape=image_shape)
+
+
+def _write_labels(folder: Path, stored: Stored, split: StoredSplit, progress: Progress) -> None:
+    done, all_labels, all_ids = 0, [], []
+    digest = hashlib.sha256()
+    for encoded, labels, ids in records.read_labels(stored, split):
+        for record in encoded:
+            digest.update(record)
+        all_labels.append(labels)
+        all_ids.extend(ids)
+        done += len(labels)
+        progress(f"reading the labels of {stored.name} {split.name}", done, len(split))
+    _save(folder, np.concatenate(all_labels), all_ids, count=done, digest=digest.hexdigest())
+
+
+def _save(folder: Path, labels: np.ndarray, ids: list[str], **meta: Any) -> None:
     np.save(folder / "labels.npy", labels)
-    np.save(folder / "ids.npy", np.array(all_ids))
-    meta = {"format": _FORMAT, "count": count, "digest": digest.hexdigest(), "image_shape": image_shape}
-    (folder / "meta.json").write_text(json.dumps(meta))
+    np.save(folder / "ids.npy", np.array(ids))
+    (folder / "meta.json").write_text(json.dumps({"format": _FORMAT, **meta}))

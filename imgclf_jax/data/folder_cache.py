@@ -80,7 +80,7 @@ def decoded(listing: Listing, resize: str, progress: Progress) -> tuple[Seen, np
     for place in cache.places(listing.root):
         if (before := _open(place / name / "seen.json", listing)) and not _is_final(before, listing):
             shutil.rmtree(place / name, ignore_errors=True)
-    return cache.keep(name, listing.root, listing.name, open_cache, write)
+    return cache.keep(name, listing.root, f"the decoded images of {listing.name}", open_cache, write)
 
 
 def examined(listing: Listing, resize: str, progress: Progress) -> Seen:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from imgclf_jax.data import cache, catalog, folder, sample, splits, stored
+from imgclf_jax.data.record_images import RecordImages
 from imgclf_jax.data.types import Dataset, Info, Progress, Ranges, Split, silent
 from imgclf_jax.errors import UserError
 
@@ -37,13 +38,28 @@ def load(config_data: Any, *, progress: Progress | None = None, stream: bool = F
     image_shape = _image_shape(config_data, source.stored.image_shape)
     names = sorted({name for parts in ranges.values() for name, _, _ in parts})
     root = None if source.is_sample else source.root
-    decoded = {n: cache.load(source.stored, source.stored.splits[n], image_shape, root, progress) for n in names}
+    found: Any
+    if stream:
+        found = {n: cache.load_labels(source.stored, source.stored.splits[n], root, progress) for n in names}
+        cut = {
+            role: _cut_labels(source.stored, parts, image_shape, config_data.resize, found)
+            for role, parts in ranges.items()
+        }
+        # Of the records, for nothing has been decoded; an own kind, never to be compared with the digest of pixels.
+        kind, content = "records:", [[n, found[n].digest, image_shape, config_data.resize] for n in names]
+    else:
+        found = {
+            n: cache.load(source.stored, source.stored.splits[n], image_shape, root, progress, config_data.resize)
+            for n in names
+        }
+        cut = {role: _cut(parts, found) for role, parts in ranges.items()}
+        kind, content = "", [[n, found[n].digest] for n in names]
     return Dataset(
         name=source.name,
         class_names=source.stored.class_names,
         image_shape=image_shape,
-        splits={role: _cut(parts, decoded) for role, parts in ranges.items()},
-        fingerprint=hashlib.sha256(json.dumps([(n, decoded[n].digest) for n in names]).encode()).hexdigest(),
+        splits=cut,
+        fingerprint=kind + hashlib.sha256(json.dumps(content).encode()).hexdigest(),
         is_sample=source.is_sample,
         location=str(source.stored.folder),
         notice=source.notice,
@@ -97,15 +113,30 @@ def load_split(config_data: Any, split: str, *, progress: Progress | None = None
         if split not in dataset.splits:
             raise UserError(f"there is no split {split!r} of {dataset.location}; there are {', '.join(dataset.splits)}")
         return dataclasses.replace(dataset, splits={split: dataset.splits[split]})
-    expression = getattr(config_data, f"{split}_split") if split in splits.ROLES else split
-    if not expression:
-        raise UserError(f"data.{split}_split of this run is empty; name another split, such as train")
-    # It goes by the name of "train" because that is the split that a data set must have.
-    alone = config_data.copy_and_resolve_references()
-    alone.update(train_split=expression, valid_split="", test_split="")
+    alone = _alone(config_data, split)
     describe(alone)
     dataset = load(alone, progress=progress, stream=stream)
     return dataclasses.replace(dataset, splits={split: dataset.splits["train"]})
+
+
+def describe_split(config_data: Any, split: str) -> Info:
+    """Describes what `load_split` would return, as `describe` does. Raises `UserError` as they do."""
+    folder_of_photos = config_data.source == "folder"
+    info = describe(config_data if folder_of_photos else _alone(config_data, split))
+    name = split if folder_of_photos else "train"
+    if name not in info.split_sizes:
+        raise UserError(f"there is no split {split!r} of {info.location}; there are {', '.join(info.split_sizes)}")
+    return dataclasses.replace(info, split_sizes={split: info.split_sizes[name]})
+
+
+def _alone(config_data: Any, split: str) -> Any:
+    """The configuration of one split, by the name of "train", because that is the split that a data set must have."""
+    expression = getattr(config_data, f"{split}_split") if split in splits.ROLES else split
+    if not expression:
+        raise UserError(f"data.{split}_split of this run is empty; name another split, such as train")
+    alone = config_data.copy_and_resolve_references()
+    alone.update(train_split=expression, valid_split="", test_split="")
+    return alone
 
 
 def _find(config_data: Any, progress: Progress | None) -> tuple["_Source", dict[str, Ranges]]:
@@ -204,6 +235,21 @@ def _cut(parts: Ranges, decoded: dict[str, cache.Decoded]) -> Split:
         np.concatenate([c.images for c in cuts]),
         np.concatenate([c.labels for c in cuts]),
         np.concatenate([c.ids for c in cuts]),
+    )
+
+
+def _cut_labels(
+    found_in: stored.Stored,
+    parts: Ranges,
+    image_shape: tuple[int, int, int],
+    resize: str,
+    found: dict[str, cache.Labelled],
+) -> Split:
+    """The same, with images that stay on disk."""
+    return Split(
+        RecordImages(found_in, parts, image_shape, resize),
+        np.concatenate([found[name].labels[first:last] for name, first, last in parts]),
+        np.concatenate([found[name].ids[first:last] for name, first, last in parts]),
     )
 
 

@@ -1,0 +1,448 @@
+"""Data that stays on disk and is streamed: nothing about a run may tell it from one whose data lies on the devices."""
+
+import json
+import os
+import pickle
+import shutil
+import signal
+import threading
+import time
+from functools import cache
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from run_fixtures import watched
+from runs import SOFTMAX, TINY, bits, record, rows, steps
+from synthetic import SMALL_CNN, Trainer, assert_same_state, make_config, make_data, make_experiment
+
+from imgclf_jax import data, dispatch, evaluate, experiment, feed, inputs, parallel, sampling, validate
+from imgclf_jax.data import sample, statistics, stream
+from imgclf_jax.data.types import LazyImages, Split
+from imgclf_jax.errors import UserError
+
+pytest_plugins = ["run_fixtures"]
+
+STREAMED = "--config.data.max_device_bytes=1"
+# So that a run of 14 steps is several chunks, of which an interruption leaves one unfinished.
+SHORT_CHUNKS = ["assign", "feed:CHUNK_STEPS", 5]
+
+
+class Held(LazyImages):
+    """Images that count how often they are read; `bad` ones cannot be."""
+
+    def __init__(self, images, bad=()):
+        super().__init__(images.shape)
+        self.images, self.bad = images, bad
+        self.reads = [0] * len(images)
+
+    def read(self, index):
+        if index in self.bad:
+            raise UserError(f"image {index} is damaged")
+        self.reads[index] += 1
+        return self.images[index]
+
+
+def lazily(images, labels, bad=()):
+    return Split(Held(images, bad), labels, np.array([str(index) for index in range(len(labels))]))
+
+
+# Images in record files
+
+
+@pytest.mark.parametrize("image_size", [(), (20, 24)])
+def test_images_left_in_their_files_are_those_that_are_decoded(image_size):
+    config = make_config({"data.source": "sample", "data.image_size": image_size, "data.valid_split": ""}).data
+    config.train_split, config.test_split = "train[:100]+test[10:400]+train[20000:]", "test[500:]"
+    decoded, left = data.load(config), data.load(config, stream=True)
+    for name, split in decoded.splits.items():
+        lazy = left.splits[name]
+        assert isinstance(lazy.images, LazyImages) and lazy.images.shape == split.images.shape
+        np.testing.assert_array_equal(lazy.labels, split.labels)
+        np.testing.assert_array_equal(lazy.ids, split.ids)
+        some = np.unique(np.linspace(0, len(split) - 1, 50).astype(int))
+        elsewhere = pickle.loads(pickle.dumps(lazy.images))
+        np.testing.assert_array_equal(elsewhere[some], split.images[some])
+    assert (left.class_names, left.image_shape) == (decoded.class_names, decoded.image_shape)
+
+
+def test_labels_are_read_once(monkeypatch):
+    config = make_config({"data.source": "sample"}).data
+    first = data.load(config, stream=True)
+    monkeypatch.setattr("imgclf_jax.data.records.read_labels", None)
+    again = data.load(config, stream=True)
+    assert again.fingerprint == first.fingerprint
+    np.testing.assert_array_equal(again.splits["valid"].labels, first.splits["valid"].labels)
+
+
+@pytest.fixture
+def records(tmp_path):
+    """A copy of the sample, and the flags that make it the data set."""
+    folder = tmp_path / "records"
+    shutil.copytree(sample.FOLDER, folder)
+    (version,) = (path.parent for path in folder.rglob("dataset_info.json"))
+    splits = ["--config.data.train_split=train[:400]", "--config.data.valid_split=train[400:800]"]
+    return version, ["--config.data.source=tfds", f"--config.data.dir={folder}", *splits]
+
+
+def test_a_damaged_record_is_named(records):
+    folder, _ = records
+    config = make_config({"data.dir": str(folder.parents[1]), "data.train_split": "train[:400]"}).data
+    config.update(valid_split="train[400:]")
+    images = data.load(config, stream=True).splits["valid"].images
+    first = images.read(5)
+    for path in folder.glob("*train*"):
+        path.unlink()
+    np.testing.assert_array_equal(images.read(5), first)  # The file is open.
+    with pytest.raises(UserError, match=r"train.*: damaged \(the file is missing\)"):
+        pickle.loads(pickle.dumps(images)).read(5)
+
+
+# What is read ahead
+
+
+def test_rows_are_waited_for_and_an_older_or_torn_one_is_none():
+    rows = stream.Rows(2, 3)
+    elsewhere = pickle.loads(pickle.dumps(rows))
+    rows.write(0, np.array([1, 2, 3]))
+    np.testing.assert_array_equal(elsewhere(0), [1, 2, 3])
+    found = []
+    thread = threading.Thread(target=lambda: found.append(elsewhere(2)))  # in the place of row 0
+    thread.start()
+    rows._table[0, 0] = 2  # the step of a row whose indices are still those of another
+    time.sleep(5 * stream.POLL_SECONDS)
+    assert not found
+    rows.write(2, np.array([4, 5, 6]))
+    thread.join()
+    np.testing.assert_array_equal(found[0], [4, 5, 6])
+    rows.close()
+    with pytest.raises(stream.Closed):
+        elsewhere(3)
+    with pytest.raises(stream.Closed):
+        pickle.loads(pickle.dumps(rows))(0)
+    assert not rows.path.exists()
+
+
+def test_a_full_disk_is_told(monkeypatch):
+    monkeypatch.setattr("tempfile.mkstemp", lambda **_: os.open("/dev/null/nowhere", os.O_RDWR))
+    with pytest.raises(UserError, match="set TMPDIR"):
+        stream.Rows(2, 3)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_chunks_come_in_order(workers):
+    images, _ = make_data(30)
+    order = np.random.default_rng(0).integers(0, 30, (24, 4)).astype(np.int32)
+    order[:2] = order[5, 1] = stream.NOTHING
+    rows = stream.Rows(24, 4)
+    for step, row in enumerate(order):
+        rows.write(step, row)
+    expected = np.where((order == stream.NOTHING)[..., None, None, None], 0, images[order])
+    with stream.Chunks(stream.Reader(Held(images), rows), 6, 24, 6, workers, 4) as chunks:
+        for first in (6, 12, 18):
+            np.testing.assert_array_equal(chunks.get(), expected[first : first + 6])
+
+
+def test_an_image_that_cannot_be_read_is_told_to_whoever_waits():
+    images, _ = make_data(30)
+    read = stream.Reader(Held(images, bad={17}), lambda step: np.array([step]))
+    with stream.Chunks(read, 0, 30, 10, 0, 1) as chunks:
+        chunks.get()
+        with pytest.raises(UserError, match="image 17 is damaged"):
+            chunks.get()
+
+
+def test_chunks_can_be_left_before_they_end():
+    read = stream.Reader(Held(make_data(30)[0]), stream.Rows(2, 4))
+    before = threading.active_count()
+    with stream.Chunks(read, 0, 1000, 2, 0, 4):
+        pass  # The threads wait for rows that nobody writes.
+    assert threading.active_count() <= before
+
+
+# Where a data set goes
+
+
+def test_what_a_device_cannot_hold_is_streamed():
+    def streams(gigabytes, **changes):
+        return parallel.streams(
+            make_config({key.replace("_", ".", 1): value for key, value in changes.items()}), gigabytes
+        )
+
+    assert not streams(1000)
+    assert streams(2**60)
+    assert not streams(1000, data_max_device_bytes=1000)
+    assert streams(1001, data_max_device_bytes=1000)
+    if jax.device_count() >= 8:
+        eight = {"parallel_devices": 8, "data_max_device_bytes": 1000}
+        assert streams(8000, parallel_data="replicated", **eight)
+        assert not streams(8000, parallel_data="sharded", **eight)
+        assert streams(8001, parallel_data="sharded", **eight)
+
+
+@pytest.mark.parametrize(("batch_size", "expected"), [(64, 64), (20_000, 1), (1_000, 21)])
+def test_a_chunk_is_of_some_megabytes(batch_size, expected):
+    assert feed.chunk_steps(batch_size, (32, 32, 3)) == expected
+
+
+# The same training
+
+COUNT, BATCH = 22, 8
+SMALL = SMALL_CNN | {"model.norm": "batch", "model.dropout": 0.2, "augment.flip": True, "train.last_batch": "wrap"}
+IMAGES, LABELS = make_data(COUNT)
+TEST_IMAGES, TEST_LABELS = make_data(37, seed=2)
+PLAN_STEPS = 7  # three an epoch: the last one of an epoch, and the last epoch, are not whole
+TOPOLOGIES = [("jit", 8, ()), ("jit", 8, (4, 2)), ("shard_map", 4, ()), ("pmap", 2, ())]
+
+
+def small_config(topology, sampling, accumulate):
+    strategy, devices, mesh = topology
+    changes = {"parallel.strategy": strategy, "parallel.devices": devices, "parallel.mesh": mesh}
+    changes |= {"train.sampling": sampling, "train.accumulate": accumulate, "train.epochs": None}
+    return make_config(SMALL, changes, {"train.steps": PLAN_STEPS})
+
+
+def streamed_run(config, start=0, state=None):
+    """(state, meters, sums of an evaluation) of a run whose data is streamed, from step `start` on."""
+    strategy = parallel.create(config.parallel, streamed=True)
+    built = make_experiment(config, IMAGES, strategy=strategy)
+    plan = validate.plan(config, {"train": COUNT})
+    batches = jax.jit(
+        lambda epoch: sampling.epoch_batches(
+            built.key,
+            epoch,
+            batch_size=BATCH,
+            count=COUNT,
+            steps=plan.steps_per_epoch,
+            replacement=config.train.sampling == "replacement",
+        )
+    )
+    split = lazily(IMAGES, LABELS)
+    accumulate = config.train.accumulate
+    source = feed.Streamed(split, batches, plan, strategy, batch_size=BATCH, accumulate=accumulate, workers=0)
+    run_steps = experiment.compile_run_steps(built, strategy)
+    state = experiment.compile_init(built, strategy)(built.key) if state is None else state
+    meters, step = [], start
+    while step < plan.steps:
+        arguments, count = source(step, min(2, plan.steps - step))
+        state, meter = run_steps(state, strategy.put(dispatch.empty_meter()), *arguments, np.int32(count), built.key)
+        meters.append(jax.device_get(meter))
+        step += count
+    source.close()
+    run = experiment.compile_evaluate(built, strategy)
+    sums = evaluate.stream(run, state.eval_variables(), lazily(TEST_IMAGES, TEST_LABELS), strategy, BATCH)
+    return state, meters, jax.device_get(sums)
+
+
+@cache
+def resident_run(sampling, accumulate):
+    config = small_config(("jit", 1, ()), sampling, accumulate)
+    ours = Trainer(config, IMAGES, LABELS)
+    state, meters = ours.train(ours.init(), 1)
+    for _ in range(PLAN_STEPS - 1):
+        state, (meter,) = ours.train(state, 1)
+        meters.append(meter)
+    split = ours.strategy.put_examples((TEST_IMAGES, TEST_LABELS))
+    return state, meters, jax.device_get(ours._evaluate(state.eval_variables(), *split, jnp.int32(37)))
+
+
+def total(meters, name):
+    return sum(meter[name] for meter in meters)
+
+
+@pytest.fixture
+def short_chunks(monkeypatch):
+    monkeypatch.setattr(feed, "CHUNK_STEPS", 3)
+
+
+@pytest.mark.parametrize(("sampling", "accumulate"), [("epoch", 1), ("epoch", 2), ("replacement", 1)])
+def test_on_one_device_a_streamed_run_has_the_same_bits(sampling, accumulate, short_chunks):
+    state, meters, sums = streamed_run(small_config(("jit", 1, ()), sampling, accumulate))
+    expected, expected_meters, expected_sums = resident_run(sampling, accumulate)
+    assert_same_state(state, expected, rtol=0, atol=0)
+    assert len(meters) < len(expected_meters) and total(meters, "steps") == PLAN_STEPS
+    assert total(meters, "correct") == total(expected_meters, "correct")
+    jax.tree.map(np.testing.assert_array_equal, sums, expected_sums)
+
+
+@pytest.mark.skipif(jax.device_count() < 8, reason="needs eight devices")
+@pytest.mark.parametrize("topology", TOPOLOGIES, ids=str)
+def test_on_several_devices_a_streamed_run_is_the_same(topology, short_chunks):
+    accumulate = 1 if topology[1] == 8 else 2
+    state, meters, sums = streamed_run(small_config(topology, "epoch", accumulate))
+    expected, expected_meters, expected_sums = resident_run("epoch", accumulate)
+    assert_same_state(state, expected)
+    assert total(meters, "correct") == total(expected_meters, "correct")
+    assert total(meters, "loss") == pytest.approx(total(expected_meters, "loss"), rel=1e-5)
+    assert (sums["count"], sums["correct"]) == (37, expected_sums["correct"])
+    assert sums["loss"] == pytest.approx(expected_sums["loss"], rel=1e-5)
+
+
+@pytest.mark.parametrize("start", [1, 3, 5])
+def test_a_streamed_run_goes_on_in_the_middle_of_a_chunk(start, short_chunks):
+    ours = Trainer(small_config(("jit", 1, ()), "epoch", 1), IMAGES, LABELS)
+    state = ours.init()
+    for _ in range(start):
+        state, _ = ours.train(state, 1)
+    state, meters, _ = streamed_run(small_config(("jit", 1, ()), "epoch", 1), start, state)
+    assert total(meters, "steps") == PLAN_STEPS - start
+    assert_same_state(state, resident_run("epoch", 1)[0], rtol=0, atol=0)
+
+
+def test_every_example_is_evaluated_once(short_chunks):
+    split = lazily(TEST_IMAGES, TEST_LABELS)
+    told = []
+    strategy = parallel.create(make_config().parallel, streamed=True)
+    run = strategy.compile(evaluate.make_evaluate(seen, 4, strategy), examples=(1, 2))
+    sums = evaluate.stream(run, {}, split, strategy, 4, lambda *done: told.append(done))
+    assert split.images.reads == [1] * 37
+    assert (int(sums["count"]), int(sums["correct"])) == (37, int(TEST_LABELS.sum()))
+    assert told == [(12, 37), (24, 37), (36, 37)]
+
+
+def seen(variables, batch):
+    mask = batch["mask"]
+    correct = jnp.where(mask, batch["label"], 0).sum(dtype=jnp.int32)
+    return {"loss": jnp.float32(0), "correct": correct, "count": mask.sum(dtype=jnp.int32)}
+
+
+# Statistics
+
+
+@pytest.mark.parametrize("pixels", ["standardized", "mean_image"])
+def test_statistics_are_the_same_and_remembered(pixels):
+    images, labels = make_data(150, (5, 4, 3))
+    split = lazily(images, labels)
+    sums = statistics.of_stream(split, pixels, data.types.silent)
+    assert split.images.reads == [1] * 150
+    ours, theirs = inputs.normalization(pixels, split.images, (), sums), inputs.normalization(pixels, images)
+    jax.tree.map(np.testing.assert_array_equal, ours, theirs)
+    again = statistics.of_stream(split, pixels, data.types.silent)
+    assert split.images.reads == [1] * 150
+    jax.tree.map(np.testing.assert_array_equal, again, sums)
+    # Of another part of the same data they are others.
+    statistics.of_stream(Split(split.images, labels, split.ids[::-1]), pixels, data.types.silent)
+    assert split.images.reads == [2] * 150
+
+
+# Whole runs
+
+
+def assert_same_run(folder, reference):
+    assert rows(folder) == rows(reference)
+    assert record(folder)["status"] == "complete"
+    assert record(folder)["results"] == record(reference)["results"]
+    assert bits(folder) == bits(reference)
+
+
+def assert_gone(path):
+    """None of the processes whose numbers are in a file is there any more."""
+    pids = json.loads(path.read_text())
+    assert len(pids) == 2
+    deadline = time.monotonic() + 60
+    while any(alive(pid) for pid in pids):
+        assert time.monotonic() < deadline, pids
+        time.sleep(0.05)
+
+
+def alive(pid):
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def test_a_streamed_run_is_the_run(finished, tmp_path):
+    ours = watched(tmp_path, STREAMED)
+    assert "are streamed, decoded by 2 worker processes" in ours.done.out
+    assert ours.done.err == ""
+    assert_same_run(ours.folder, finished.folder)
+    assert ours.imports["tensorflow"] == []
+    assert "grain" in ours.imports["modules"] and "grain" not in finished.imports["modules"]
+
+
+def test_a_run_that_is_killed_may_be_streamed_or_not_from_then_on(run, finished, tmp_path):
+    folder, workers = tmp_path / "run", tmp_path / "workers"
+    where = f"--workdir={folder}"
+    # At step 6, in the middle of a chunk.
+    killed = ["kill_when_on_disk", 2, signal.SIGKILL]
+    done = run(
+        *TINY,
+        STREAMED,
+        where,
+        hooks=[SHORT_CHUNKS, ["tell_workers", "checkpoint:Checkpoints.save", 1, str(workers)], killed],
+    )
+    assert done.code == -signal.SIGKILL, done
+    assert_gone(workers)
+    done = run(*TINY, where, hooks=[["signal_after", "checkpoint:Checkpoints.save", 1, signal.SIGTERM]])
+    assert done.code == 128 + signal.SIGTERM, done
+    assert "resuming at step 6 of" in done.out and done.err == ""
+    assert not record(folder)["data"]["fingerprint"].startswith("records:")
+    done = run(*TINY, STREAMED, "--config.data.workers=0", where, hooks=[SHORT_CHUNKS])
+    assert done.code == 0, done
+    assert done.err == "" and "streamed, decoded by threads" in done.out
+    assert record(folder)["data"]["fingerprint"].startswith("records:")
+    assert_same_run(folder, finished.folder)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_to_all_processes_saves_and_leaves_none_behind(run, tmp_path, number):
+    workers = tmp_path / "workers"
+    hooks = [SHORT_CHUNKS, ["own_group"], ["tell_workers", "logs:MetricsFiles.write", 1, str(workers)]]
+    hooks.append(["signal_group_after", "logs:MetricsFiles.write", 1, number])
+    arguments = [*SOFTMAX, STREAMED, "--config.train.steps=40", "--config.log.every_steps=8"]
+    done = run(*arguments, f"--workdir={tmp_path / 'run'}", hooks=hooks)
+    assert done.code == 128 + number, done
+    assert done.err == ""
+    assert steps(tmp_path / "run")[-1] == record(tmp_path / "run")["step"] < 40
+    assert_gone(workers)
+
+
+def test_a_record_that_is_damaged_meanwhile_is_one_line(run, records, tmp_path):
+    folder, flags = records
+    hooks = [SHORT_CHUNKS, ["damage_after", "checkpoint:Checkpoints.save", 1, str(folder)]]
+    arguments = [*SOFTMAX, *flags, STREAMED, "--config.train.steps=400", "--config.checkpoint.every_steps=20"]
+    done = run(*arguments, f"--workdir={tmp_path / 'run'}", hooks=hooks)
+    assert done.code == 2, done
+    assert len(done.err.splitlines()) == 1, done.err
+    assert done.err.startswith(f"error: {folder}") and "train" in done.err and "damaged" in done.err
+    assert steps(tmp_path / "run")[0] == 20
+    assert record(tmp_path / "run")["status"] == "failed"
+
+
+def test_a_worker_that_is_killed_is_one_line(run, tmp_path):
+    hooks = [SHORT_CHUNKS, ["kill_worker_after", "checkpoint:Checkpoints.save", 1, signal.SIGKILL]]
+    arguments = [*SOFTMAX, STREAMED, "--config.train.steps=400", "--config.checkpoint.every_steps=20"]
+    done = run(*arguments, f"--workdir={tmp_path / 'run'}", hooks=hooks)
+    assert done.code == 2, done
+    assert len(done.err.splitlines()) == 1, done.err
+    assert "exit code -9" in done.err and "data.workers" in done.err
+    assert steps(tmp_path / "run")[0] == 20
+
+
+def test_evaluation_of_a_streamed_split_is_exact(run, finished):
+    done = run(f"--workdir={finished.folder}", "--mode=eval", "--split=test", *TINY, STREAMED)
+    assert done.code == 0, done
+    result = record(finished.folder)["results"]["test"]
+    assert f"{result['correct']} / {result['count']}" in done.out and f"loss {result['loss']:.4f}" in done.out
+    assert "are streamed" in done.out
+
+
+def test_check_tells_what_is_streamed(run):
+    done = run(*TINY, "--mode=check", STREAMED)
+    assert done.code == 0, done
+    assert "are streamed" in done.out and "two chunks of streamed data" in done.out
+
+
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="a GPU would be shared by the processes")
+def test_two_processes_stream_a_part_each(run, finished, tmp_path):
+    done = run.together(*TINY, STREAMED, "--config.data.workers=0", f"--workdir={tmp_path / 'run'}", processes=2)
+    assert [process.code for process in done] == [0, 0], done
+    for ours, theirs in zip(rows(tmp_path / "run"), rows(finished.folder), strict=True):
+        assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-4)
+        assert ours["accuracy"] == theirs["accuracy"]
+    for name, result in record(finished.folder)["results"].items():
+        found = record(tmp_path / "run")["results"][name]
+        assert (found["correct"], found["count"]) == (result["correct"], result["count"])
