@@ -364,18 +364,11 @@ def test_a_streamed_run_is_the_run(finished, tmp_path):
 
 
 def test_a_run_that_is_killed_may_be_streamed_or_not_from_then_on(run, finished, tmp_path):
-    folder, workers = tmp_path / "run", tmp_path / "workers"
+    folder = tmp_path / "run"
     where = f"--workdir={folder}"
     # At step 6, in the middle of a chunk.
-    killed = ["kill_when_on_disk", 2, signal.SIGKILL]
-    done = run(
-        *TINY,
-        STREAMED,
-        where,
-        hooks=[SHORT_CHUNKS, ["tell_workers", "checkpoint:Checkpoints.save", 1, str(workers)], killed],
-    )
+    done = run(*TINY, STREAMED, where, hooks=[SHORT_CHUNKS, ["kill_when_on_disk", 2, signal.SIGKILL]])
     assert done.code == -signal.SIGKILL, done
-    assert_gone(workers)
     done = run(*TINY, where, hooks=[["signal_after", "checkpoint:Checkpoints.save", 1, signal.SIGTERM]])
     assert done.code == 128 + signal.SIGTERM, done
     assert "resuming at step 6 of" in done.out and done.err == ""
@@ -387,24 +380,46 @@ def test_a_run_that_is_killed_may_be_streamed_or_not_from_then_on(run, finished,
     assert_same_run(folder, finished.folder)
 
 
+LONG = [*SOFTMAX, STREAMED, "--config.train.steps=400", "--config.checkpoint.every_steps=20"]
+
+
+@pytest.fixture
+def temporary(tmp_path):
+    """The folder of temporary files, which must be empty in the end."""
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+    yield {"TMPDIR": str(folder)}
+    deadline = time.monotonic() + 60
+    while left := list(folder.glob("*rows*")):
+        assert time.monotonic() < deadline, left
+        time.sleep(0.05)
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_to_all_processes_saves_and_leaves_none_behind(run, tmp_path, number):
+def test_a_signal_to_all_processes_saves_and_leaves_none_behind(run, tmp_path, temporary, number):
     workers = tmp_path / "workers"
-    hooks = [SHORT_CHUNKS, ["own_group"], ["tell_workers", "logs:MetricsFiles.write", 1, str(workers)]]
-    hooks.append(["signal_group_after", "logs:MetricsFiles.write", 1, number])
-    arguments = [*SOFTMAX, STREAMED, "--config.train.steps=40", "--config.log.every_steps=8"]
-    done = run(*arguments, f"--workdir={tmp_path / 'run'}", hooks=hooks)
+    hooks = [SHORT_CHUNKS, ["own_group"], ["tell_workers", "checkpoint:Checkpoints.save", 1, str(workers)]]
+    hooks.append(["signal_group_after", "checkpoint:Checkpoints.save", 1, number])
+    done = run(*LONG, f"--workdir={tmp_path / 'run'}", hooks=hooks, env=temporary)
     assert done.code == 128 + number, done
     assert done.err == ""
-    assert steps(tmp_path / "run")[-1] == record(tmp_path / "run")["step"] < 40
+    assert 20 <= steps(tmp_path / "run")[-1] == record(tmp_path / "run")["step"] < 400
     assert_gone(workers)
 
 
-def test_a_record_that_is_damaged_meanwhile_is_one_line(run, records, tmp_path):
+def test_a_run_that_is_killed_leaves_no_process_behind(run, tmp_path, temporary):
+    workers = tmp_path / "workers"
+    hooks = [SHORT_CHUNKS, ["tell_workers", "checkpoint:Checkpoints.save", 1, str(workers)]]
+    hooks.append(["signal_after", "checkpoint:Checkpoints.save", 1, signal.SIGKILL])
+    done = run(*LONG, f"--workdir={tmp_path / 'run'}", hooks=hooks, env=temporary)
+    assert done.code == -signal.SIGKILL, done
+    assert_gone(workers)
+
+
+def test_a_record_that_is_damaged_meanwhile_is_one_line(run, records, tmp_path, temporary):
     folder, flags = records
     hooks = [SHORT_CHUNKS, ["damage_after", "checkpoint:Checkpoints.save", 1, str(folder)]]
-    arguments = [*SOFTMAX, *flags, STREAMED, "--config.train.steps=400", "--config.checkpoint.every_steps=20"]
-    done = run(*arguments, f"--workdir={tmp_path / 'run'}", hooks=hooks)
+    done = run(*LONG, *flags, f"--workdir={tmp_path / 'run'}", hooks=hooks, env=temporary)
     assert done.code == 2, done
     assert len(done.err.splitlines()) == 1, done.err
     assert done.err.startswith(f"error: {folder}") and "train" in done.err and "damaged" in done.err
@@ -412,10 +427,9 @@ def test_a_record_that_is_damaged_meanwhile_is_one_line(run, records, tmp_path):
     assert record(tmp_path / "run")["status"] == "failed"
 
 
-def test_a_worker_that_is_killed_is_one_line(run, tmp_path):
+def test_a_worker_that_is_killed_is_one_line(run, tmp_path, temporary):
     hooks = [SHORT_CHUNKS, ["kill_worker_after", "checkpoint:Checkpoints.save", 1, signal.SIGKILL]]
-    arguments = [*SOFTMAX, STREAMED, "--config.train.steps=400", "--config.checkpoint.every_steps=20"]
-    done = run(*arguments, f"--workdir={tmp_path / 'run'}", hooks=hooks)
+    done = run(*LONG, f"--workdir={tmp_path / 'run'}", hooks=hooks, env=temporary)
     assert done.code == 2, done
     assert len(done.err.splitlines()) == 1, done.err
     assert "exit code -9" in done.err and "data.workers" in done.err

@@ -248,8 +248,7 @@ class Chunks:
     def stop(self) -> None:
         """Nothing more is needed. The thread and all processes that decode end, but are not waited for."""
         self._stopping.set()
-        if isinstance(self._read.rows, Rows):
-            self._read.rows.close()
+        self._close_rows()
 
     def close(self) -> None:
         """`stop`, and waits for them."""
@@ -286,9 +285,14 @@ class Chunks:
         finally:
             if iterator is not None:
                 iterator.close()
+            self._close_rows()
             # Images in shared memory are in cycles of references; they must be gone before the interpreter is.
             iterator = None
             gc.collect()
+
+    def _close_rows(self):
+        if isinstance(self._read.rows, Rows):
+            self._read.rows.close()
 
     def _chunks(self, iterator) -> Iterator[np.ndarray]:
         chunk, filled = np.empty(self._shape, np.uint8), 0
