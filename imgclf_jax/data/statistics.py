@@ -55,7 +55,7 @@ def of_stream(split: Split, fingerprint: str, progress: Progress) -> Sums:
     """
     name = hashlib.sha256(json.dumps([fingerprint, split.images.shape]).encode())
     for example in split.ids:
-        name.update(f"{example}\\n".encode())
+        name.update(f"{example}\n".encode())
     memo = cache.places(None)[0] / f"sums-{name.hexdigest()[:32]}.json"
     try:
         kept = Sums(*(np.array(values, np.uint64) for values in json.loads(memo.read_text())))
