@@ -5,7 +5,6 @@ JAX, and Grain is imported when something streams.
 """
 
 import contextlib
-import functools
 import gc
 import multiprocessing
 import os
@@ -99,6 +98,10 @@ class Rows:
     def close(self) -> None:
         """Whoever waits or decodes stops, in all processes."""
         self._map()[-1, 0] = 0
+        self.unlink()
+
+    def unlink(self) -> None:
+        """The file has no name any more, for all who need it have mapped it: nothing is left over after a crash."""
         self.path.unlink(missing_ok=True)
 
     def _map(self):
@@ -166,8 +169,7 @@ def batches(read: Reader, first: int, last: int, workers: int, batch_size: int) 
     if not workers:
         return iter(steps.to_iter_dataset(grain.ReadOptions(num_threads=threads(), prefetch_buffer_size=threads())))
     pipeline: Any = steps.to_iter_dataset(grain.ReadOptions(num_threads=0, prefetch_buffer_size=0))
-    left_over = read.rows.path if isinstance(read.rows, Rows) else None
-    pipeline = pipeline.mp_prefetch(grain.MultiprocessingOptions(workers), functools.partial(_begin, left_over))
+    pipeline = pipeline.mp_prefetch(grain.MultiprocessingOptions(workers), _begin)
     memory = Path("/dev/shm")
     if memory.is_dir() and shutil.disk_usage(memory).free < ROOM * in_flight(workers) * read.bytes(batch_size):
         # Containers often have very little of it, and who writes past its end is killed: through pipes instead.
@@ -190,15 +192,13 @@ def _start_tracker() -> None:
     resource_tracker.ensure_running()
 
 
-def _begin(left_over: Path | None, worker: int, workers: int) -> None:
-    """In a worker process, before anything else: it ends when its parent does, however that ends, and tidies up."""
+def _begin(worker: int, workers: int) -> None:
+    """In a worker process, before anything else: it ends when its parent does, however that ends."""
     parent = multiprocessing.parent_process()
     assert parent is not None
 
     def follow():
         parent.join()
-        if left_over:
-            left_over.unlink(missing_ok=True)
         os._exit(1)
 
     threading.Thread(target=follow, daemon=True).start()
@@ -296,7 +296,9 @@ class Chunks:
 
     def _chunks(self, iterator) -> Iterator[np.ndarray]:
         chunk, filled = np.empty(self._shape, np.uint8), 0
-        for batch in iterator:
+        for number, batch in enumerate(iterator):
+            if number == self._workers and isinstance(self._read.rows, Rows):
+                self._read.rows.unlink()  # Each of them has read one.
             chunk[filled] = batch
             filled += 1
             if filled == self._length:
