@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from ml_collections import ConfigDict
 
-from imgclf_jax import augment, data, inputs, models, optim, parallel, sampling
+from imgclf_jax import augment, data, inputs, models, optim, parallel_problems, sampling
 from imgclf_jax import config as configs
 from imgclf_jax.errors import UserError
 
@@ -85,7 +85,7 @@ def validate(config: ConfigDict) -> tuple[Plan, data.Info]:
                 f"train.batch_size={config.train.batch_size} is not divisible by "
                 f"train.accumulate={config.train.accumulate}"
             )
-    problems += parallel.problems(config.parallel, sizes)
+    problems += parallel_problems.problems(config.parallel, sizes)
     problems += _durations(config)
     info = None
     try:

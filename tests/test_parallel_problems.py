@@ -1,18 +1,18 @@
-"""parallel.py: which topologies are refused, and what the messages name."""
+"""parallel_problems.py: which topologies are refused, and what the messages name."""
 
 import jax
 import pytest
 from synthetic import make_config
 from synthetic import needs_eight_devices as pytestmark  # noqa: F401
 
-from imgclf_jax import parallel
+from imgclf_jax import parallel, parallel_problems
 
 ALL = jax.device_count()
 
 
 def problems(batch_sizes=None, **fields):
     config = make_config({"parallel.devices": 8}, {f"parallel.{name}": value for name, value in fields.items()})
-    return parallel.problems(config.parallel, batch_sizes or {})
+    return parallel_problems.problems(config.parallel, batch_sizes or {})
 
 
 @pytest.mark.parametrize("strategy", parallel.STRATEGIES)

@@ -1,0 +1,51 @@
+"""What can be wrong with `config.parallel`, told before anything is put on a device."""
+
+import math
+
+import jax
+from ml_collections import ConfigDict
+
+from imgclf_jax.parallel import AXES, EXPLICIT, PLACEMENTS, STRATEGIES
+
+
+def problems(config: ConfigDict, batch_sizes: dict[str, int]) -> list[str]:
+    """What is wrong with `config.parallel`, a line each.
+
+    Args:
+        config: the `parallel` section.
+        batch_sizes: field name -> number of examples that the devices must share evenly.
+    """
+    found = []
+    for field, choices in (("strategy", STRATEGIES), ("data", PLACEMENTS)):
+        if config[field] not in choices:
+            found.append(f"parallel.{field}={config[field]!r} is unknown; choose one of {', '.join(choices)}")
+    available = jax.device_count()
+    processes = f" in {jax.process_count()} processes" if jax.process_count() > 1 else ""
+    if not 0 <= config.devices <= available:
+        return [*found, f"parallel.devices={config.devices}: there are {available}{processes} (0 uses all of them)"]
+    used = config.devices or available
+    if processes and used != available:
+        found.append(f"parallel.devices={config.devices}: {processes.strip()} all {available} devices must be used")
+    mesh = tuple(config.mesh)
+    if mesh:
+        whole = all(isinstance(size, int) and size > 0 for size in mesh)
+        if len(mesh) != len(AXES) or not whole:
+            return [*found, f"parallel.mesh={mesh} must be two positive whole numbers, ({', '.join(AXES)})"]
+        if math.prod(mesh) != used:
+            return [
+                *found,
+                f"parallel.mesh={mesh} makes {math.prod(mesh)} devices but {used} are used; change it, or "
+                "parallel.devices",
+            ]
+        if mesh[1] > 1 and config.strategy in EXPLICIT:
+            found.append(
+                f"parallel.mesh={mesh}: strategy {config.strategy} has no model axis; make it ({used}, 1), or use jit"
+            )
+    if config.strategy == "pmap" and processes:
+        found.append("parallel.strategy='pmap' works in one process; use jit or shard_map")
+    if config.strategy == "pmap" and config.data == "sharded":
+        found.append('parallel.data="sharded": strategy pmap holds the data set whole; use jit or shard_map')
+    for name, size in batch_sizes.items():
+        if size > 0 and size % used:
+            found.append(f"{name}={size} is not divisible by the {used} devices; choose a multiple of {used}")
+    return found
