@@ -237,7 +237,7 @@ def test_several_mistakes_are_told_at_once(tool, photos):
 
 def test_mistakes_are_told_before_jax_is_imported():
     code = (
-        "import sys; from imgclf_jax import cli, predict\n"
+        "import sys; from imgclf_jax import cli; from imgclf_jax.predict import __main__ as predict\n"
         "sys.argv = ['predict', '--workdir=x', 'nothing.png']\n"
         "assert cli.run_tool(predict.main, takes_config=False) == 2\n"
         "print(sorted({'jax', 'flax', 'PIL', 'rich', 'orbax', 'numpy'} & set(sys.modules)))"

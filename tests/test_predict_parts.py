@@ -1,4 +1,4 @@
-"""predictions/: finding files, reading them ahead of the network, writing rows, and the score."""
+"""predict/: finding files, reading them ahead of the network, writing rows, and the score."""
 
 import csv
 import io
@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 from PIL import Image
 from rich.cells import cell_len
 
-from imgclf_jax.predictions import reading
-from imgclf_jax.predictions.files import find, label
-from imgclf_jax.predictions.formats import Csv, JsonLines, Table
-from imgclf_jax.predictions.reading import Row, best, predict_files
-from imgclf_jax.predictions.score import Score
+from imgclf_jax.predict import reading
+from imgclf_jax.predict.files import find, label
+from imgclf_jax.predict.formats import Csv, JsonLines, Table
+from imgclf_jax.predict.reading import Row, best, predict_files
+from imgclf_jax.predict.score import Score
 
 NAMES = ("cars", "elephants", "sea, lions")
 PROBABILITIES = np.array([0.2, 0.7, 0.1], np.float32)

@@ -10,13 +10,6 @@ taken for what. The score follows the table; with csv, json and --output it goes
 
 Exit status: 0: all is predicted; 1: it is, but for files that cannot be read and names that match nothing; 2: nothing
 is, or there is a mistake on the command line.
-
-From Python, on images in memory::
-
-    from imgclf_jax import predict
-
-    network = predict.load("runs/cnn/20260101-120000")
-    probabilities = network(images)  # uint8 [N, *network.image_shape] -> float32 [N, len(network.class_names)]
 """
 
 import contextlib
@@ -25,64 +18,14 @@ import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TextIO
 
 from absl import flags
 
-from imgclf_jax import cli
+from imgclf_jax import cli, predict
 from imgclf_jax.errors import UserError
 
-if TYPE_CHECKING:  # JAX and what needs it are slow to import: mistakes are told before.
-    import numpy as np
-
-    from imgclf_jax.trained import Trained
-
 FLAGS = flags.FLAGS
-
-
-def load(workdir: str | Path, checkpoint: str = "reported") -> "Predictor":
-    """The network of a run, to be called from Python.
-
-    Args:
-        workdir: the folder of the run.
-        checkpoint: "reported": the one whose test accuracy the run printed; "last"; "best" by validation accuracy.
-
-    Raises:
-        UserError: no run, no checkpoint of that name, one that is damaged or of another model.
-    """
-    from imgclf_jax import trained
-
-    return Predictor(trained.load(Path(workdir), checkpoint))
-
-
-class Predictor:
-    """A trained network as a plain function.
-
-    Args:
-        network: the trained network.
-        batch_size: most images that go through it at once.
-
-    Attributes:
-        class_names: by label.
-        image_shape: (H, W, C) of the images.
-    """
-
-    def __init__(self, network: "Trained", batch_size: int = 256):
-        from imgclf_jax import trained
-
-        self.class_names: tuple[str, ...] = network.class_names
-        self.image_shape: tuple[int, int, int] = network.image_shape
-        self._predict = trained.predictor(network, batch_size)
-
-    def __call__(self, images: Any) -> "np.ndarray":
-        """Images uint8 [N, H, W, C] -> class probabilities float32 [N, classes].
-
-        Pixels are as in files, 0 to 255; crop and normalisation are those of the evaluation. Raises `UserError` for
-        another shape or dtype.
-        """
-        import numpy as np
-
-        return self._predict(images if hasattr(images, "shape") else np.asarray(images))
 
 
 def define_flags() -> None:
@@ -102,7 +45,7 @@ def main(argv: list[str]) -> int:
     define_flags()
     names = cli.parse_flags(argv, positional=True)
     from imgclf_jax import output  # standard library alone, as the next one
-    from imgclf_jax.predictions import files
+    from imgclf_jax.predict import files
 
     problems = [] if FLAGS.workdir else ["--workdir is missing; give the folder that training printed"]
     problems += output.problems(Path(FLAGS.output)) if FLAGS.output else []
@@ -132,16 +75,16 @@ def main(argv: list[str]) -> int:
 
 def _predict(network, found) -> int:
     """Writes the rows and the score; returns how many files could not be read."""
-    from imgclf_jax.predictions import files, reading
-    from imgclf_jax.predictions.bar import Bar
-    from imgclf_jax.predictions.score import Score
+    from imgclf_jax.predict import files, reading
+    from imgclf_jax.predict.bar import Bar
+    from imgclf_jax.predict.score import Score
 
     channels = network.image_shape[2]
     if channels not in (1, 3, 4):
         raise UserError(f"the network in {network.folder} takes images of {channels} channels; photos have 1, 3 or 4")
     labels = {name: label for label, name in enumerate(network.class_names)}
     todo = ((str(file.path), files.label(file, labels)) for file in found.files)
-    predictor = Predictor(network, FLAGS.batch_size)
+    predictor = predict.Predictor(network, FLAGS.batch_size)
     score = Score(network.class_names)
     done = unread = 0
     with _rows_file() as stream:
@@ -181,7 +124,7 @@ def _rows_file() -> Iterator[TextIO]:
 
 
 def _format(class_names, found, stream):
-    from imgclf_jax.predictions import formats
+    from imgclf_jax.predict import formats
 
     if FLAGS.format == "csv":
         return formats.Csv(class_names, FLAGS.top_k)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from rich.cells import cell_len, set_cell_size
 
-from imgclf_jax.predictions.reading import Row, best
+from imgclf_jax.predict.reading import Row, best
 
 
 class Format(abc.ABC):
