@@ -143,11 +143,12 @@ def _given(config, files):
 
 def _examples(config, count):
     """(names, uint8 [N, H, W, C]) of training examples, of one class after the other."""
-    from imgclf_jax import data
+    from imgclf_jax import data, feed
     from imgclf_jax.console import Console
 
     console = Console(config.log.progress)
-    dataset = data.load_split(config.data, "train", progress=console.task)
+    stream = feed.is_streamed(config, data.describe_split(config.data, "train"))
+    dataset = data.load_split(config.data, "train", progress=console.task, stream=stream)
     console.finish()
     if dataset.notice:
         console.warn(dataset.notice)

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from imgclf_jax import data, trained
+from imgclf_jax import data, feed, trained
 from imgclf_jax.data import sample
 from imgclf_jax.data.types import Images, Progress
 from imgclf_jax.errors import UserError
@@ -74,7 +74,8 @@ def predict(network: trained.Trained, progress: Progress) -> Predictions:
     source = "sample" if described["name"] == sample.NAME else settings.source
     settings.update(download=False, allow_sample=False, source=source)
     try:
-        dataset = data.load_split(settings, split, progress=progress)
+        stream = feed.is_streamed(network.config, data.describe_split(settings, split))
+        dataset = data.load_split(settings, split, progress=progress, stream=stream)
     except UserError as error:
         raise UserError(
             f"the {split} split cannot be read ({error}). A report downloads nothing; when the run was made the "
