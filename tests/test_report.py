@@ -15,6 +15,7 @@ from imgclf_jax import trained
 from imgclf_jax.data.types import LazyImages, silent
 from imgclf_jax.errors import UserError
 from imgclf_jax.report import drawing, runs, weights, write
+from imgclf_jax.report.page import different_data
 
 pytest_plugins = ["run_fixtures"]
 
@@ -190,6 +191,18 @@ def test_runs_on_other_data_do_not_compare(softmax, copy, tmp_path, undrawn):
     page, _ = report(softmax, copy.rename(tmp_path / "other"), output=tmp_path / "both")
     assert "do not compare, for the runs differ in: content of the images." in page
     assert "the runs have the same config" in page
+
+
+def test_runs_on_images_of_another_size_compare_by_the_names_of_examples(softmax, tmp_path, run):
+    small = tmp_path / "small"
+    done = run(*SOFTMAX, "--config.data.image_size=(16, 16)", f"--workdir={small}")
+    assert done.code == 0, done.err
+    assert record(small)["data"]["fingerprint"] != record(softmax)["data"]["fingerprint"]
+    one, two = runs.read([softmax, small], silent)
+    assert different_data([one, two]) == ""
+    other = two._replace(found=two.found._replace(ids=two.found.ids[::-1]))
+    assert different_data([one, other]) == "content of the images"
+    assert different_data([one, two._replace(found=None)]) == "content of the images"
 
 
 def test_names_are_as_long_as_it_takes(tmp_path):

@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from imgclf_jax import config as configs
 from imgclf_jax.report import charts, facts, measures, sections
 from imgclf_jax.report.drawing import Picture, inline
@@ -127,7 +129,7 @@ def _comparison(runs: list[Run]) -> list[Section]:
         )
     head = ("run", "accuracy (95 % interval)", "loss", "ECE", "parameters", "time", "status")
     body = table(head, rows)
-    if different := _different_data(runs):
+    if different := different_data(runs):
         body = join(
             [tag("p", f"These accuracies do not compare, for the runs differ in: {different}.", css="note"), body]
         )
@@ -150,13 +152,13 @@ def _comparison(runs: list[Run]) -> list[Section]:
     return [*parts, Section("differences", "What differs in the configs", _config_differences(runs))]
 
 
-def _different_data(runs: list[Run]) -> str:
+def different_data(runs: list[Run]) -> str:
     """What makes the accuracies of these runs measurements of different things; '' where they compare."""
     described = [run.record.get("data") or {} for run in runs]
     aspects: dict[str, list[Any]] = {
         "data set": [data.get("name") for data in described],
         "classes": [data.get("class_names") for data in described],
-        "content of the images": [data.get("fingerprint") for data in described],
+        "content of the images": [_has_other_images(runs[0], run) for run in runs],
         "reported split": [run.split for run in runs],
         "examples of that split": [
             [run.config.data.source, run.config.data[f"{run.split}_split"], (data.get("counts") or {}).get(run.split)]
@@ -164,6 +166,21 @@ def _different_data(runs: list[Run]) -> str:
         ],
     }
     return ", ".join(what for what, values in aspects.items() if any(value != values[0] for value in values))
+
+
+def _has_other_images(first: Run, other: Run) -> bool:
+    """Fingerprints tell, where images have one size and are read in one way; else what the examples are called."""
+    one, two = (run.record.get("data") or {} for run in (first, other))
+    prints = [str(data.get("fingerprint")).rpartition(":") for data in (one, two)]
+    if prints[0] == prints[1]:
+        return False
+    read_alike = one.get("image_shape") == two.get("image_shape") and prints[0][0] == prints[1][0]
+    if read_alike and first.config.data.resize == other.config.data.resize:
+        return True
+    if first.found is None or other.found is None:
+        return True
+    pairs = (first.found.ids, other.found.ids), (first.found.labels, other.found.labels)
+    return not all(np.array_equal(*pair) for pair in pairs)
 
 
 def _config_differences(runs: list[Run]) -> Markup:
