@@ -31,7 +31,7 @@ def create(model: flax_nn.Module, image_shape: tuple[int, int, int]) -> nn.Seque
         image_shape: (H, W, C) of what the network sees.
 
     Returns:
-        A module: images float32 [B, C, H, W] -> logits [B, classes].
+        A module: images float32 [B, C, H, W] -> logits [B, classes], also where the model has a sigmoid head.
 
     Raises:
         UserError: there is no PyTorch version of this model.
@@ -49,7 +49,7 @@ def create(model: flax_nn.Module, image_shape: tuple[int, int, int]) -> nn.Seque
             stages = list(_stages(channels, model.widths, padding=1, pooled=len(model.widths), normed=normed))
             hidden, dropout = model.hidden, model.dropout
         case TutorialCNN():
-            pooled = len(model.widths) - 1
+            pooled = model.windows().count(2)
             stages = list(_stages(channels, model.widths, padding=0, pooled=pooled, normed=False))
             hidden, dropout = model.hidden, model.dropout
         case _:

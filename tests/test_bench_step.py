@@ -24,6 +24,7 @@ OPTIONS = [
     {"name": "cnn", "widths": (4, 6), "hidden": (8,)},
     {"name": "cnn", "widths": (4, 6), "hidden": (8,), "norm": "batch", "dropout": 0.5},
     {"name": "tutorial_cnn", "widths": (4, 5, 6), "hidden": (8,)},
+    {"name": "small_cnn", "widths": (4, 5), "hidden": (8,)},
 ]
 
 
@@ -62,7 +63,7 @@ def test_flops_are_those_that_torch_counts(config, torch_networks):
     from torch.utils.flop_counter import FlopCounterMode
 
     # Sides that pooling halves evenly: PyTorch also computes the pixels that no window reads.
-    shape = (30, 38, 3) if config.model.name == "tutorial_cnn" else (16, 24, 3)
+    shape = (30, 38, 3) if config.model.name in ("tutorial_cnn", "small_cnn") else (16, 24, 3)
     plan = Plan(2, 2, 0, 0, 0, 1, 8, 0)
     one = np.ones(3, np.float32)
     experiment = build(config, plan, shape, 5, Normalization(one, one), parallel.create(config.parallel))
