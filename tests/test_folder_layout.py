@@ -1,0 +1,112 @@
+"""folder_layout.py: what is wrong with a folder of photos, told from names alone."""
+
+import os
+
+import pytest
+from photo_folders import make_classes, make_splits, refused, settings_of
+
+from imgclf_jax.config import default
+
+
+def problems_of(tmp_path, *paths, **changes):
+    for path in paths:
+        if path.endswith("/"):
+            (tmp_path / path).mkdir(parents=True)
+        else:
+            (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / path).write_bytes(b"x")
+    return refused(settings_of(tmp_path, **changes))
+
+
+def test_what_is_wrong_with_the_settings_is_told_at_once(tmp_path):
+    changes = {"image_size": (), "split": (0.5, 0.4, 0.3), "valid_split": "train[:10]", "test_split": ""}
+    lines = refused(settings_of(tmp_path / "missing", **changes)).splitlines()
+    assert len(lines) == 5
+    for text, line in zip(
+        ("data.image_size is not set", "sum 1", "data.valid_split=", "data.test_split=", "no such folder"),
+        lines,
+        strict=True,
+    ):
+        assert text in line
+    assert "data.dir is empty" in refused(settings_of(""))
+    (tmp_path / "file").write_text("x")
+    assert "is a file" in refused(settings_of(tmp_path / "file"))
+
+
+@pytest.mark.parametrize("size", [(0, 5), (5,), (1, 2, 3), (2.5, 3), (-1, 4)])
+def test_wrong_image_sizes(tmp_path, size):
+    make_splits(tmp_path)
+    config = default().data.to_dict() | {"source": "folder", "dir": str(tmp_path), "image_size": size}
+    assert "data.image_size" in refused(settings_of(tmp_path).__class__(config))
+
+
+@pytest.mark.parametrize("split", [(0.0, 0.5, 0.5), (1.2, -0.1, -0.1), (0.5, 0.5), (float("nan"), 0.5, 0.5)])
+def test_wrong_fractions(tmp_path, split):
+    make_classes(tmp_path, {"a": 5, "b": 5})
+    config = default().data.to_dict() | {"source": "folder", "dir": str(tmp_path), "image_size": (4, 4), "split": split}
+    assert "data.split=" in refused(settings_of(tmp_path).__class__(config))
+
+
+def test_fractions_do_not_apply_to_folders_that_are_split(tmp_path):
+    make_splits(tmp_path)
+    assert "does not apply" in refused(settings_of(tmp_path, split=(0.8, 0.1, 0.1)))
+
+
+@pytest.mark.parametrize(
+    ("paths", "told"),
+    [
+        ([], ["no class folders"]),
+        (["a.jpg", "b.jpg"], ["photos in the folder itself belong to no class: 2", "no class folders"]),
+        (["cat/a.jpg"], ["only one class, cat"]),
+        (["cat/a.jpg", "dog/"], ["no photo in dog/"]),
+        (["cat/", "dog/.hidden.jpg"], ["there are no photos in it"]),
+        (
+            ["cat/a.jpg", "dog/a.jpg", "stray.PNG"],
+            ["photos in the folder itself belong to no class: 1, e.g. stray.PNG"],
+        ),
+        (["train/cat/a.jpg", "test/cat/b.jpg"], ["only one class in train/, cat"]),
+        (["train/cat/a.jpg", "train/dog/a.jpg", "train/b.jpg"], ["photos in train/ belong to no class: 1"]),
+        (["train/cat/a.jpg", "train/dog/a.jpg", "bird/b.jpg"], ["train/ holds class folders, but bird/"]),
+        (["train/cat/a.jpg", "train/dog/a.jpg", "test/b.jpg"], ["test/ beside it cannot be a split"]),
+        (["train/a.jpg", "test/b.jpg"], ["no class folders in test/, train/"]),
+        (["cat/a.jpg", "test/cat/b.jpg"], ["but no train/", "cat/ beside it cannot be a split"]),
+        (
+            ["train/cat/a", "train/dog/a", "val/cat/b", "val/dog/b", "valid/cat/c", "valid/dog/d"],
+            ["both val/ and valid/"],
+        ),
+        (["training/cat/a", "training/dog/a", "testing/cat/b", "testing/dog/b"], ["call them train"]),
+        (
+            ["train/cat/a", "train/dog/a", "test/cat/b", "test/bird/c"],
+            ["test/ lacks the classes dog", "test/ has classes that are not for training: bird"],
+        ),
+        (["train/cat/a", "train/dog/a", "test/cat/b", "test/dog/"], ["no photo in test/dog/"]),
+    ],
+)
+def test_what_is_wrong_with_the_folder(tmp_path, paths, told):
+    error = problems_of(tmp_path, *paths)
+    assert len(error.splitlines()) == len(told), error
+    for text in told:
+        assert text in error
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="the superuser can read everything")
+def test_folders_that_cannot_be_read(tmp_path):
+    make_splits(tmp_path)
+    (tmp_path / "train" / "cat").chmod(0)
+    try:
+        assert "train/cat/ cannot be read" in refused(settings_of(tmp_path))
+    finally:
+        (tmp_path / "train" / "cat").chmod(0o755)
+
+
+def test_folders_that_fail_are_told(tmp_path, monkeypatch):
+    make_splits(tmp_path)
+    scandir = os.scandir
+
+    def fail(path):
+        if str(path).endswith("cat"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", fail)
+    assert "train/cat/ cannot be read: Permission denied" in refused(settings_of(tmp_path))
