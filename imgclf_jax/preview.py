@@ -43,8 +43,10 @@ def main(argv: list[str]) -> int:
     if folder is not None and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"--save_dir={folder} exists and is not an empty folder; choose another one")
 
-    from imgclf_jax import compiler
+    from imgclf_jax import compiler, validate
 
+    if problems := validate.value_problems(config, "data."):
+        raise UserError("\n".join(problems))
     compiler.configure_xla()
     names, originals = _given(config, FLAGS.image) if FLAGS.image else _examples(config, FLAGS.rows)
     with compiler.quiet():

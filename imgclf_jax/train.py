@@ -52,7 +52,7 @@ def train(config: ConfigDict, folder: Path, *, allow_config_change: bool = False
     writes = hosts.is_first()
     console = Console(config.log.progress if writes else "silent", config.log.line_seconds)
     lock = hosts.together(lambda: workdir.open_workdir(folder) if writes else contextlib.nullcontext())
-    with lock, interrupt.catch() as signal:
+    with lock, interrupt.catch() as signal, _telling_of_storage(folder):
         for line in changed:
             console.warn(f"config changed: {line}")
         for overlap in info.overlaps:
@@ -77,12 +77,20 @@ def train(config: ConfigDict, folder: Path, *, allow_config_change: bool = False
             console.finish()
             with contextlib.suppress(OSError):  # A full disk must not hide what happened.
                 record.update(status="failed", error=f"{type(error).__name__}: {error}"[:2000])
-            if isinstance(error, OSError) and error.errno in STORAGE_ERRORS:
-                raise UserError(
-                    f"cannot write to workdir {folder}: {error.strerror}; what was saved before is kept. Make room "
-                    "there and run the same command again with this --workdir"
-                ) from error
             raise
+
+
+@contextlib.contextmanager
+def _telling_of_storage(folder):
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in STORAGE_ERRORS:
+            raise
+        raise UserError(
+            f"cannot write to workdir {folder}: {error.strerror}; what was saved before is kept. Make room there and "
+            "run the same command again with this --workdir"
+        ) from error
 
 
 def _run(config, folder, console, record, signal, resume_command, allow_change, streamed) -> int:
@@ -173,7 +181,8 @@ def _check_data(before, dataset, folder, console, allow_change):
     comparable = _kind(fingerprint) == _kind(dataset.fingerprint)
     if not comparable and all(before.get(name) == described[name] for name in COMPARABLE):
         return
-    what = f"{before['name']} in {before['location']} -> {dataset.name} in {dataset.location}"
+    places = [f"{before['name']} in {before['location']}", f"{dataset.name} in {dataset.location}"]
+    what = f"{places[0]} has changed" if places[0] == places[1] else " -> ".join(places)
     if not allow_change:
         raise UserError(
             f"workdir {folder} holds a run on other data ({what}; fingerprint {fingerprint[:12]} -> "

@@ -70,9 +70,7 @@ def validate(config: ConfigDict) -> tuple[Plan, data.Info]:
     expected, given = (configs.flatten(configs.to_json(values)) for values in (configs.default(), config))
     if lacking := sorted(expected.keys() - given.keys()):
         raise UserError(f"the config lacks {', '.join(lacking)}; make it with imgclf_jax.config.default()")
-    found = [_choice(config, path, choices) for path, choices in CHOICES.items()]
-    found += [_minimum(config, path, least) for path, least in AT_LEAST.items()]
-    problems = [problem for problem in found if problem]
+    problems = value_problems(config)
     if config.seed >= 2**32:  # JAX's keys are made from 32 bits: others would be cut off without a word.
         problems.append(f"seed={config.seed} must be below 2**32")
     problems += optim.problems(config.optim)
@@ -107,6 +105,13 @@ def validate(config: ConfigDict) -> tuple[Plan, data.Info]:
     if problems or info is None:
         raise UserError("\n".join(problems))
     return plan(config, info.split_sizes), info
+
+
+def value_problems(config: ConfigDict, section: str = "") -> list[str]:
+    """What is wrong with single values, a line each; `section`: of the fields alone that begin with it."""
+    found = [_choice(config, path, choices) for path, choices in CHOICES.items() if path.startswith(section)]
+    found += [_minimum(config, path, least) for path, least in AT_LEAST.items() if path.startswith(section)]
+    return [problem for problem in found if problem]
 
 
 def plan(config: ConfigDict, counts: dict[str, int]) -> Plan:

@@ -1,6 +1,7 @@
 """What happens to a run from outside, at a moment that is exact: called in its process before it starts."""
 
 import dataclasses
+import errno
 import importlib
 import json
 import multiprocessing
@@ -34,6 +35,15 @@ def kill_when_on_disk(call: int, number: int) -> None:
 def limit_file_size(target: str, call: int, size: int) -> None:
     """From the `call`th call on no file can grow past `size` bytes: what a full disk does, to large files only."""
     _wrap(target, call, before=lambda *_: resource.setrlimit(resource.RLIMIT_FSIZE, (size, size)))
+
+
+def disk_full_before(target: str, call: int) -> None:
+    """The `call`th call fails as writing to a full disk does."""
+
+    def fail(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    _wrap(target, call, before=fail)
 
 
 def add_argument(argument: str) -> None:

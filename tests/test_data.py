@@ -336,7 +336,7 @@ def test_other_record_formats_are_refused(tiny):
         ({"name": "cifar10:9.9.9"}, "only version 3.0.2"),
         ({"name": "mnist", "source": "sample"}, "no sample"),
         ({"dir": "gs://bucket/data"}, "must be a local folder"),
-        ({"source": "disk"}, "must be 'tfds' or 'sample'"),
+        ({"source": "disk"}, "must be 'tfds', 'sample' or 'folder'"),
         ({"archive": "/does/not/exist"}, "does not exist"),
         ({"source": "sample", "image_size": (32,)}, "data.image_size"),
     ],

@@ -97,6 +97,7 @@ def test_command_on_training_examples(run, tmp_path):
         (["--config=configs/cnn.py", "--output=picture.jpg"], "must end in .png"),
         (["--config=configs/cnn.py", "--save_dir=configs"], "exists and is not an empty folder"),
         (["--config=configs/cnn.py", "--config.augment.pad=-1"], "augment.pad=-1"),
+        (["--config=configs/cnn.py", "--config.data.resize=fit"], "data.resize='fit' must be one of"),
     ],
 )
 def test_mistakes_are_one_line(run, arguments, words):

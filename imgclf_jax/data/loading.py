@@ -165,7 +165,7 @@ def _locate(config_data: Any) -> "_Source":
         sample.check_name(base)
         return _sample(root, "")
     if config_data.source != "tfds":
-        raise UserError(f"data.source={config_data.source!r}: must be 'tfds' or 'sample'")
+        raise UserError(f"data.source={config_data.source!r}: must be 'tfds', 'sample' or 'folder'")
     folder = stored.find(root, name)
     if folder is not None:
         return _Source(name, root, folder, stored.read(folder))
