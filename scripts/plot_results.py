@@ -1,6 +1,6 @@
 """Draws the README's picture from the runs of `scripts/reproduce.py`: learning curves, and what softmax learned.
 
-    pip install -e '.[dev]' && python scripts/plot_results.py
+    python scripts/plot_results.py
 
 Reads `ROOT/CONFIG/seed-*`, writes `docs/results.png`.
 """

@@ -1,5 +1,6 @@
 """The config: every field documented, typed and survivable through JSON."""
 
+import ast
 import re
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 from imgclf_jax import config as configs
 from imgclf_jax.errors import UserError
 
+ROOT = Path(__file__).parent.parent
 FIELDS = configs.flatten(configs.to_json(configs.default()))
 
 
@@ -151,3 +153,11 @@ def test_field_that_is_newer_than_a_run_counts_as_its_default():
     assert configs.differences(old, new) == []
     new["optim"]["clip_norm"] = 1.0
     assert configs.differences(old, new) == ["optim.clip_norm: 0.0 -> 1.0"]
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.py")), ids=lambda path: path.stem)
+def test_every_config_says_its_command_its_accuracy_and_its_time(path):
+    text = ast.get_docstring(ast.parse(path.read_text()), clean=False)
+    assert f"\n    python -m imgclf_jax.main --config=configs/{path.name}" in text
+    assert re.search(r"est accuracy \d\.\d{4} ± \d\.\d{4}", text)
+    assert re.search(r"in \d+(\.\d+)? to \d+(\.\d+)?\s+(s|minutes)\s", text)
