@@ -1,23 +1,42 @@
 """Checkpoints with Orbax: asynchronous, atomic, checked when they are read. The only import of Orbax."""
 
+import functools
+import json
 import os
 import re
-import shutil
+import sys
 import tempfile
 import warnings
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import orbax.checkpoint as ocp
 
 from imgclf_jax import hosts
+from imgclf_jax.checkpoint_folder import FOLDER
+from imgclf_jax.checkpoint_tree import checksum, difference
 from imgclf_jax.errors import UserError
 from imgclf_jax.parallel import alone
 
-FOLDER = "checkpoints"
+
+class OtherModel(UserError):
+    """A checkpoint is whole, but its arrays are not those that this config needs."""
+
+
+class Found(NamedTuple):
+    """A checkpoint that could be read, and newer ones that could not.
+
+    Attributes:
+        tree: what was saved.
+        step: when.
+        damaged: step -> what is wrong with it, newest first.
+    """
+
+    tree: Any
+    step: int
+    damaged: dict[int, str]
 
 
 def _accuracy(metrics: dict[str, float]) -> float:
@@ -31,16 +50,19 @@ class Checkpoints:
     that a damaged file is noticed even where its format would not tell.
     """
 
-    def __init__(self, workdir: Path, keep: int = 2, read_only: bool = False, class_names: Sequence[str] | None = None):
+    def __init__(self, workdir: Path, keep: int = 2, read_only: bool = False, notes: dict[str, Any] | None = None):
         """Opens `workdir/checkpoints`, making it unless `read_only`.
 
         Args:
             workdir: the folder of the run.
             keep: how many of the newest to keep.
             read_only: whether nothing is written.
-            class_names: by label; written into every checkpoint.
+            notes: a JSON object that is written into every checkpoint; see `Checkpoints.notes`.
         """
-        self._notes = None if class_names is None else {"class_names": list(class_names)}
+        self._notes = notes
+        self._saving: int | None = None
+        self._told = False
+        self.durable: int | None = None
         self.folder = Path(workdir).resolve() / FOLDER  # Orbax wants absolute paths.
         policies = ocp.checkpoint_managers
         newest = policies.LatestN(keep)
@@ -57,8 +79,8 @@ class Checkpoints:
                 enable_async_checkpointing=not read_only,
             ),
         )
-        self._snapshot = jax.jit(lambda tree: {"tree": jax.tree.map(jnp.copy, tree), "checksum": _checksum(tree)})
-        self._verify = jax.jit(lambda saved: saved["checksum"] == _checksum(saved["tree"]))
+        self._snapshot = jax.jit(lambda tree: {"tree": jax.tree.map(jnp.copy, tree), "checksum": checksum(tree)})
+        self._verify = jax.jit(lambda saved: saved["checksum"] == checksum(saved["tree"]))
 
     def save(self, step: int, tree: Any, valid_accuracy: float | None = None) -> None:
         """Starts writing; returns as soon as `tree` may be donated. A step that is there already is left alone.
@@ -68,17 +90,29 @@ class Checkpoints:
         """
         if step in self._manager.all_steps():
             return
+        self.wait()
         metrics = None if valid_accuracy is None else {"accuracy": valid_accuracy}
         try:
-            self._manager.check_for_errors()
             # Where Orbax cannot make a folder, its threads wait for it for minutes, and the process for them.
             with tempfile.TemporaryDirectory(dir=self.folder, suffix=".orbax-checkpoint-tmp"):
                 pass
             # A copy: the next step reuses the buffers of the state while the writer still reads.
             arguments = ocp.args.StandardSave(self._snapshot(tree))
-            self._manager.save(step, args=arguments, metrics=metrics, custom_metadata=self._notes)
+            if not self._manager.save(step, args=arguments, metrics=metrics, custom_metadata=self._notes):
+                raise RuntimeError(f"a newer one than that of step {step} is there")
+            self._saving = step
         except Exception as error:
             raise self._failure(error) from error
+
+    def poll(self) -> int | None:
+        """The step of the newest checkpoint that this object has saved and that is on disk, whole; does not wait.
+
+        Raises:
+            UserError: a save has failed.
+        """
+        if self._saving is not None and not self._manager.is_saving_in_progress():
+            self.wait()
+        return self.durable
 
     def wait(self) -> None:
         """Returns when everything is on disk. Raises `UserError` where it could not be written."""
@@ -87,69 +121,89 @@ class Checkpoints:
             self._manager.check_for_errors()
         except Exception as error:
             raise self._failure(error) from error
+        if self._saving is not None:
+            self.durable, self._saving = self._saving, None
 
-    def restore_newest(self, template: Any) -> tuple[Any, int] | None:
-        """The newest checkpoint that is whole, and its step; `None` where there is none.
-
-        Damaged ones are moved to `damaged_checkpoints` beside the folder, with a warning.
+    def restore_newest(self, template: Any, newest: int | None = None) -> Found | None:
+        """The newest checkpoint that is whole; `None` if there are none. Changes nothing.
 
         Args:
             template: a pytree of `jax.ShapeDtypeStruct`s with shardings.
+            newest: a step; newer checkpoints are passed over.
 
         Raises:
+            OtherModel: none fits, and at least one is of another model.
             UserError: there are checkpoints but none of them can be read.
         """
-        steps = sorted(self._manager.all_steps(), reverse=True)
-        for step in steps:
+        # Of several processes all must try the same ones, even if one of them sees an older state of the disk.
+        steps = json.loads(hosts.gather(json.dumps(self.steps()))[0])
+        failures: dict[int, UserError] = {}
+        for step in reversed([step for step in steps if newest is None or step <= newest]):
             try:
-                return self.restore(step, template), step
+                return Found(self.restore(step, template), step, {key: str(error) for key, error in failures.items()})
             except UserError as error:
-                aside = self.folder.with_name("damaged_checkpoints") / str(step)
-                if hosts.is_first():
-                    aside.parent.mkdir(exist_ok=True)
-                    shutil.rmtree(aside, ignore_errors=True)
-                    shutil.move(self.folder / str(step), aside)
-                hosts.gather("moved")
-                warnings.warn(f"{error}; moved to {aside}, trying the one before", stacklevel=2)
-                self._manager.reload()
-        if steps:
-            raise UserError(f"none of the checkpoints in {self.folder} can be read; start again in another --workdir")
+                failures[step] = error
+        if others := [failure for failure in failures.values() if isinstance(failure, OtherModel)]:
+            raise others[0]
+        if failures:
+            reasons = "; ".join(_reason(failure) for failure in failures.values())
+            raise UserError(
+                f"none of the checkpoints in {self.folder} can be read ({reasons[:400]}). Nothing was changed; choose "
+                "another --workdir, or delete this one to start over in it"
+            )
         return None
 
     def restore(self, step: int, template: Any = None) -> Any:
         """The checkpoint of `step`; without a template as nested dicts, on this process's first device.
 
         Raises:
-            UserError: it is damaged or does not fit `template`.
+            OtherModel: its arrays are not those of `template`.
+            UserError: it is damaged.
         """
 
-        def described():
-            if template is None:
-                here = alone().replicated
-                saved = self._manager.item_metadata(step)
-                return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here), saved)
-            sharding = jax.tree.leaves(template)[0].sharding
-            return {"tree": template, "checksum": jax.ShapeDtypeStruct((), jnp.uint32, sharding=sharding)}
+        if template is not None and (problem := hosts.from_first(lambda: difference(self._saved(step), template))):
+            raise OtherModel(
+                f"the checkpoints in {self.folder} are of another model: {problem}; choose another --workdir"
+            )
 
         def read():
+            if template is None:
+                described = jax.tree.map(functools.partial(_describe, sharding=alone().replicated), self._saved(step))
+            else:
+                sharding = jax.tree.leaves(template)[0].sharding
+                described = {"tree": template, "checksum": _describe(jnp.uint32(0), sharding)}
             try:
-                return self._manager.restore(step, args=ocp.args.StandardRestore(described()))
+                return self._manager.restore(step, args=ocp.args.StandardRestore(described))
             except Exception as error:
-                reason = next(iter(str(error).splitlines()), type(error).__name__)
-                raise UserError(f"checkpoint {self.folder / str(step)} cannot be read ({reason[:200]})") from error
+                raise self._unreadable(step, error) from error
 
         saved = hosts.together(read)
         if "checksum" not in saved or not self._verify(saved):
             raise UserError(f"checkpoint {self.folder / str(step)} is damaged (its checksum does not match)")
         return saved["tree"]
 
-    def class_names(self, step: int) -> tuple[str, ...] | None:
-        """Those that the checkpoint was saved with; `None` where it has none or they cannot be read."""
+    def _saved(self, step):
+        """Shapes and dtypes of what was saved."""
         try:
-            names = (self._manager.metadata(step).custom_metadata or {}).get("class_names")
+            saved = self._manager.item_metadata(step)
+            if not all(hasattr(leaf, "shape") and hasattr(leaf, "dtype") for leaf in jax.tree.leaves(saved)):
+                raise ValueError("it does not say what it holds")
+            if not jax.tree.leaves(saved):
+                raise ValueError("it holds nothing")
+        except Exception as error:
+            raise self._unreadable(step, error) from error
+        return saved
+
+    def _unreadable(self, step, error):
+        return UserError(f"checkpoint {self.folder / str(step)} cannot be read ({_reason(error)[:200]})")
+
+    def notes(self, step: int) -> dict[str, Any]:
+        """What was noted in the checkpoint of `step`; empty if nothing was, or it cannot be read."""
+        try:
+            notes = self._manager.metadata(step).custom_metadata
         except Exception:  # A damaged checkpoint, of which `restore` then says more.
-            return None
-        return None if names is None else tuple(names)
+            return {}
+        return notes if isinstance(notes, dict) else {}
 
     def steps(self) -> list[int]:
         """The steps that checkpoints were taken at."""
@@ -160,13 +214,29 @@ class Checkpoints:
         return self._manager.best_step()
 
     def close(self) -> None:
-        """Releases the writer's threads; does not raise for a save that failed."""
-        self._manager.close()
+        """Waits for what is being written and releases the threads.
+
+        Raises:
+            UserError: a save has failed and nobody has been told yet. If another error is on its way, a warning takes
+                its place.
+        """
+        underway = sys.exc_info()[1]
+        told = self._told
+        try:
+            self._manager.close()
+        except Exception as error:
+            failure = self._failure(error)
+            if told or isinstance(underway, OSError):  # The same disk, of which the user is told already.
+                return
+            if underway is None:
+                raise failure from error
+            warnings.warn(str(failure), stacklevel=2)
 
     def _failure(self, error):
-        reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-        if code := re.search(r"os_error_code='(\d+)'", str(error)):  # at the end of a very long line
-            reason = os.strerror(int(code[1]))
+        self._told, self._saving = True, None
+        reason = _reason(error)
+        if code := re.search(r"os_error_code='(\d+)'|^\[Errno (\d+)\]", str(error)):  # at the end of a very long line
+            reason = os.strerror(int(code[1] or code[2]))
         kept = ", ".join(str(step) for step in self.steps()) or "none"
         return UserError(
             f"could not save a checkpoint in {self.folder}: {reason[:300]}; checkpoints kept: {kept}. Make room there "
@@ -174,22 +244,9 @@ class Checkpoints:
         )
 
 
-def exists(workdir: Path) -> bool:
-    """Whether a finished checkpoint lies in `workdir`; cheap, and without side effects."""
-    folder = Path(workdir) / FOLDER
-    return folder.is_dir() and any(entry.name.isdigit() for entry in folder.iterdir())
+def _describe(leaf, sharding):
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 
 
-def _checksum(tree: Any) -> jax.Array:
-    """uint32 scalar: a position-weighted sum, modulo 2**32, of the bits of every leaf."""
-    total = jnp.zeros((), jnp.uint32)
-    # By name, not in the order of the tree: without a template it is read back as dicts, which are sorted.
-    leaves = jax.tree.leaves_with_path(tree)
-    named = {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
-    for index, (_, leaf) in enumerate(sorted(named.items())):
-        width = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32}[leaf.dtype.itemsize]
-        bits = jax.lax.bitcast_convert_type(leaf, width).astype(jnp.uint32).ravel()
-        # Odd weights are invertible modulo 2**32: no change of a single element goes unseen.
-        weights = 2 * jnp.arange(bits.size, dtype=jnp.uint32) + 1
-        total = total * jnp.uint32(0x9E3779B1) + jnp.sum(bits * weights, dtype=jnp.uint32) + jnp.uint32(index)
-    return total
+def _reason(error):
+    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)

@@ -2,6 +2,7 @@
 
 import ast
 import logging
+import os
 import re
 import sys
 import traceback
@@ -17,6 +18,7 @@ from ml_collections.config_flags import config_flags
 from imgclf_jax.errors import UserError, told
 
 FLAGS = flags.FLAGS
+PATH_FLAGS = ("workdir", "output", "save_dir", "image")  # of all tools
 
 
 def parse(argv: list[str]) -> ConfigDict | None:
@@ -57,6 +59,7 @@ def parse(argv: list[str]) -> ConfigDict | None:
         raise UserError(what) from error
     if rest:
         raise UserError(f"unexpected argument {rest[0]!r}; flags are written --name=value")
+    _expand_paths()
     if path is None:
         return None
     if not isinstance(config, ConfigDict):
@@ -83,7 +86,16 @@ def parse_flags(argv: list[str], positional: bool = False) -> list[str]:
         raise UserError(_one_line(error)) from error
     if rest and not positional:
         raise UserError(f"unexpected argument {rest[0]!r}; flags are written --name=value")
+    _expand_paths()
     return rest
+
+
+def _expand_paths():
+    """The shell leaves the `~` of `--flag=~/x` alone, and a folder of that name is never meant."""
+    for name in PATH_FLAGS:
+        if name in FLAGS and (value := FLAGS[name].value):
+            expand = os.path.expanduser
+            FLAGS[name].value = [expand(item) for item in value] if isinstance(value, list) else expand(value)
 
 
 def run_tool(main: Callable[[list[str]], int], takes_config: bool = True) -> int:

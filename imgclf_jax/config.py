@@ -282,24 +282,68 @@ def from_json(values: dict[str, Any]) -> ConfigDict:
         owner = config
         for section in sections:
             owner = owner.get(section) if isinstance(owner, ConfigDict) else None
-        if owner is None or field not in owner:
-            near = difflib.get_close_matches(path, flatten(to_json(config)), n=1)
-            problems.append(f"unknown config field {path}" + (f"; did you mean {near[0]}?" if near else ""))
+        if not isinstance(owner, ConfigDict) or field not in owner:
+            problems.append(_unknown(path))
+        elif isinstance(owner[field], ConfigDict):
+            if value != {}:
+                problems.append(f"config field {path} is a section and cannot be {value!r}")
         else:
             try:
                 owner[field] = _tuples(value)
-            except (TypeError, ValueError):
+            except (TypeError, ValueError, RecursionError):
                 problems.append(f"config field {path} cannot be {value!r}")
     if problems:
         raise UserError("\n".join(problems))
     return config
 
 
+def problems(config: ConfigDict) -> list[str]:
+    """Why a config could not be written to `config.json` and read back, a line a field.
+
+    Fields that a config file has added, lost or given another type; values that JSON does not have.
+    """
+    expected, given = flatten(default().to_dict()), flatten(config.to_dict())
+    if lacking := sorted(expected.keys() - given.keys()):
+        return [f"the config lacks {', '.join(lacking)}; make it with imgclf_jax.config.default()"]
+    found = [_unknown(path) for path in sorted(given.keys() - expected.keys())]
+    if found:
+        return found
+    defaults = flatten(default().to_dict())
+    found = [
+        f"{path}={value!r} ({type(value).__name__}) cannot be kept in config.json; give a plain "
+        f"{'number or name' if defaults[path] is None else type(defaults[path]).__name__}"
+        for path, value in given.items()
+        if not _is_plain(value)
+    ]
+    if found:
+        return found
+    try:
+        again = flatten(from_json(to_json(config)).to_dict())
+    except UserError as error:
+        return str(error).splitlines()
+    return [f"{path}={value!r} would become {again[path]!r}" for path, value in given.items() if value != again[path]]
+
+
+def _is_plain(value):
+    """Whether JSON has the value. NaN is not in JSON, and not equal to itself when it is read back."""
+    if isinstance(value, tuple | list):
+        return all(map(_is_plain, value))
+    return value is None or (isinstance(value, bool | int | float | str) and value == value)
+
+
+def _unknown(path):
+    names = flatten(to_json(default()))
+    near = difflib.get_close_matches(path, names, n=1)
+    # A field in the wrong section is nearer to its name than to its path.
+    near = near or [name for name in names if name.rpartition(".")[2] == path.rpartition(".")[2]][:1]
+    return f"unknown config field {path}" + (f"; did you mean {near[0]}?" if near else "")
+
+
 def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     """Nested dicts to `{"section.field": value}`."""
     flat: dict[str, Any] = {}
     for key, value in values.items():
-        if isinstance(value, dict):
+        if isinstance(value, dict) and value:
             flat |= flatten(value, f"{prefix}{key}.")
         else:
             flat[f"{prefix}{key}"] = value

@@ -1,6 +1,7 @@
 """Several processes that train one model together: how they find each other, agree, and end together."""
 
 import contextlib
+import json
 import os
 import signal
 import socket
@@ -116,6 +117,17 @@ def first_alone(function: Callable[[], Result]) -> Result:
     if several():
         raise_together(failure)
     return result  # type: ignore[return-value]
+
+
+def from_first(function: Callable[[], Result]) -> Result:
+    """Calls a function in the first process alone and returns its result, which JSON must be able to hold, in all.
+
+    What is decided by looking at a shared disk must be decided once: machines may see it at different moments. Raises
+    `UserError` in all processes if it was raised in the first.
+    """
+    result, failure = _attempt(function) if is_first() else (None, "")
+    raise_together(failure)
+    return json.loads(gather(json.dumps(result))[0]) if several() else result  # type: ignore[return-value]
 
 
 def raise_together(failure: str) -> None:

@@ -4,30 +4,43 @@ import contextlib
 import csv
 import json
 import math
+import os
+import warnings
 from pathlib import Path
 from typing import Any
 
-COLUMNS = ("step", "epoch", "split", "loss", "accuracy", "learning_rate", "images_per_second")
-Row = dict[str, Any]
+from imgclf_jax import rows as metrics
+from imgclf_jax.rows import COLUMNS, CSV, JSONL, Row
+from imgclf_jax.storage import write_text
 
 
 class MetricsFiles:
     """Writes `metrics.jsonl`, `metrics.csv` and `tensorboard/` in a workdir, a row an event."""
 
     def __init__(self, workdir: Path, resume_step: int = 0, tensorboard: bool = True):
-        """Opens the files. Rows past `resume_step` are dropped: training is about to write them again."""
+        """Opens the files. Rows past `resume_step` are dropped: training is about to write them again.
+
+        Damaged lines are dropped as well, but not without a copy of the file and a warning.
+        """
         workdir = Path(workdir)
-        rows = [row for row in read_rows(workdir) if row["step"] <= resume_step and row["split"] != "test"]
-        self._jsonl = _rewrite(workdir / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
-        self._csv = _rewrite(workdir / "metrics.csv", "")
-        self._table = csv.DictWriter(self._csv, COLUMNS, lineterminator="\n")
+        found = metrics.read(workdir)
+        _keep_damaged(workdir, found, resume_step)
+        rows = [row for row in found.rows if row["step"] <= resume_step and row["split"] != "test"]
+        self._jsonl = _rewrite(workdir / JSONL, "".join(json.dumps(row) + "\n" for row in rows))
+        self._csv = _rewrite(workdir / CSV, "")
+        self._table = csv.DictWriter(self._csv, COLUMNS, lineterminator="\n", extrasaction="ignore")
         self._table.writeheader()
         self._table.writerows(rows)
         self._tensorboard = None
         if tensorboard:
             from tensorboardX import SummaryWriter  # 0.2 s to import, more where PyTorch is installed
 
-            self._tensorboard = SummaryWriter(str(workdir / "tensorboard"), purge_step=resume_step + 1)
+            # From this step on TensorBoard hides what earlier sessions wrote. An evaluation of the test split may have
+            # been written at this very step, and will be again; so all of the step is, and the rest of it here.
+            self._tensorboard = SummaryWriter(str(workdir / "tensorboard"), purge_step=resume_step)
+            for row in rows:
+                if row["step"] == resume_step:
+                    self._add_scalars(row)
         self.flush()
 
     def write(self, **values: Any) -> Row:
@@ -35,16 +48,20 @@ class MetricsFiles:
         row = {name: _finite(values.get(name)) for name in COLUMNS}
         self._jsonl.write(json.dumps(row) + "\n")
         self._table.writerow(row)
+        self._add_scalars(row)
+        return row
+
+    def _add_scalars(self, row):
         if self._tensorboard:
             for name in COLUMNS[3:]:
                 if row[name] is not None:
                     self._tensorboard.add_scalar(f"{row['split']}/{name}", row[name], row["step"])
-        return row
 
     def flush(self) -> None:
-        """Hands everything to the operating system, so that a killed process loses no row."""
+        """Makes everything durable: a process that is killed or a machine that stops loses no row."""
         for file in (self._jsonl, self._csv):
             file.flush()
+            os.fsync(file.fileno())
         if self._tensorboard:
             self._tensorboard.flush()
 
@@ -69,30 +86,33 @@ class NoFiles:
         """Does nothing."""
 
 
-def read_rows(workdir: Path) -> list[Row]:
-    """The rows of `metrics.jsonl`; a last line that a killed process left unfinished is ignored."""
-    path = Path(workdir) / "metrics.jsonl"
-    rows = []
-    for line in path.read_text().splitlines() if path.exists() else []:
-        try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
-    return rows
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Replaces a JSON file in one move, so that no reader ever sees half of it."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(json.dumps(content, indent=2) + "\n")
-    temporary.replace(path)
+def _keep_damaged(workdir, found, resume_step):
+    """Copies a damaged `metrics.jsonl` and says what has become of it."""
+    recovered = sum(row["step"] <= resume_step for row in found.recovered)
+    if found.damaged:
+        original = (workdir / JSONL).read_bytes()
+        number = 1
+        while True:
+            copy = workdir / f"metrics.damaged-{number}.jsonl"
+            try:
+                with copy.open("xb") as file:
+                    file.write(original)
+                break
+            except FileExistsError:
+                number += 1
+        lines = ", ".join(map(str, found.damaged[:10])) + (", ..." if len(found.damaged) > 10 else "")
+        warnings.warn(
+            f"{workdir / JSONL} is damaged in line {lines}; the original is kept as {copy.name}, and {recovered} rows "
+            f"were taken from {CSV}",
+            stacklevel=3,
+        )
+    elif recovered:
+        warnings.warn(f"{workdir / JSONL} lacked {recovered} rows, which were taken from {CSV}", stacklevel=3)
 
 
 def _rewrite(path, text):
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text)
-    temporary.replace(path)
-    return path.open("a", newline="")
+    write_text(path, text)
+    return path.open("a", encoding="utf-8", newline="")
 
 
 def _finite(value):

@@ -69,9 +69,13 @@ def _dispatch(config, argv) -> int:
     from imgclf_jax.train import train
 
     folder = Path(FLAGS.workdir) if FLAGS.workdir else workdir.default_path(cli.config_path(argv) or "")
-    given = [] if FLAGS.workdir else [f"--workdir={folder}"]
-    command = shlex.join(["python", "-m", "imgclf_jax.main", *argv[1:], *given])
-    return train(config, folder, allow_config_change=FLAGS.allow_config_change, resume_command=command)
+
+    def command(folder):
+        given = [] if FLAGS.workdir else [f"--workdir={folder}"]
+        return shlex.join(["python", "-m", "imgclf_jax.main", *argv[1:], *given])
+
+    allow = FLAGS.allow_config_change
+    return train(config, folder, new=not FLAGS.workdir, allow_config_change=allow, resume_command=command)
 
 
 if __name__ == "__main__":

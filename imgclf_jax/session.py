@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from imgclf_jax import cost, data, dispatch, evaluate, hosts, inputs, parallel, sampling
-from imgclf_jax.checkpoint import Checkpoints
+from imgclf_jax import checkpoint_folder, cost, data, dispatch, evaluate, hosts, inputs, parallel, sampling
+from imgclf_jax.checkpoint import Checkpoints, OtherModel
 from imgclf_jax.data import statistics
 from imgclf_jax.data.types import LazyImages
 from imgclf_jax.errors import UserError
@@ -26,8 +26,7 @@ class Session(NamedTuple):
 
     Attributes:
         experiment: the functions of the config.
-        checkpoints: of the workdir.
-        restore: step -> the state saved there.
+        template: what a checkpoint holds; see `imgclf_jax.experiment.template`.
         state: to start from.
         meter: sums since the last row, to start from.
         inputs: the normalisation's arrays, which go into every checkpoint.
@@ -40,8 +39,7 @@ class Session(NamedTuple):
     """
 
     experiment: Experiment
-    checkpoints: Checkpoints
-    restore: Callable[[int], TrainState]
+    template: dict[str, Any]
     state: TrainState
     meter: dispatch.Meter
     inputs: dict[str, Any]
@@ -53,23 +51,92 @@ class Session(NamedTuple):
     flops: int
 
 
-def prepare(config: ConfigDict, plan: Plan, folder: Path, dataset: data.Dataset, progress: data.Progress) -> Session:
-    """Builds, restores and compiles.
+class Restored(NamedTuple):
+    """What was found in a workdir.
+
+    Attributes:
+        strategy: the devices that it is for.
+        template: what a checkpoint holds; see `imgclf_jax.experiment.template`.
+        tree: the newest checkpoint that is whole; `None` if there are none.
+        step: the steps it has taken; 0 if there are none.
+        notes: what was noted in it; see `imgclf_jax.checkpoint.Checkpoints.notes`.
+        damaged: newer checkpoints that cannot be read; see `imgclf_jax.checkpoint.Found`.
+    """
+
+    strategy: parallel.Parallel
+    template: dict[str, Any]
+    tree: dict[str, Any] | None
+    step: int
+    notes: dict[str, Any]
+    damaged: dict[int, str]
+
+
+def restore(config: ConfigDict, plan: Plan, folder: Path, dataset: data.Dataset) -> Restored:
+    """Reads the newest checkpoint of a workdir; changes nothing there.
 
     Args:
         config: a valid config.
         plan: its durations.
         folder: the workdir.
         dataset: its data.
+
+    Raises:
+        UserError: there are checkpoints but none of them can be read, or they are of another model or other classes.
+    """
+    streamed = isinstance(dataset.splits["train"].images, LazyImages)
+    image_bytes = sum(split.images.nbytes for split in dataset.splits.values())
+    strategy = parallel.create(config.parallel, image_bytes, streamed)
+    # Shapes are all that is needed of the normalisation.
+    blank = np.zeros((1, *dataset.image_shape), np.uint8)
+    like = inputs.normalization(config.data.pixels, blank, tuple(config.augment.crop))
+    experiment = build(config, plan, dataset.image_shape, len(dataset.class_names), like, strategy)
+    content = template(experiment, like, strategy)
+    if not hosts.from_first(lambda: checkpoint_folder.exists(folder)):
+        return Restored(strategy, content, None, 0, {}, {})
+    checkpoints = Checkpoints(folder, read_only=True)
+    try:
+        try:
+            found = checkpoints.restore_newest(content)
+        except OtherModel:
+            _check_classes(
+                checkpoints.notes(checkpoints.steps()[-1]), folder, dataset
+            )  # It is the better thing to say.
+            raise
+        if found is None:
+            return Restored(strategy, content, None, 0, {}, {})
+        notes = checkpoints.notes(found.step)
+        _check_classes(notes, folder, dataset)
+        return Restored(strategy, content, found.tree, found.step, notes, found.damaged)
+    finally:
+        checkpoints.close()
+
+
+def _check_classes(notes, folder, dataset):
+    names = notes.get("class_names")
+    if isinstance(names, list) and names != list(dataset.class_names):
+        raise UserError(
+            f"the checkpoints in {folder} are of the classes {', '.join(map(str, names))}; those of "
+            f"{dataset.location} are {', '.join(dataset.class_names)}; choose another --workdir"
+        )
+
+
+def prepare(
+    config: ConfigDict, plan: Plan, dataset: data.Dataset, restored: Restored, progress: data.Progress
+) -> Session:
+    """Builds and compiles.
+
+    Args:
+        config: a valid config.
+        plan: its durations.
+        dataset: its data.
+        restored: where to start.
         progress: told of passes over images that stay on disk.
 
     Raises:
-        UserError: there are checkpoints but none of them can be read, or they are of other classes; an image cannot be
-            read.
+        UserError: an image cannot be read.
     """
-    splits = dataset.splits
+    splits, strategy = dataset.splits, restored.strategy
     streamed = isinstance(splits["train"].images, LazyImages)
-    strategy = parallel.create(config.parallel, sum(split.images.nbytes for split in splits.values()), streamed)
     resident = {
         name: strategy.put_examples((split.images, split.labels)) for name, split in splits.items() if not streamed
     }
@@ -79,16 +146,8 @@ def prepare(config: ConfigDict, plan: Plan, folder: Path, dataset: data.Dataset,
     normalize = inputs.normalization(config.data.pixels, train.images, tuple(config.augment.crop), sums)
     experiment = build(config, plan, dataset.image_shape, len(dataset.class_names), normalize, strategy)
     key = strategy.jit(lambda: experiment.key)()
-    content = template(experiment, normalize, strategy)
-    checkpoints = Checkpoints(folder, config.checkpoint.keep, class_names=dataset.class_names)
-    found = checkpoints.restore_newest(content)
-    if found and (names := checkpoints.class_names(found[1])) not in (None, dataset.class_names):
-        raise UserError(
-            f"the checkpoints in {folder} are of the classes {', '.join(names)}; those of {dataset.location} are "
-            f"{', '.join(dataset.class_names)}; choose another --workdir"
-        )
-    state = found[0]["state"] if found else compile_init(experiment, strategy)(key)
-    meter = found[0]["meter"] if found else strategy.put(dispatch.empty_meter())
+    state = restored.tree["state"] if restored.tree else compile_init(experiment, strategy)(key)
+    meter = restored.tree["meter"] if restored.tree else strategy.put(dispatch.empty_meter())
 
     feed = _feed(config, plan, train, resident.get("train"), strategy, key)
     # Compiled ahead of the loop, so that compilation is no part of the first rate.
@@ -114,8 +173,7 @@ def prepare(config: ConfigDict, plan: Plan, folder: Path, dataset: data.Dataset,
 
     return Session(
         experiment=experiment,
-        checkpoints=checkpoints,
-        restore=lambda step: checkpoints.restore(step, content)["state"],
+        template=restored.template,
         state=state,
         meter=meter,
         inputs=normalize._asdict(),

@@ -1,124 +1,137 @@
 """A whole run: data, compilation, training or resuming, the final evaluation, and the record of it all."""
 
 import contextlib
-import errno
 import json
 import statistics
 import sys
+import warnings
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import jax
 from ml_collections import ConfigDict
 
-from imgclf_jax import checkpoint, compiler, data, feed, hosts, interrupt, loop, provenance, workdir
+from imgclf_jax import checkpoint_folder, compiler, data, feed, hosts, interrupt, loop, resume, storage, workdir
+from imgclf_jax.checkpoint import Checkpoints
 from imgclf_jax.config import differences, to_json
 from imgclf_jax.console import Console
 from imgclf_jax.errors import UserError
-from imgclf_jax.logs import MetricsFiles, NoFiles, read_rows
-from imgclf_jax.session import Session, prepare
+from imgclf_jax.rows import read_rows
+from imgclf_jax.session import Session, prepare, restore
 from imgclf_jax.summary import show_model, show_results
 from imgclf_jax.validate import Plan, validate
 from imgclf_jax.validate import plan as make_plan
-
-# Of a disk or a quota that is full, of one that fails or can no longer be written.
-STORAGE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
-
-# Of what is written down about a data set, that which is the same whether it is streamed or not.
-COMPARABLE = ("class_names", "image_shape", "counts")
+from imgclf_jax.writer import Writer
 
 
-def train(config: ConfigDict, folder: Path, *, allow_config_change: bool = False, resume_command: str = "") -> int:
+def train(
+    config: ConfigDict,
+    folder: Path,
+    *,
+    new: bool = False,
+    allow_config_change: bool = False,
+    resume_command: Callable[[Path], str] = lambda folder: "",
+) -> int:
     """Trains in a workdir, or goes on with the run that is there.
 
     Args:
         config: a config; validated here.
         folder: the workdir, made if it is missing.
+        new: whether the workdir must be a new one: -2, -3 and so on is added to a name that is taken.
         allow_config_change: go on although the config differs from the one the run was started with.
-        resume_command: the command line that continues this run, told to a user who interrupts it.
+        resume_command: workdir -> the command line that continues this run, told to a user who interrupts it.
 
     Returns:
         The exit status: 0 complete, 1 diverged, 128 + signal when interrupted.
 
     Raises:
-        UserError: anything that the user can mend; checkpoints that are there stay as they are. What any process finds
-            before training begins is raised in all of them.
+        UserError: anything that the user can mend; checkpoints that are there stay as they are, and before the first
+            new step everything else does, too. What any process finds before training begins is raised in all of them.
     """
     _, info = hosts.together(lambda: validate(config))
     hosts.same("config", json.dumps(to_json(config)), _config_difference)
     streamed = feed.is_streamed(config, info)
-    folder = Path(hosts.gather(str(folder))[0])  # Its name may be the time, which differs between processes.
-    changed = hosts.together(lambda: workdir.check_config(folder, config, allow_config_change))
     writes = hosts.is_first()
     console = Console(config.log.progress if writes else "silent", config.log.line_seconds)
-    lock = hosts.together(lambda: workdir.open_workdir(folder) if writes else contextlib.nullcontext())
-    with lock, interrupt.catch() as signal, _telling_of_storage(folder):
-        for line in changed:
+    claim = hosts.together(lambda: workdir.claim(folder, new) if writes else contextlib.nullcontext())
+    # Its name may be the time, which differs between processes.
+    folder = Path(hosts.gather(str(getattr(claim, "folder", folder)))[0])
+    with claim, interrupt.catch() as signal, storage.explain_errors(folder):
+        before = resume.inspect(folder, config, allow_config_change)
+        for line in before.changed:
             console.warn(f"config changed: {line}")
         for overlap in info.overlaps:
             console.warn(overlap)
         console.print(f"workdir {folder}")
         if streamed:
             console.print(feed.notice(config, info))
-        before = (workdir.read_json(folder / "run.json") or {}).get("data")
-        record = workdir.RunRecord(folder, writes, seed=config.seed, data=before or {"name": info.name})
+        record = workdir.RunRecord(folder, before.record, writes)
+        writer = Writer(folder, config, claim, record)
         try:
-            record.update(provenance=provenance.collect())
-            return _run(config, folder, console, record, signal, resume_command, allow_config_change, streamed)
+            return _run(config, folder, console, writer, before, signal, resume_command, allow_config_change, streamed)
         except loop.Diverged as diverged:
-            record.update(status="diverged", diverged_at_step=diverged.step)
+            writer.end(status="diverged", diverged_at_step=diverged.step)
             console.finish()
+            kept = f"; checkpoints from before are kept in {folder}" if checkpoint_folder.exists(folder) else ""
             console.warn(
-                f"diverged: the loss or a gradient is not finite at step {diverged.step}; checkpoints from before are "
-                f"kept in {folder}. Try a lower optim.learning_rate, optim.warmup_steps or optim.clip_norm"
+                f"diverged: the loss or a gradient is not finite at step {diverged.step}{kept}. Try a lower "
+                "optim.learning_rate, optim.warmup_steps or optim.clip_norm"
             )
             return 1
         except BaseException as error:
             console.finish()
             with contextlib.suppress(OSError):  # A full disk must not hide what happened.
-                record.update(status="failed", error=f"{type(error).__name__}: {error}"[:2000])
+                # What the user is told to mend before anything was done is no part of the run's history.
+                if before.new and isinstance(error, Exception) and not isinstance(error, UserError | OSError):
+                    writer.write_down()
+                if writer.begun:
+                    record.update(status="failed", error=f"{type(error).__name__}: {error}"[:2000])
             raise
 
 
-@contextlib.contextmanager
-def _telling_of_storage(folder):
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in STORAGE_ERRORS:
-            raise
-        raise UserError(
-            f"cannot write to workdir {folder}: {error.strerror}; what was saved before is kept. Make room there and "
-            "run the same command again with this --workdir"
-        ) from error
-
-
-def _run(config, folder, console, record, signal, resume_command, allow_change, streamed) -> int:
+def _run(config, folder, console, writer, before, signal, resume_command, allow_change, streamed) -> int:
     dataset = hosts.first_alone(lambda: data.load(config.data, progress=console.task, stream=streamed))
-    hosts.same("data set", json.dumps(_describe(dataset)), _data_difference)
+    described = resume.describe(dataset)
+    hosts.same("data set", json.dumps(described), resume.explain_difference)
     console.finish()
     if dataset.notice:
         console.warn(dataset.notice)
     # The bundled sample is smaller than the set it stands for: the plan is that of the examples there are.
     plan = make_plan(config, {name: len(split.labels) for name, split in dataset.splits.items()})
-    _check_data(record.content["data"], dataset, folder, console, allow_change)
-    record.update(data=_describe(dataset))
-    if hosts.is_first():
-        workdir.save_config(folder, config)
     with compiler.quiet():
-        session = prepare(config, plan, folder, dataset, console.task)
-    start = int(session.state.step)
+        restored = restore(config, plan, folder, dataset)
+    known = resume.known_data(before, restored.notes) if restored.tree else {}
+    other_data = resume.check_data(known, dataset, folder, console.warn, allow_change)
+    for reason in restored.damaged.values():
+        if hosts.is_first():
+            warnings.warn(f"{reason}; going on from step {restored.step}", stacklevel=2)
+    writer.know(described, restored)
+
+    record = writer.record
+    wanted = [name for name in ("train", "valid", "test") if name in dataset.splits]
+    wanted = [name for name in wanted if name != "train" or config.eval.train]
+    # What is complete stays as it is, but for what was not evaluated.
+    complete = not other_data and resume.is_complete(before, plan.steps, restored.step)
+    results = dict(record.content.get("results") or {}) if complete else {}
+    if complete and all(name in results for name in wanted):
+        resume.heal(folder, config)
+        console.print(f"complete: all {plan.steps:,} steps were taken before, and nothing is left to do")
+        show_results(console, folder, dataset.name, results, record.content.get("wall_time_seconds", 0.0))
+        return 0
+
+    with compiler.quiet():
+        session = prepare(config, plan, dataset, restored, console.task)
+    start = restored.step
     if start:
         console.print(f"resuming at step {start} of {plan.steps}")
     show_model(console, config, plan, session.state.params, session.flops)
-    files = MetricsFiles(folder, start, config.log.tensorboard) if hosts.is_first() else NoFiles()
     try:
         if start < plan.steps:
             session.feed(start, 1)  # The start of processes that decode is no part of the first rate.
         console.start(start)
         state, step, stopped = loop.run(
             plan,
-            _hooks(session, plan, files, console, record, signal),
+            _hooks(session, plan, writer, console, signal),
             session.run_steps,
             session.feed,
             session.state,
@@ -128,82 +141,87 @@ def _run(config, folder, console, record, signal, resume_command, allow_change, 
         )
         session.feed.stop()
         console.finish()
-        session.checkpoints.wait()
-        reported = step
+        writer.wait()
 
         def interrupted():
             """Of several processes, all must take the same way: what came too late to be agreed on is ignored."""
             return stopped if hosts.several() else stopped or signal.number
 
-        if config.eval.report == "best" and not interrupted():
-            best = session.checkpoints.best()
-            if best is not None and best != step:
-                state, reported = session.restore(best), best
-        results: dict[str, dict[str, float | int]] = {}
-        for name in ("train", "valid", "test"):
-            if name in dataset.splits and not interrupted() and (name != "train" or config.eval.train):
+        reported = step
+        if complete:
+            reported = record.content["reported_step"]
+        elif config.eval.report == "best" and not interrupted():
+            reported = _best(folder) or step
+        if reported != step:
+            state = _read(folder, reported, session)
+        missing = [name for name in wanted if name not in results]
+        for name in missing:
+            if not interrupted():
                 with compiler.quiet():
                     results[name] = session.evaluate(name, state)
         if number := interrupted():
-            record.update(status="interrupted", step=step)
-            console.print(f"interrupted at step {step} of {plan.steps}; saved. To go on:\n  {resume_command}")
+            writer.end(status="interrupted", step=step)
+            command = resume_command(folder)
+            console.print(f"interrupted at step {step} of {plan.steps}; saved. To go on:\n  {command}")
             return 128 + number
-        if "test" in results:
-            _write_row(files, plan, reported, "test", results["test"])
-        files.flush()
-        rates = [row["images_per_second"] for row in read_rows(folder) if row["images_per_second"]]
-        record.update(
-            status="complete",
-            step=step,
-            reported_step=reported,
-            flops_per_step=session.flops,
-            images_per_second=statistics.median(rates) if rates else None,
-            results=results,
-        )
+        results = {name: results[name] for name in ("train", "valid", "test") if name in results}
+        if complete:
+            if "test" in missing:
+                writer.open_files()
+                _write_row(writer, plan, reported, "test", results["test"])
+                writer.files.flush()
+            record.update(results=results)
+        else:
+            writer.begin()
+            if "test" in results:
+                _write_row(writer, plan, reported, "test", results["test"])
+            writer.files.flush()
+            rates = [row["images_per_second"] for row in read_rows(folder) if row["images_per_second"]]
+            record.update(
+                status="complete",
+                step=step,
+                reported_step=reported,
+                flops_per_step=session.flops,
+                images_per_second=statistics.median(rates) if rates else None,
+                results=results,
+            )
         show_results(console, folder, dataset.name, results, record.wall_time)
         return 0
     finally:
         session.feed.close()
         # After an error in one of several processes an orderly end would wait for the others, who wait for this one.
         if not hosts.several() or isinstance(sys.exc_info()[1], loop.Diverged | type(None)):
-            with contextlib.suppress(OSError):
-                files.close()
-            session.checkpoints.close()
+            writer.close()
 
 
-def _check_data(before, dataset, folder, console, allow_change):
-    """Training must not go on with other data than it began with, unless that is meant."""
-    fingerprint = before.get("fingerprint", dataset.fingerprint)
-    if fingerprint == dataset.fingerprint or not checkpoint.exists(folder):
-        return
-    described = _describe(dataset)
-    # Streamed before and now not, or the other way round: nothing that is known of both tells more than this.
-    comparable = _kind(fingerprint) == _kind(dataset.fingerprint)
-    if not comparable and all(before.get(name) == described[name] for name in COMPARABLE):
-        return
-    places = [f"{before['name']} in {before['location']}", f"{dataset.name} in {dataset.location}"]
-    what = f"{places[0]} has changed" if places[0] == places[1] else " -> ".join(places)
-    if not allow_change:
-        raise UserError(
-            f"workdir {folder} holds a run on other data ({what}; fingerprint {fingerprint[:12]} -> "
-            f"{dataset.fingerprint[:12]}); choose another --workdir, or insist with --allow_config_change"
-        )
-    console.warn(f"data changed: {what}")
+def _best(folder):
+    checkpoints = Checkpoints(folder, read_only=True)
+    try:
+        return checkpoints.best()
+    finally:
+        checkpoints.close()
 
 
-def _kind(fingerprint):
-    return fingerprint.rpartition(":")[0]
+def _read(folder, step, session):
+    """The state of another checkpoint than the newest."""
+    checkpoints = Checkpoints(folder, read_only=True)
+    try:
+        return checkpoints.restore(step, session.template)["state"]
+    finally:
+        checkpoints.close()
 
 
-def _hooks(session: Session, plan: Plan, files: MetricsFiles | NoFiles, console: Console, record, signal) -> loop.Hooks:
+def _hooks(session: Session, plan: Plan, writer: Writer, console: Console, signal) -> loop.Hooks:
     learning_rate = jax.jit(session.experiment.schedule)
 
     def progress(now: loop.Progress):
+        writer.begin()
+        writer.poll()
         epoch = now.step / plan.steps_per_epoch
         if now.row:
             with compiler.quiet():
                 rate = float(learning_rate(now.step - 1))
-            files.write(
+            writer.files.write(
                 step=now.step,
                 epoch=epoch,
                 split="train",
@@ -220,7 +238,7 @@ def _hooks(session: Session, plan: Plan, files: MetricsFiles | NoFiles, console:
             return None
         with compiler.quiet():
             result = session.evaluate("valid", state)
-        _write_row(files, plan, step, "valid", result)
+        _write_row(writer, plan, step, "valid", result)
         values = f"validation loss {result['loss']:.4f}  accuracy {result['accuracy']:.4f}"
         console.print(f"step {step}/{plan.steps}  epoch {step / plan.steps_per_epoch:.2f}  {values}")
         return result["accuracy"]
@@ -229,11 +247,7 @@ def _hooks(session: Session, plan: Plan, files: MetricsFiles | NoFiles, console:
         with compiler.quiet():
             if not session.is_finite(state):
                 raise loop.Diverged(step)
-            # The rows up to this step must be there before the checkpoint that will not write them again.
-            files.flush()
-            payload = {"state": state, "meter": meter, "inputs": session.inputs}
-            session.checkpoints.save(step, payload, valid_accuracy)
-        record.update(step=step)
+            writer.save(step, {"state": state, "meter": meter, "inputs": session.inputs}, valid_accuracy)
 
     return loop.Hooks(progress, evaluate_valid, save, lambda: signal.number, session.agree)
 
@@ -242,22 +256,6 @@ def _config_difference(mine, first):
     return "; ".join(differences(json.loads(first), json.loads(mine))) or "in what is logged or saved"
 
 
-def _data_difference(mine, first):
-    mine, first = json.loads(mine), json.loads(first)
-    return "; ".join(f"{name}: {first[name]} -> {mine[name]}" for name in first if first[name] != mine[name])
-
-
-def _write_row(files, plan, step, split, result):
+def _write_row(writer, plan, step, split, result):
     epoch = step / plan.steps_per_epoch
-    files.write(step=step, epoch=epoch, split=split, loss=result["loss"], accuracy=result["accuracy"])
-
-
-def _describe(dataset: data.Dataset) -> dict[str, Any]:
-    return {
-        "name": dataset.name,
-        "location": dataset.location,
-        "fingerprint": dataset.fingerprint,
-        "class_names": list(dataset.class_names),
-        "image_shape": list(dataset.image_shape),
-        "counts": {name: len(split.labels) for name, split in dataset.splits.items()},
-    }
+    writer.files.write(step=step, epoch=epoch, split=split, loss=result["loss"], accuracy=result["accuracy"])

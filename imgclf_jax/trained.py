@@ -1,5 +1,6 @@
 """A trained network out of a workdir: what evaluation, prediction, export and reports start from."""
 
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,7 +11,19 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from imgclf_jax import augment, checkpoint, compiler, data, inputs, models, optim, parallel, workdir
+from imgclf_jax import (
+    augment,
+    checkpoint,
+    checkpoint_folder,
+    compiler,
+    data,
+    inputs,
+    models,
+    optim,
+    parallel,
+    record,
+    workdir,
+)
 from imgclf_jax.errors import UserError
 from imgclf_jax.experiment import Experiment, build, template
 from imgclf_jax.validate import plan as make_plan
@@ -24,7 +37,7 @@ class Trained(NamedTuple):
     Attributes:
         folder: the workdir.
         config: the run's.
-        record: its `run.json`.
+        record: its `run.json`; with `data`, the description of the data, even if the file was deleted.
         step: of the checkpoint.
         experiment: the functions of the config, with the checkpoint's normalisation.
         variables: what evaluation applies the network with.
@@ -52,7 +65,8 @@ def load(
     Args:
         folder: the workdir.
         which: "last", "best" (by validation accuracy) or "reported": the one whose test accuracy the run printed; of a
-            run that is not complete, the last.
+            run that is not complete, the last. If "last" or "reported" is damaged, the one before it is taken, with a
+            warning.
         settings: a config that differs from the run's in what is not mathematics; by default the run's own.
         strategy: where the variables go; by default on one device.
 
@@ -63,38 +77,84 @@ def load(
         raise UserError(f"checkpoint={which!r} must be one of {', '.join(map(repr, CHECKPOINTS))}")
     folder, strategy = Path(folder), strategy or parallel.alone()
     settings = settings or workdir.load_config(folder)
-    record = check(folder)
-    described = record["data"]
-    _validate(settings, described, folder)
-    image_shape = tuple(described["image_shape"])
-    plan = make_plan(settings, described["counts"])
-    blank = np.zeros((1, *image_shape), np.uint8)
-    like = inputs.normalization(settings.data.pixels, blank, tuple(settings.augment.crop))
-
-    def experiment(normalize):
-        return build(settings, plan, image_shape, len(described["class_names"]), normalize, strategy)
-
+    content = check(folder)
     checkpoints = checkpoint.Checkpoints(folder, read_only=True)
     try:
-        step = _step(checkpoints, folder, record, which)
-        class_names = checkpoints.class_names(step) or tuple(described["class_names"])
+        described = _described(checkpoints, content, folder)
+        _validate(settings, described, folder)
+        image_shape = tuple(described["image_shape"])
+        plan = _plan(settings, described, folder)
+        blank = np.zeros((1, *image_shape), np.uint8)
+        like = inputs.normalization(settings.data.pixels, blank, tuple(settings.augment.crop))
+
+        def experiment(normalize):
+            return build(settings, plan, image_shape, len(described["class_names"]), normalize, strategy)
+
+        wanted = _step(checkpoints, folder, content, which)
         with compiler.quiet():
-            saved = checkpoints.restore(step, template(experiment(like), like, strategy))
+            saved, step = _restore(checkpoints, template(experiment(like), like, strategy), wanted, which)
+        names = checkpoints.notes(step).get("class_names")
+        class_names = tuple(names if isinstance(names, list) else described["class_names"])
     finally:
         checkpoints.close()
     normalize = inputs.Normalization(**saved["inputs"])
     variables = saved["state"].eval_variables()
     return Trained(
-        folder, settings, record, step, experiment(normalize), variables, normalize, class_names, image_shape
+        folder,
+        settings,
+        content | {"data": described},
+        step,
+        experiment(normalize),
+        variables,
+        normalize,
+        class_names,
+        image_shape,
     )
 
 
 def check(folder: Path) -> dict[str, Any]:
-    """The `run.json` of a workdir that holds a checkpoint; raises `UserError` for any other. Reads little."""
-    record = workdir.read_json(Path(folder) / "run.json") or {}
-    if not checkpoint.exists(folder) or not (record.get("data") or {}).get("counts"):
+    """The `run.json` of a workdir that holds a checkpoint, empty if it was deleted. Reads little.
+
+    Raises:
+        UserError: there is no checkpoint, or `run.json` cannot be read.
+    """
+    content = record.read(folder) or {}
+    if not checkpoint_folder.exists(folder):
         raise UserError(f"{folder} holds no checkpoint; give the workdir that training printed")
-    return record
+    return content
+
+
+def _described(checkpoints, content, folder):
+    """The description of the data in `run.json`, or the one that is noted in the checkpoints."""
+    described = content.get("data")
+    if record.is_described(described):
+        return described
+    for step in reversed(checkpoints.steps()):
+        if record.is_described(noted := checkpoints.notes(step).get("data")):
+            return noted
+    lacking = [name for name in ("class_names", "image_shape", "counts") if not (described or {}).get(name)]
+    raise UserError(
+        f"{folder / record.NAME} lacks {', '.join(lacking) or 'counts'} of the data, which the checkpoints do not hold "
+        "either; run the training command again with this --workdir, which writes them anew"
+    )
+
+
+def _restore(checkpoints, like, wanted, which):
+    """(what was saved, its step): the checkpoint of step `wanted`, or the nearest before it that can be read."""
+    if which == "best":
+        try:
+            return checkpoints.restore(wanted, like), wanted
+        except checkpoint.OtherModel:
+            raise
+        except UserError as error:
+            others = [str(step) for step in checkpoints.steps() if step != wanted]
+            advice = f"; there are those of step {', '.join(others)}: use --checkpoint=last" if others else ""
+            raise UserError(f"{error}{advice}") from error
+    found = checkpoints.restore_newest(like, wanted)
+    for reason in found.damaged.values():
+        instead = f"the one of step {found.step} is used instead, whose accuracy is not that of the damaged one"
+        warnings.warn(f"{reason}; {instead}", stacklevel=4)
+    return found.tree, found.step
 
 
 def check_classes(trained: Trained, dataset: data.Dataset) -> None:
@@ -108,10 +168,6 @@ def check_classes(trained: Trained, dataset: data.Dataset) -> None:
 
 def _validate(settings, described, folder):
     """Files of a workdir may have been edited: raises `UserError` for what could not be a run's."""
-    if lacking := [name for name in ("class_names", "image_shape") if not described.get(name)]:
-        raise UserError(
-            f"{folder / 'run.json'} lacks {', '.join(lacking)} of the data; give the workdir of another run"
-        )
     image_shape, classes = tuple(described["image_shape"]), len(described["class_names"])
     problems = optim.problems(settings.optim) + augment.problems(settings.augment, image_shape)
     if settings.data.pixels not in inputs.PIXELS:
@@ -121,10 +177,19 @@ def _validate(settings, described, folder):
         raise UserError("\n".join(f"{folder / 'config.json'}: {problem}" for problem in problems))
 
 
-def _step(checkpoints, folder, record, which):
+def _plan(settings, described, folder):
+    try:
+        return make_plan(settings, described["counts"])
+    except (ArithmeticError, ValueError) as error:  # Durations that no run can have.
+        raise UserError(f"{folder / 'config.json'}: the durations make no sense ({error})") from error
+
+
+def _step(checkpoints, folder, content, which):
     steps = checkpoints.steps()
+    if not steps:
+        raise UserError(f"{folder} holds no checkpoint; give the workdir that training printed")
     if which == "reported":
-        step = record.get("reported_step")
+        step = content.get("reported_step")
         return step if step in steps else steps[-1]
     step = checkpoints.best() if which == "best" else steps[-1]
     if step is None:

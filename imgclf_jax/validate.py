@@ -67,9 +67,8 @@ def validate(config: ConfigDict) -> tuple[Plan, data.Info]:
     Raises:
         UserError: all problems, a line each.
     """
-    expected, given = (configs.flatten(configs.to_json(values)) for values in (configs.default(), config))
-    if lacking := sorted(expected.keys() - given.keys()):
-        raise UserError(f"the config lacks {', '.join(lacking)}; make it with imgclf_jax.config.default()")
+    if problems := configs.problems(config):
+        raise UserError("\n".join(problems))
     problems = value_problems(config)
     if config.seed >= 2**32:  # JAX's keys are made from 32 bits: others would be cut off without a word.
         problems.append(f"seed={config.seed} must be below 2**32")

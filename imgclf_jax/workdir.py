@@ -1,15 +1,23 @@
-"""The folder of a run: who may use it, its `config.json` and its `run.json`."""
+"""The folder of a run: who may use it, its `config.json`, and what is written to its `run.json`."""
 
+import contextlib
 import datetime
-import json
+import errno
+import os
+import warnings
 from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
 
 from imgclf_jax import config as configs
+from imgclf_jax import record
 from imgclf_jax.errors import UserError
-from imgclf_jax.logs import write_json
+from imgclf_jax.storage import read_json, write_json
+
+CONFIG_ADVICE = (
+    "; if you know that your --config is the one of this run, delete the file: training with it writes the file anew"
+)
 
 
 def default_path(config_file: str) -> Path:
@@ -17,26 +25,111 @@ def default_path(config_file: str) -> Path:
     return Path("runs") / Path(config_file).stem / datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
 
 
-def open_workdir(workdir: Path) -> Any:
-    """Makes the folder and takes its lock; the lock lasts as long as the returned file is open.
+class Claim:
+    """A workdir and its lock, which lasts until the end of the `with` block.
+
+    What had to be made for it, folders and the lock's file, is removed at the end unless `keep` was called: a run that
+    is refused leaves nothing behind.
+
+    Attributes:
+        folder: the workdir.
+    """
+
+    def __init__(self, folder: Path, lock: Any, undo: contextlib.ExitStack):
+        self.folder = folder
+        self._lock, self._undo = lock, undo
+
+    def keep(self) -> None:
+        """The folder stays: something is about to be written."""
+        self._undo.pop_all()
+
+    def __enter__(self) -> "Claim":
+        """The claim itself."""
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        """See `close`."""
+        self.close()
+
+    def close(self) -> None:
+        """Gives the lock back."""
+        self._undo.close()
+        self._lock.close()
+
+
+def claim(workdir: Path, new: bool = False) -> Claim:
+    """Makes the folder and takes its lock.
+
+    Args:
+        workdir: the folder.
+        new: whether it must not exist yet; if the name is taken, -2, -3 and so on is added to it.
 
     Raises:
         UserError: the folder cannot be written, or another process is training in it.
     """
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-        lock = (workdir / ".lock").open("w")
-    except OSError as error:
-        raise UserError(f"cannot write to workdir {workdir}: {error.strerror}; choose another --workdir") from error
-    try:
-        import fcntl
-    except ImportError:  # Windows has no such locks; two runs in one folder are the user's to avoid.
-        return lock
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        raise UserError(f"another process is using workdir {workdir}; choose another --workdir") from error
-    return lock
+    with contextlib.ExitStack() as undo:
+        try:
+            folder = _make(workdir, new, undo)
+            lock = _lock(folder, undo)
+        except OSError as error:
+            raise UserError(f"cannot write to workdir {workdir}: {error.strerror}; choose another --workdir") from error
+        return Claim(folder, lock, undo.pop_all())
+
+
+def _make(workdir, new, undo):
+    """The folder that was made or found; what was made is unmade by `undo`."""
+    if not workdir.parent.is_dir():
+        _make(workdir.parent, False, undo)
+    folder, number = workdir, 2
+    while True:
+        try:
+            folder.mkdir()
+        except FileExistsError:
+            if not new:
+                if folder.is_dir():
+                    return folder
+                raise
+            folder = workdir.with_name(f"{workdir.name}-{number}")
+            number += 1
+        else:
+            undo.callback(_remove, folder)
+            return folder
+
+
+def _lock(folder, undo):
+    """The locked file."""
+    path = folder / ".lock"
+    while True:
+        there = os.path.lexists(path)
+        lock = path.open("a")
+        undo.callback(lock.close)
+        if not there:
+            undo.callback(_remove, path)
+        try:
+            import fcntl
+        except ImportError:  # Windows has no such locks; two runs in one folder are the user's to avoid.
+            return lock
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in (errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES):
+                undo.pop_all()  # The file and the folder are the other process's.
+                lock.close()
+                raise UserError(f"another process is using workdir {folder}; choose another --workdir") from error
+            warnings.warn(
+                f"cannot lock workdir {folder} ({error.strerror}); take care that no other run uses it", stacklevel=2
+            )
+            return lock
+        # A run that was refused may have removed the file after it was opened here; then the lock is worth nothing.
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(lock.fileno()), path.stat()):
+                return lock
+        lock.close()
+
+
+def _remove(path):
+    with contextlib.suppress(OSError):
+        path.rmdir() if path.is_dir() else path.unlink()
 
 
 def check_config(workdir: Path, config: ConfigDict, allow_change: bool) -> list[str]:
@@ -48,8 +141,8 @@ def check_config(workdir: Path, config: ConfigDict, allow_change: bool) -> list[
     Raises:
         UserError: there are such fields and `allow_change` is not set.
     """
-    old = read_json(workdir / "config.json")
-    changed = configs.differences(old, configs.to_json(config)) if old else []
+    old = read_json(workdir / "config.json", CONFIG_ADVICE)
+    changed = configs.differences(old, configs.to_json(config)) if old is not None else []
     if changed and not allow_change:
         raise UserError(
             f"workdir {workdir} holds a run with another config:\n"
@@ -61,10 +154,14 @@ def check_config(workdir: Path, config: ConfigDict, allow_change: bool) -> list[
 
 def load_config(workdir: Path) -> ConfigDict:
     """The config of the run in `workdir`. Raises `UserError` where there is none."""
-    values = read_json(workdir / "config.json")
+    path = workdir / "config.json"
+    values = read_json(path, CONFIG_ADVICE)
     if values is None:
         raise UserError(f"{workdir} holds no run (no config.json); give the workdir that training printed")
-    return configs.from_json(values)
+    try:
+        return configs.from_json(values)
+    except UserError as error:
+        raise UserError("\n".join(f"{path}: {line}" for line in str(error).splitlines())) from error
 
 
 def save_config(workdir: Path, config: ConfigDict) -> None:
@@ -72,39 +169,33 @@ def save_config(workdir: Path, config: ConfigDict) -> None:
     write_json(workdir / "config.json", configs.to_json(config))
 
 
-def read_json(path: Path) -> dict[str, Any] | None:
-    """The object in a JSON file, or `None` where there is no such file. Raises `UserError` if it holds no object."""
-    try:
-        content = json.loads(path.read_text())
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except (OSError, ValueError) as error:
-        raise UserError(f"cannot read {path}: {error}") from error
-    if not isinstance(content, dict):
-        raise UserError(f"cannot read {path}: it holds no JSON object")
-    return content
-
-
 class RunRecord:
-    """`run.json`: rewritten whole whenever something is known, so that it is right at any moment."""
+    """`run.json`: rewritten whole whenever something is known, so that it is right at any moment.
 
-    def __init__(self, workdir: Path, writes: bool = True, **content: Any):
-        """Starts a record with status "running"; what an earlier session of the same run spent is carried over.
+    Attributes:
+        content: what it says, or would say.
+    """
+
+    def __init__(self, workdir: Path, before: dict[str, Any] | None = None, writes: bool = True):
+        """Writes nothing yet.
 
         Args:
             workdir: the folder of the run.
-            writes: whether this process is the one that writes it.
-            content: what is known already.
+            before: what an earlier session of the same run has written; see `imgclf_jax.record.read`.
+            writes: whether this process is the one that writes.
         """
-        self._path = workdir / "run.json"
+        self._path = workdir / record.NAME
         self._writes = writes
-        before = read_json(self._path) or {}
-        self._spent = before.get("wall_time_seconds", 0.0)
-        self._began = datetime.datetime.now(datetime.UTC)
+        self.content = dict(before or {})
+        self._spent = self.content.get("wall_time_seconds", 0.0)
+        self._clock = datetime.datetime.now(datetime.UTC)
+
+    def begin(self, **content: Any) -> None:
+        """Starts a session: status "running". What an earlier one said of its end is dropped, its time carried over."""
         self.content = {
             "status": "running",
-            "started": before.get("started", self._began.isoformat(timespec="seconds")),
-            "sessions": before.get("sessions", 0) + 1,
+            "started": self.content.get("started", self._clock.isoformat(timespec="seconds")),
+            "sessions": self.content.get("sessions", 0) + 1,
             **content,
         }
         self.update()
@@ -112,7 +203,7 @@ class RunRecord:
     @property
     def wall_time(self) -> float:
         """Seconds that this run has taken, over all its sessions."""
-        return self._spent + (datetime.datetime.now(datetime.UTC) - self._began).total_seconds()
+        return self._spent + (datetime.datetime.now(datetime.UTC) - self._clock).total_seconds()
 
     def update(self, **content: Any) -> None:
         """Adds to the record and writes it."""

@@ -14,9 +14,9 @@ import matplotlib
 import numpy as np
 from absl import logging as absl_logging
 
+from imgclf_jax import record
 from imgclf_jax.checkpoint import Checkpoints
-from imgclf_jax.logs import read_rows
-from imgclf_jax.workdir import read_json
+from imgclf_jax.rows import read_rows
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
@@ -44,8 +44,8 @@ def _curves(axes, root: Path) -> None:
     """Validation accuracy by epoch, a line a seed, with the mean test accuracy at its end."""
     for index, name in enumerate(CONFIGS):
         runs = [path.parent for path in sorted((root / name).glob("seed-*/run.json"))]
-        runs = [run for run in runs if (read_json(run / "run.json") or {}).get("status") == "complete"]
-        tests = [(read_json(run / "run.json") or {})["results"]["test"]["accuracy"] for run in runs]
+        runs = [run for run in runs if (record.read(run) or {}).get("status") == "complete"]
+        tests = [(record.read(run) or {})["results"]["test"]["accuracy"] for run in runs]
         for run in runs:
             rows = [row for row in read_rows(run) if row["split"] == "valid"]
             epochs, accuracies = [row["epoch"] for row in rows], [row["accuracy"] for row in rows]
@@ -62,7 +62,7 @@ def _curves(axes, root: Path) -> None:
 
 def _templates(figure, workdir: Path) -> None:
     """The weights of the softmax classifier, an image a class."""
-    run = read_json(workdir / "run.json") or {}
+    run = record.read(workdir) or {}
     names, shape = run["data"]["class_names"], run["data"]["image_shape"]
     absl_logging.set_verbosity(absl_logging.ERROR)  # Orbax says at length that it only reads.
     checkpoints = Checkpoints(workdir, read_only=True)

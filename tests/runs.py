@@ -15,8 +15,9 @@ import jax
 import numpy as np
 import pytest
 
+from imgclf_jax import checkpoint_folder
 from imgclf_jax.checkpoint import Checkpoints
-from imgclf_jax.logs import read_rows
+from imgclf_jax.rows import read_rows
 
 ROOT = Path(__file__).parent.parent
 # Under a thousand parameters, but with everything that a run has to carry through an interruption: augmentation,
@@ -156,7 +157,7 @@ def record(folder: Path) -> dict[str, Any]:
 
 def steps(folder: Path) -> list[int]:
     """The checkpoints that are there."""
-    return sorted(int(entry.name) for entry in (folder / "checkpoints").iterdir() if entry.name.isdigit())
+    return checkpoint_folder.steps(folder)
 
 
 def bits(folder: Path, step: int = STEPS) -> list[tuple[Any, bytes]]:

@@ -10,7 +10,7 @@ import pytest
 from runs import ROOT, SOFTMAX, STEPS, TINY, record, steps
 
 from imgclf_jax import config as configs
-from imgclf_jax.logs import COLUMNS, read_rows
+from imgclf_jax.rows import COLUMNS, read_rows
 
 pytest_plugins = ["run_fixtures"]
 

@@ -6,7 +6,9 @@ import math
 
 import pytest
 
-from imgclf_jax.logs import COLUMNS, MetricsFiles, read_rows, write_json
+from imgclf_jax.logs import MetricsFiles
+from imgclf_jax.rows import COLUMNS, read_rows
+from imgclf_jax.storage import write_json
 
 
 def write(folder, steps, resume_step=0, **values):

@@ -1,6 +1,5 @@
 """A run that is interrupted, however and whenever, and started again is the run that was never interrupted."""
 
-import re
 import shlex
 import shutil
 import signal
@@ -50,15 +49,6 @@ def test_dispatches_of_another_length_change_nothing(run, finished, tmp_path):
     done = run(*TINY, "--config.train.steps_per_dispatch=0", f"--workdir={folder}")
     assert done.code == 0, done.err
     assert_same_run(folder, finished.folder)
-
-
-def test_complete_run_started_again_gives_the_same_results(run, finished, tmp_path):
-    folder = tmp_path / "run"
-    shutil.copytree(finished.folder, folder)
-    done = run(*TINY, f"--workdir={folder}", hooks=[["forbid", "checkpoint:Checkpoints.save"]])
-    assert done.code == 0, done.err
-    assert_same_run(folder, finished.folder)
-    assert not re.search(r"^step ", done.out, re.MULTILINE)
 
 
 # Asked to stop
@@ -161,17 +151,6 @@ def test_damaged_newest_checkpoint_falls_back_to_the_one_before(run, killed, fin
     assert (killed / "damaged_checkpoints" / "12").is_dir()
 
 
-def test_only_damaged_checkpoints_are_one_clear_error(run, killed):
-    for step in steps(killed):
-        for path in array_files(killed, step):
-            path.write_bytes(path.read_bytes()[:-100])
-    done = run(*TINY, f"--workdir={killed}")
-    assert done.code == 2
-    errors = [line for line in done.err.splitlines() if not line.startswith("warning: ")]
-    assert len(errors) == 1 and errors[0].startswith("error: none of the checkpoints"), done.err
-    assert "Traceback" not in done.err
-
-
 # A disk that is full
 
 
@@ -193,6 +172,8 @@ def test_full_disk_is_one_clear_error_and_the_run_goes_on_later(run, tmp_path, t
     assert len(done.err.splitlines()) == 1 and done.err.startswith("error: "), done.err
     assert "File too large" in done.err and "--workdir" in done.err
     assert steps(folder)[: len(kept)] == kept
+    # What could not be saved is not said to be.
+    assert record(folder).get("step", 0) in [0, *steps(folder)]
     assert run(*arguments, f"--workdir={folder}").code == 0
     assert run(*arguments, f"--workdir={reference}").code == 0
     assert rows(folder) == rows(reference)

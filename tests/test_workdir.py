@@ -1,5 +1,6 @@
 """The folder of a run: its lock, its config, its record."""
 
+import errno
 import json
 import re
 
@@ -18,17 +19,17 @@ def test_default_path_is_named_after_the_config_file():
 
 def test_folder_is_made_with_its_parents_and_locked(tmp_path):
     folder = tmp_path / "a" / "b"
-    with workdir.open_workdir(folder):
+    with workdir.claim(folder):
         assert folder.is_dir()
         with pytest.raises(UserError, match="another process is using"):
-            workdir.open_workdir(folder)
-    workdir.open_workdir(folder).close()
+            workdir.claim(folder)
+    workdir.claim(folder).close()
 
 
 def test_folder_below_a_file_is_refused(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot write to workdir"):
-        workdir.open_workdir(tmp_path / "file" / "run")
+        workdir.claim(tmp_path / "file" / "run")
 
 
 def test_config_comes_back_as_it_was_saved(tmp_path):
@@ -74,19 +75,22 @@ def record(folder):
     return json.loads((folder / "run.json").read_text())
 
 
-def test_record_is_on_disk_from_the_start(tmp_path):
-    workdir.RunRecord(tmp_path, seed=3)
+def test_record_is_on_disk_from_the_beginning_of_a_session(tmp_path):
+    started = workdir.RunRecord(tmp_path)
+    assert not (tmp_path / "run.json").exists()
+    started.begin(seed=3)
     assert record(tmp_path)["status"] == "running"
     assert record(tmp_path)["seed"] == 3
 
 
 def test_record_adds_up_the_sessions_of_a_run(tmp_path):
     first = workdir.RunRecord(tmp_path)
+    first.begin()
     first.update(status="interrupted", step=5)
-    content = record(tmp_path)
-    content["wall_time_seconds"] = 100.0
-    (tmp_path / "run.json").write_text(json.dumps(content))
-    second = workdir.RunRecord(tmp_path)
+    content = record(tmp_path) | {"wall_time_seconds": 100.0}
+    second = workdir.RunRecord(tmp_path, content)
+    assert second.content["status"] == "interrupted"
+    second.begin()
     second.update(status="complete")
     assert record(tmp_path)["sessions"] == 2
     assert record(tmp_path)["started"] == content["started"]
@@ -94,3 +98,53 @@ def test_record_adds_up_the_sessions_of_a_run(tmp_path):
     assert second.wall_time >= 100
     # What the first session said about its end is not true of the second.
     assert "step" not in record(tmp_path)
+
+
+# What is left of a claim
+
+
+def test_a_claim_that_is_not_kept_leaves_nothing(tmp_path):
+    with workdir.claim(tmp_path / "a" / "b"):
+        assert (tmp_path / "a" / "b" / ".lock").exists()
+    assert list(tmp_path.iterdir()) == []
+    with workdir.claim(tmp_path / "a" / "b") as claim:
+        claim.keep()
+    assert (tmp_path / "a" / "b").is_dir()
+    (tmp_path / "a" / "b" / ".lock").unlink()
+    with workdir.claim(tmp_path / "a" / "b"):
+        pass
+    assert list((tmp_path / "a" / "b").iterdir()) == []
+
+
+def test_a_claim_that_was_refused_leaves_the_owner_alone(tmp_path):
+    folder = tmp_path / "run"
+    with workdir.claim(folder):
+        with pytest.raises(UserError, match="another process is using"):
+            workdir.claim(folder)
+        assert (folder / ".lock").exists()
+        with pytest.raises(UserError, match="another process is using"):
+            workdir.claim(folder)
+
+
+def test_names_that_are_taken_get_a_number(tmp_path):
+    folder = tmp_path / "runs" / "cnn" / "20260101-120000"
+    with workdir.claim(folder, new=True) as first, workdir.claim(folder, new=True) as second:
+        third = workdir.claim(folder, new=True)
+        assert [claim.folder.name for claim in (first, second, third)] == [
+            "20260101-120000",
+            "20260101-120000-2",
+            "20260101-120000-3",
+        ]
+        third.close()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_system_without_locks_is_said(tmp_path, monkeypatch):
+    import fcntl
+
+    def refuse(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with pytest.warns(UserWarning, match=r"cannot lock workdir .* \(No locks available\)"):
+        workdir.claim(tmp_path / "run").close()

@@ -29,7 +29,7 @@ def load(workdir: str | Path, checkpoint: str = "reported") -> "Predictor":
     """
     from imgclf_jax import trained
 
-    return Predictor(trained.load(Path(workdir), checkpoint))
+    return Predictor(trained.load(Path(workdir).expanduser(), checkpoint))
 
 
 class Predictor:

@@ -59,7 +59,9 @@ def provenance(run: Run) -> Markup:
     """When, on what and with which versions."""
     record, origin = run.record, run.record.get("provenance") or {}
     data, git = record.get("data") or {}, origin.get("git")
-    commit = "none: an installed package" if not git else git["commit"] + (", with changes" if git["changed"] else "")
+    commit = (
+        "none: an installed package" if not git else git["commit"] + (", with changes" if git.get("changed") else "")
+    )
     devices = f"{origin.get('device_count', '?')} × {origin.get('device_kind', '?')}"
     processes = origin.get("process_count", 1)
     versions = {name: version for name, version in (origin.get("packages") or {}).items() if version}

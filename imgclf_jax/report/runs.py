@@ -5,12 +5,12 @@ from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
-from imgclf_jax import trained, workdir
+from imgclf_jax import checkpoint_folder, record, trained, workdir
 from imgclf_jax.data.types import Progress
 from imgclf_jax.errors import UserError
-from imgclf_jax.logs import Row, read_rows
 from imgclf_jax.report import predictions
 from imgclf_jax.report.predictions import Predictions
+from imgclf_jax.rows import Row, read_rows
 
 # Of a probability: where two are closer than this, another device or batch size may swap them.
 _ROUNDING = {"float32": 1e-4, "bfloat16": 2e-2}
@@ -79,8 +79,9 @@ def check(folders: list[Path]) -> None:
         seen.add(folder.resolve())
         try:
             workdir.load_config(folder)
-            if workdir.read_json(folder / "run.json") is None:
+            if record.read(folder) is None and not checkpoint_folder.exists(folder):
                 problems.append(f"{folder} holds no run (no run.json); give the workdir that training printed")
+            read_rows(folder)
         except UserError as error:
             problems.append(str(error))
     if problems:
@@ -98,11 +99,13 @@ def names(folders: list[Path]) -> list[str]:
 
 
 def _read(folder: Path, name: str, progress: Progress) -> Run:
-    config, record = workdir.load_config(folder), workdir.read_json(folder / "run.json") or {}
-    notes = _incomplete(record)
+    config, content = workdir.load_config(folder), record.read(folder) or {}
+    notes = _incomplete(content)
     network, found = None, None
     try:
         network = trained.load(folder, "reported")
+        content = network.record
+        notes += _replaced(network)
         found = predictions.predict(network, progress)
     except UserError as error:
         what = "There are no predictions in this report" if network else "There is no network in this report"
@@ -113,8 +116,8 @@ def _read(folder: Path, name: str, progress: Progress) -> Run:
                 "The run has no test split: this report is on its validation split, by which checkpoints and settings "
                 "may have been chosen, so its accuracy may flatter."
             )
-        notes += _different(found, record, config)
-    return Run(name, folder, config, record, read_rows(folder), network, found, tuple(notes))
+        notes += _different(found, content, config)
+    return Run(name, folder, config, content, read_rows(folder), network, found, tuple(notes))
 
 
 def _incomplete(record):
@@ -124,6 +127,17 @@ def _incomplete(record):
     where = f", its last checkpoint is that of step {record['step']:,}" if record.get("step") else ""
     why = f" ({record['error']})" if record.get("error") else ""
     return [f"Not complete: the run is {status}{why}{where}. What follows is its state so far, not its result."]
+
+
+def _replaced(network):
+    """The reported checkpoint may be damaged or gone; then the network is that of another one."""
+    reported = network.record.get("reported_step")
+    if reported is None or reported == network.step:
+        return []
+    return [
+        f"The reported checkpoint, that of step {reported:,}, cannot be read: what follows is on that of step "
+        f"{network.step:,}, and the accuracies in run.json are not its own."
+    ]
 
 
 def _different(found, record, config):

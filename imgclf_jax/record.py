@@ -1,0 +1,146 @@
+"""What `run.json` may hold, and the one reader of it. A file that was cut off or edited is described, never trusted."""
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from imgclf_jax.errors import UserError
+from imgclf_jax.storage import read_json
+
+NAME = "run.json"
+ADVICE = (
+    "; the file can be deleted: everything but results, times and versions is kept elsewhere, and training with the "
+    "same command writes it anew"
+)
+
+
+class _Kind:
+    """A kind of value: a name for messages, and a test."""
+
+    def __init__(self, name: str, test: Callable[[Any], bool]):
+        self.name, self.test = name, test
+
+    def or_null(self) -> "_Kind":
+        """This kind or `null`."""
+        return _Kind(f"{self.name} or null", lambda value: value is None or self.test(value))
+
+
+def is_number(value: Any) -> bool:
+    """Whether a value is a finite number, which booleans are not."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < math.inf
+
+
+def is_natural(value: Any) -> bool:
+    """Whether a value is an integer from 0."""
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**63
+
+
+def _is_shape(value):
+    return isinstance(value, list) and len(value) == 3 and all(is_natural(size) and size for size in value)
+
+
+def _are_names(value):
+    return isinstance(value, list) and bool(value) and all(isinstance(name, str) for name in value)
+
+
+TEXT = _Kind("a string", lambda value: isinstance(value, str))
+NATURAL = _Kind("an integer from 0", is_natural)
+NUMBER = _Kind("a number", is_number)
+LOSS = _Kind("a number", lambda value: isinstance(value, float) or is_number(value))  # It may be infinite.
+
+# A field that is not named here may hold anything; ANY stands for the names of splits and packages.
+ANY = "*"
+DATA = {
+    "name": TEXT,
+    "location": TEXT,
+    "fingerprint": TEXT,
+    "class_names": _Kind("a list of names", _are_names),
+    "image_shape": _Kind("a list of three sizes", _is_shape),
+    "counts": {ANY: NATURAL},
+}
+RESULT = {
+    "accuracy": _Kind("a number from 0 to 1", lambda value: is_number(value) and 0 <= value <= 1),
+    "loss": LOSS.or_null(),
+    "correct": NATURAL,
+    "count": NATURAL,
+}
+FIELDS = {
+    "status": TEXT,
+    "started": TEXT,
+    "error": TEXT,
+    "sessions": NATURAL,
+    "seed": NATURAL,
+    "step": NATURAL,
+    "reported_step": NATURAL,
+    "diverged_at_step": NATURAL,
+    "wall_time_seconds": NUMBER,
+    "flops_per_step": NUMBER.or_null(),
+    "images_per_second": NUMBER.or_null(),
+    "data": DATA,
+    "results": {ANY: RESULT},
+    "provenance": {"git": {"commit": TEXT}, "packages": {ANY: TEXT.or_null()}, "process_count": NATURAL},
+}
+# What a part must have if it is there at all.
+REQUIRED = {"results.*": tuple(RESULT), "provenance.git": ("commit",)}
+NULLABLE = ("provenance.git", "provenance.packages", "provenance", "data", "results")
+
+
+def read(workdir: Path) -> dict[str, Any] | None:
+    """The `run.json` of a workdir, or `None` if there is none.
+
+    Raises:
+        UserError: it cannot be read, or a field holds what it cannot hold. The message says that it can be deleted.
+    """
+    path = Path(workdir) / NAME
+    content = read_json(path, ADVICE)
+    if content is not None and (problem := find_problem(content, FIELDS)):
+        raise UserError(f"cannot read {path}: {problem}{ADVICE}")
+    return content
+
+
+def find_problem(content: dict[str, Any], fields: dict[str, Any], path: str = "", pattern: str = "") -> str | None:
+    """What is wrong with the values of an object, or `None`.
+
+    Args:
+        content: the object.
+        fields: what it may hold, like `FIELDS`.
+        path: of the object, for the message.
+        pattern: likewise, with `ANY` for what may have any name.
+    """
+    for name in REQUIRED.get(pattern, ()):
+        if name not in content:
+            return f"{path} lacks {name}"
+    for name, value in content.items():
+        key = name if name in fields else ANY
+        if key not in fields:
+            continue
+        here, there = (f"{prefix}.{last}".lstrip(".") for prefix, last in ((path, name), (pattern, key)))
+        kind = fields[key]
+        if isinstance(kind, _Kind):
+            if not kind.test(value):
+                return f"{here} is {_short(value)}, not {kind.name}"
+        elif value is None and there in NULLABLE:
+            continue
+        elif not isinstance(value, dict):
+            return f"{here} is {_short(value)}, not an object"
+        elif problem := find_problem(value, kind, here, there):
+            return problem
+    if pattern == "results.*" and not 0 < content["count"] >= content["correct"]:
+        return f"{path} has {content['correct']} of {content['count']} right"
+    return None
+
+
+def is_described(data: Any) -> bool:
+    """Whether a description of a data set has everything that a network needs to be used."""
+    return (
+        isinstance(data, dict)
+        and find_problem(data, DATA) is None
+        and all(data.get(name) for name in ("class_names", "image_shape", "counts"))
+        and data["counts"].get("train", 0) > 0
+    )
+
+
+def _short(value):
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."

@@ -1,0 +1,92 @@
+"""Small files of a workdir: read with an explanation of what is wrong, written durably and whole or not at all."""
+
+import contextlib
+import errno
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from imgclf_jax.errors import UserError
+
+# Of a disk or a quota that is full, of one that fails or can no longer be written.
+ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
+
+
+def read_bytes(path: Path, advice: str = "") -> bytes | None:
+    """The content of a file, or `None` if there is no such file.
+
+    Raises:
+        UserError: there is something of that name that cannot be read; `advice` ends the message.
+    """
+    try:
+        return path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror or error}{advice}") from error
+
+
+def read_json(path: Path, advice: str = "") -> dict[str, Any] | None:
+    """The object in a JSON file, or `None` if there is no such file.
+
+    Raises:
+        UserError: the file cannot be read or holds no JSON object; `advice` ends the message.
+    """
+    raw = read_bytes(path, advice)
+    if raw is None:
+        return None
+    try:
+        content = json.loads(raw.decode("utf-8"))
+    except (ValueError, RecursionError) as error:  # ValueError: not UTF-8, or not JSON.
+        reason = "it is empty" if not raw.strip() else " ".join(str(error).split())
+        raise UserError(f"cannot read {path}: {reason}{advice}") from error
+    if not isinstance(content, dict):
+        raise UserError(f"cannot read {path}: it holds no JSON object{advice}")
+    return content
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Replaces a JSON file in one move, so that no reader ever sees half of it, also after a power cut."""
+    write_text(path, json.dumps(content, indent=2) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replaces a text file (UTF-8) in one move, durably."""
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        with temporary.open("w", encoding="utf-8", newline="") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Makes the names in a folder durable, on file systems and platforms that have such a call."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+@contextlib.contextmanager
+def explain_errors(folder: Path) -> Iterator[None]:
+    """Turns errors of the disk that `folder` lies on, within the block, into `UserError`s that say what to do."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in ERRORS:
+            raise
+        raise UserError(
+            f"cannot write to workdir {folder}: {error.strerror}; what was saved before is kept. Make room there and "
+            "run the same command again with this --workdir"
+        ) from error

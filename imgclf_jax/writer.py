@@ -1,0 +1,107 @@
+"""What a run writes into its workdir. Nothing before its first new step: what is refused has changed nothing."""
+
+import contextlib
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from imgclf_jax import checkpoint_folder, hosts, provenance, workdir
+from imgclf_jax.checkpoint import Checkpoints
+from imgclf_jax.logs import MetricsFiles, NoFiles
+from imgclf_jax.session import Restored
+
+
+class Writer:
+    """The files of a run, opened when the first new step has been taken.
+
+    Attributes:
+        record: `run.json`.
+        begun: whether anything has been written.
+        files: the metrics files.
+        checkpoints: the checkpoints; `None` before `begin`.
+    """
+
+    def __init__(self, folder: Path, config: ConfigDict, claim: Any, record: workdir.RunRecord):
+        """Writes nothing.
+
+        Args:
+            folder: the workdir.
+            config: the config.
+            claim: see `imgclf_jax.workdir.claim`; used by the first process only.
+            record: `run.json`.
+        """
+        self.record = record
+        self.begun = False
+        self.files: MetricsFiles | NoFiles = NoFiles()
+        self.checkpoints: Checkpoints | None = None
+        self._folder, self._config, self._claim = folder, config, claim
+        self._data: dict[str, Any] = {}
+        self._resume_step = 0
+        self._damaged: dict[int, str] = {}
+
+    def know(self, data: dict[str, Any], restored: Restored) -> None:
+        """What else `begin` needs: the data set's description and what was restored."""
+        self._data, self._resume_step, self._damaged = data, restored.step, restored.damaged
+
+    def write_down(self) -> None:
+        """Begins with the record and the config alone; of several processes not all need call it."""
+        if self.begun:
+            return
+        step = {"step": self._resume_step} if self._resume_step else {}
+        self.record.begin(seed=self._config.seed, data=self._data, provenance=provenance.collect(), **step)
+        self.begun = True
+        if hosts.is_first():
+            self._claim.keep()
+            workdir.save_config(self._folder, self._config)
+
+    def begin(self) -> None:
+        """Begins to write, unless that has happened; all processes must call it."""
+        if self.checkpoints is not None:
+            return
+        self.write_down()
+        checkpoint_folder.set_aside(self._folder, self._damaged)
+        self.open_files()
+        notes = {"class_names": self._data["class_names"], "data": self._data}
+        self.checkpoints = Checkpoints(self._folder, self._config.checkpoint.keep, notes=notes)
+
+    def end(self, **content: Any) -> None:
+        """Writes down how the session ended; but a complete run stays one if not one new step was taken."""
+        if self.begun or self.record.content.get("status") != "complete":
+            self.write_down()
+            self.record.update(**content)
+
+    def open_files(self) -> None:
+        """Opens the metrics files."""
+        if hosts.is_first():
+            self.files = MetricsFiles(self._folder, self._resume_step, self._config.log.tensorboard)
+
+    def save(self, step: int, tree: Any, valid_accuracy: float | None) -> None:
+        """Starts to save a checkpoint. Raises `UserError` if this or an earlier one cannot be saved."""
+        assert self.checkpoints is not None
+        # The rows up to this step must be there before the checkpoint that will not write them again.
+        self.files.flush()
+        self.checkpoints.save(step, tree, valid_accuracy)
+        self._note(self.checkpoints.durable)
+
+    def poll(self) -> None:
+        """Writes down the step of a checkpoint that is on disk by now. Raises `UserError` if it could not be saved."""
+        if self.checkpoints is not None:
+            self._note(self.checkpoints.poll())
+
+    def wait(self) -> None:
+        """Returns when all checkpoints are on disk. Raises `UserError` if one could not be saved."""
+        if self.checkpoints is not None:
+            self.checkpoints.wait()
+            self._note(self.checkpoints.durable)
+
+    def close(self) -> None:
+        """Closes everything. Raises `UserError` for a failed save that nobody has been told of."""
+        with contextlib.suppress(OSError):
+            self.files.close()
+        if self.checkpoints is not None:
+            self.checkpoints.close()
+
+    def _note(self, step):
+        if step is not None and step != self.record.content.get("step"):
+            self.record.update(step=step)
