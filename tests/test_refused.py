@@ -65,7 +65,7 @@ def test_a_complete_run_on_other_data_is_refused_and_stays_complete(run, complet
 @pytest.mark.parametrize(
     ("change", "difference"),
     [
-        ("--config.model.widths=(4,6,4)", "another model: parameter "),
+        ("--config.augment.crop=(20,20)", "another model: parameter "),
         ("--config.optim.name=adam", "another model: opt_state/"),
         ("--config.optim.ema_decay=0", "another model: ema/"),
     ],
