@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import orbax.checkpoint as ocp
 
-from imgclf_jax import hosts
+from imgclf_jax import hosts, older
 from imgclf_jax.errors import UserError
 from imgclf_jax.parallel import alone
 
@@ -129,7 +129,8 @@ class Checkpoints:
                 saved = self._manager.item_metadata(step)
                 return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here), saved)
             sharding = jax.tree.leaves(template)[0].sharding
-            return {"tree": template, "checksum": jax.ShapeDtypeStruct((), jnp.uint32, sharding=sharding)}
+            tree = older.template(template, self._manager.item_metadata(step)["tree"])
+            return {"tree": tree, "checksum": jax.ShapeDtypeStruct((), jnp.uint32, sharding=sharding)}
 
         def read():
             try:
@@ -141,7 +142,7 @@ class Checkpoints:
         saved = hosts.together(read)
         if "checksum" not in saved or not self._verify(saved):
             raise UserError(f"checkpoint {self.folder / str(step)} is damaged (its checksum does not match)")
-        return saved["tree"]
+        return saved["tree"] if template is None else older.complete(saved["tree"], template)
 
     def class_names(self, step: int) -> tuple[str, ...] | None:
         """Those that the checkpoint was saved with; `None` where it has none or they cannot be read."""

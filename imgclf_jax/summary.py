@@ -44,5 +44,11 @@ def show_results(
 
 
 def accuracy(result: dict[str, Any]) -> str:
-    """«0.7844 (7844 / 10000)»."""
-    return f"{result['accuracy']:.4f} ({result['correct']} / {result['count']})"
+    """For instance "0.7844 (7844 / 10000)", and how many examples have no finite logits, if there are any."""
+    return f"{result['accuracy']:.4f} ({result['correct']} / {result['count']}){not_finite(result)}"
+
+
+def not_finite(result: dict[str, Any]) -> str:
+    """Says how many examples count as wrong because a logit is not finite; empty if there are none."""
+    count = result.get("not_finite", 0)
+    return f" ({count} with logits that are not finite, counted as wrong)" if count else ""

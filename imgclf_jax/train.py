@@ -17,7 +17,7 @@ from imgclf_jax.console import Console
 from imgclf_jax.errors import UserError
 from imgclf_jax.logs import MetricsFiles, NoFiles, read_rows
 from imgclf_jax.session import Session, prepare
-from imgclf_jax.summary import show_model, show_results
+from imgclf_jax.summary import not_finite, show_model, show_results
 from imgclf_jax.validate import Plan, validate
 from imgclf_jax.validate import plan as make_plan
 
@@ -222,6 +222,7 @@ def _hooks(session: Session, plan: Plan, files: MetricsFiles | NoFiles, console:
             result = session.evaluate("valid", state)
         _write_row(files, plan, step, "valid", result)
         values = f"validation loss {result['loss']:.4f}  accuracy {result['accuracy']:.4f}"
+        values += not_finite(result)
         console.print(f"step {step}/{plan.steps}  epoch {step / plan.steps_per_epoch:.2f}  {values}")
         return result["accuracy"]
 
