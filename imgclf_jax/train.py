@@ -113,8 +113,8 @@ def _run(config, folder, console, record, signal, resume_command, allow_change, 
     show_model(console, config, plan, session.state.params, session.flops)
     files = MetricsFiles(folder, start, config.log.tensorboard) if hosts.is_first() else NoFiles()
     try:
-        if start < plan.steps:
-            session.feed(start, 1)  # The start of processes that decode is no part of the first rate.
+        # The start of processes that decode is no part of a rate, nor are the steps that they have read by then.
+        ahead = session.feed(start, plan.steps - start)[1] if streamed and start < plan.steps else 0
         console.start(start)
         state, step, stopped = loop.run(
             plan,
@@ -125,6 +125,7 @@ def _run(config, folder, console, record, signal, resume_command, allow_change, 
             session.meter,
             batch_size=config.train.batch_size,
             steps_per_dispatch=config.train.steps_per_dispatch,
+            rates_from=start + ahead,
         )
         session.feed.stop()
         console.finish()
@@ -210,9 +211,11 @@ def _hooks(session: Session, plan: Plan, files: MetricsFiles | NoFiles, console:
                 loss=now.loss,
                 accuracy=now.accuracy,
                 learning_rate=rate,
-                images_per_second=round(now.images_per_second, 1),
+                images_per_second=None if now.images_per_second is None else round(now.images_per_second, 1),
             )
-        values = f"loss {now.loss:.4f}  accuracy {now.accuracy:.4f}  {now.images_per_second:,.0f} images/s"
+        values = f"loss {now.loss:.4f}  accuracy {now.accuracy:.4f}"
+        if now.images_per_second is not None:
+            values += f"  {now.images_per_second:,.0f} images/s"
         console.train(now.step, plan.steps, f"epoch {epoch:.2f}  {values}", now.row)
 
     def evaluate_valid(state, step):
