@@ -38,9 +38,10 @@ def complete(content: Any, wanted: Any) -> Any:
     The statistics that were saved, those of the raw parameters, take the place of the missing averages: evaluation
     used them when the checkpoint was written, and with more training they are soon forgotten.
     """
-    if jax.tree.structure(content) == jax.tree.structure(wanted):
+    state = content.get("state") if isinstance(content, dict) else None
+    if not isinstance(state, dict) or not isinstance(wanted["state"], TrainState):
         return content
-    state, like = content["state"], wanted["state"].ema_stats
+    like = wanted["state"].ema_stats
     # A copy, for both are donated to the next step; an empty one without an average or without statistics.
     stats: Any = {}
     if like:

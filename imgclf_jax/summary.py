@@ -29,6 +29,12 @@ def show_model(console: Console, config: ConfigDict, plan: Plan, params: Any, fl
     )
     epochs = plan.steps / plan.steps_per_epoch
     console.print(f"{plan.steps:,} steps, {epochs:.4g} epochs of {plan.train_count:,} training examples")
+    reached = plan.steps / (9 + plan.steps)
+    if config.optim.ema_decay > reached:
+        console.print(
+            f"optim.ema_decay={config.optim.ema_decay} is not reached: the decay is at most (1 + step) / (10 + step), "
+            f"{reached:.4g} at the last step"
+        )
     if not plan.valid_count:
         console.print("no validation split: nothing is selected, the last checkpoint is the one reported")
 

@@ -18,7 +18,7 @@ from imgclf_jax.errors import UserError
 from imgclf_jax.logs import MetricsFiles, NoFiles, read_rows
 from imgclf_jax.session import Session, prepare
 from imgclf_jax.summary import not_finite, show_model, show_results
-from imgclf_jax.validate import Plan, validate
+from imgclf_jax.validate import Plan, validate, warnings
 from imgclf_jax.validate import plan as make_plan
 
 # Of a disk or a quota that is full, of one that fails or can no longer be written.
@@ -55,8 +55,8 @@ def train(config: ConfigDict, folder: Path, *, allow_config_change: bool = False
     with lock, interrupt.catch() as signal, _telling_of_storage(folder):
         for line in changed:
             console.warn(f"config changed: {line}")
-        for overlap in info.overlaps:
-            console.warn(overlap)
+        for line in warnings(config, info):
+            console.warn(line)
         console.print(f"workdir {folder}")
         if streamed:
             console.print(feed.notice(config, info))

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from imgclf_jax import augment, checkpoint, compiler, data, inputs, models, optim, parallel, workdir
+from imgclf_jax import augment, checkpoint, compiler, data, inputs, models, optim, parallel, ranges, workdir
 from imgclf_jax.errors import UserError
 from imgclf_jax.experiment import Experiment, build, template
 from imgclf_jax.validate import plan as make_plan
@@ -113,6 +113,8 @@ def _validate(settings, described, folder):
             f"{folder / 'run.json'} lacks {', '.join(lacking)} of the data; give the workdir of another run"
         )
     image_shape, classes = tuple(described["image_shape"]), len(described["class_names"])
+    if problems := ranges.problems(settings, "optim.", "augment.", "model."):
+        raise UserError("\n".join(f"{folder / 'config.json'}: {problem}" for problem in problems))
     problems = optim.problems(settings.optim) + augment.problems(settings.augment, image_shape)
     if settings.data.pixels not in inputs.PIXELS:
         problems.append(f"data.pixels={settings.data.pixels!r} must be one of {', '.join(map(repr, inputs.PIXELS))}")
