@@ -11,7 +11,7 @@ from imgclf_jax.console import Console, count
 from imgclf_jax.experiment import build, compile_run_steps
 from imgclf_jax.inputs import Normalization
 from imgclf_jax.summary import show_model
-from imgclf_jax.validate import validate
+from imgclf_jax.validate import validate, warnings
 
 
 def check(config: ConfigDict) -> None:
@@ -26,6 +26,8 @@ def check(config: ConfigDict) -> None:
 
 
 def _check(config, plan, info, console):
+    for line in warnings(config, info):
+        console.warn(line)
     image_bytes = sum(info.split_sizes.values()) * math.prod(info.image_shape)
     streamed = feed.is_streamed(config, info)
     strategy = parallel.create(config.parallel, image_bytes, streamed)

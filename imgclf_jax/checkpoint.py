@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import orbax.checkpoint as ocp
 
-from imgclf_jax import hosts
+from imgclf_jax import hosts, older
 from imgclf_jax.checkpoint_folder import FOLDER
 from imgclf_jax.checkpoint_tree import checksum, difference
 from imgclf_jax.errors import UserError
@@ -161,7 +161,11 @@ class Checkpoints:
             UserError: it is damaged.
         """
 
-        if template is not None and (problem := hosts.from_first(lambda: difference(self._saved(step), template))):
+        def asked():
+            """The template, without what the version that wrote the checkpoint did not know."""
+            return older.template(template, self._saved(step).get("tree"))
+
+        if template is not None and (problem := hosts.from_first(lambda: difference(self._saved(step), asked()))):
             raise OtherModel(
                 f"the checkpoints in {self.folder} are of another model: {problem}; choose another --workdir"
             )
@@ -171,7 +175,7 @@ class Checkpoints:
                 described = jax.tree.map(functools.partial(_describe, sharding=alone().replicated), self._saved(step))
             else:
                 sharding = jax.tree.leaves(template)[0].sharding
-                described = {"tree": template, "checksum": _describe(jnp.uint32(0), sharding)}
+                described = {"tree": asked(), "checksum": _describe(jnp.uint32(0), sharding)}
             try:
                 return self._manager.restore(step, args=ocp.args.StandardRestore(described))
             except Exception as error:
@@ -180,7 +184,7 @@ class Checkpoints:
         saved = hosts.together(read)
         if "checksum" not in saved or not self._verify(saved):
             raise UserError(f"checkpoint {self.folder / str(step)} is damaged (its checksum does not match)")
-        return saved["tree"]
+        return saved["tree"] if template is None else older.complete(saved["tree"], template)
 
     def _saved(self, step):
         """Shapes and dtypes of what was saved."""

@@ -174,7 +174,10 @@ def _optim() -> dict[str, Any]:
         "clip_norm": 0.0,
         # Probability mass spread evenly over all classes.
         "label_smoothing": 0.0,
-        # Decay of the moving average of the parameters that evaluation uses. 0: evaluate the parameters themselves.
+        # Decay of the moving average of the parameters that evaluation uses, and of the statistics of batch
+        # normalisation that go with them. 0: evaluate the parameters themselves. At step s, counted from 0, the decay
+        # is at most (1 + s) / (10 + s), so that the initial parameters are soon forgotten: 0.9 is reached at step 80,
+        # 0.99 at 890, 0.999 at 8,990 and 0.9999 at 89,990. Before that, a larger value makes no difference.
         "ema_decay": 0.0,
     }
 
@@ -190,7 +193,9 @@ def _train() -> dict[str, Any]:
         "sampling": "epoch",
         # An epoch's last, partial batch: "drop" it, or "wrap" (fill it up with the first examples of that epoch).
         "last_batch": "drop",
-        # Split each batch into this many parts and add up their gradients: less memory, the same step.
+        # Split each batch into this many parts and add up their gradients: less memory. The step is the same, except
+        # with model.norm="batch", which then normalises each part by its own statistics. The running statistics move
+        # once a step, by the mean over the parts.
         "accumulate": 1,
         # Most steps sent to the device at once. 0: about half a second's worth.
         "steps_per_dispatch": 0,
@@ -199,7 +204,7 @@ def _train() -> dict[str, Any]:
 
 def _eval() -> dict[str, Any]:
     return {
-        # Any size gives the same result; larger is faster until memory runs out.
+        # Any size gives the same result, on any number of devices; larger is faster until memory runs out.
         "batch_size": 512,
         # How often the validation split is evaluated; at most one of the two. Neither: at the end only.
         "every_steps": config_dict.placeholder(int),

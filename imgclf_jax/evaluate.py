@@ -15,7 +15,8 @@ from imgclf_jax.feed import chunk_steps
 from imgclf_jax.parallel import Parallel, alone
 
 PIECE = 64  # examples that one thread decodes at a time, at most
-NOTHING = {"loss": np.zeros((), np.float32), "correct": np.zeros((), np.int32), "count": np.zeros((), np.int32)}
+COUNTS = ("correct", "count", "not_finite")
+NOTHING = {"loss": np.zeros((), np.float32)} | {name: np.zeros((), np.int32) for name in COUNTS}
 
 
 def make_evaluate(
@@ -29,16 +30,17 @@ def make_evaluate(
 
     Args:
         eval_step: see `imgclf_jax.steps.make_eval_step`.
-        batch_size: examples a batch, on all devices together.
+        batch_size: examples a batch, on all devices together; rounded up to a multiple of the devices.
         strategy: where the arrays are; by default on one device.
 
     Returns:
         The function: `images` uint8 [N, H, W, C] and `labels` int32 [N] from `strategy.put_examples`, `total` int32:
         N, not counting what they were filled up with; `sums`: where to go on from, by default `NOTHING`. The result
-        holds `loss` (float32 sum), `correct` and `count` (int32). Where data is streamed, `images` [K, 1, B, H, W, C]
-        and `labels` [K, 1, B] are batches from `strategy.put_batches`, and `total` counts theirs.
+        holds `loss` (float32 sum), `correct`, `count` and `not_finite` (int32). If data is streamed, `images`
+        [K, 1, B, H, W, C] and `labels` [K, 1, B] are batches from `strategy.put_batches`, and `total` counts theirs.
     """
     strategy = strategy or alone()
+    batch_size = _shared(batch_size, strategy)
 
     def fetch(index, array, inside):
         if strategy.streamed:
@@ -84,6 +86,7 @@ def stream(
     Raises:
         UserError: an image cannot be read.
     """
+    batch_size = _shared(batch_size, strategy)
     count, columns = len(split), strategy.columns(batch_size)
     length = min(chunk_steps(batch_size, split.images.shape[1:]), -(-count // batch_size))
     chunks = -(-count // (length * batch_size))
@@ -107,9 +110,18 @@ def stream(
 
 
 def result(sums: dict[str, Any], expected: int) -> dict[str, float | int]:
-    """Divides once: `accuracy`, `loss` (a mean) and `count`, from sums that must cover `expected` examples."""
-    count = int(sums["count"])
-    if count != expected:
+    """Divides once, sums that must cover `expected` examples.
+
+    Returns:
+        `accuracy`, `loss` (a mean), `correct`, `count`, and `not_finite`: how many examples have a logit that is not
+        finite.
+    """
+    counts = {name: int(sums[name]) for name in COUNTS}
+    if (count := counts["count"]) != expected:
         raise AssertionError(f"evaluation saw {count} of {expected} examples")
-    correct = int(sums["correct"])
-    return {"accuracy": correct / count, "loss": float(sums["loss"]) / count, "correct": correct, "count": count}
+    return {"accuracy": counts["correct"] / count, "loss": float(sums["loss"]) / count, **counts}
+
+
+def _shared(batch_size, strategy):
+    """The next larger size that the devices can share evenly; what is more than a split has is padding."""
+    return -(-batch_size // strategy.devices) * strategy.devices

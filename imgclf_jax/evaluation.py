@@ -23,7 +23,7 @@ def evaluate_run(config: ConfigDict, folder: Path, split: str, which: str) -> di
         which: "last" or "best" (by validation accuracy).
 
     Returns:
-        `accuracy`, `loss`, `correct` and `count`.
+        See `imgclf_jax.evaluate.result`.
 
     Raises:
         UserError: no checkpoint, no such split, a checkpoint of another model.

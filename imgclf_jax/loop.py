@@ -1,6 +1,7 @@
 """The training loop: dispatches ahead of the results, and at the right steps writes rows, evaluates and saves."""
 
 import collections
+import contextlib
 import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -31,14 +32,15 @@ class Progress(NamedTuple):
         step: steps taken.
         loss: mean over the examples since the last row.
         accuracy: likewise, on augmented images.
-        images_per_second: likewise, not counting evaluation and saving.
+        images_per_second: likewise, not counting evaluation and saving. The time that was spent waiting for a chunk of
+            streamed data is spread evenly over the steps of that chunk. `None` if it is not known yet.
         row: whether a row of the metrics files is due.
     """
 
     step: int
     loss: float
     accuracy: float
-    images_per_second: float
+    images_per_second: float | None
     row: bool
 
 
@@ -72,6 +74,7 @@ def run(
     *,
     batch_size: int,
     steps_per_dispatch: int = 0,
+    rates_from: int = 0,
 ) -> tuple[TrainState, int, int]:
     """Trains from where `state` is to the end of the plan, or until asked to stop.
 
@@ -79,12 +82,13 @@ def run(
         plan: durations in steps.
         hooks: what to do on the way.
         run_steps: the compiled function of `imgclf_jax.dispatch`; `state` is donated to it.
-        feed: (step, count) -> what `run_steps` works on from there, and for how many steps, at most `count`; see
-            `imgclf_jax.feed`.
+        feed: (step, wanted) -> what `run_steps` works on from there, and how many steps it serves, at most `wanted`;
+            see `imgclf_jax.feed`.
         state: the state to start from.
         meter: sums since the last row.
         batch_size: examples a step.
         steps_per_dispatch: most steps in one dispatch; 0 adapts it to `SECONDS_A_DISPATCH`.
+        rates_from: the step from which rates are measured. What was read before training began cost no time here.
 
     Returns:
         The state, the number of steps it has taken, and the signal that stopped it, or 0.
@@ -102,14 +106,14 @@ def run(
     def settle():
         """Waits for the oldest dispatch in flight and reports it."""
         nonlocal longest, proposed, stopping
-        end, count, sums, votes = pending.popleft()
+        end, count, sums, votes, waiting = pending.popleft()
         sums = jax.device_get(sums)
         if sums["bad_step"] >= 0:
             raise Diverged(int(sums["bad_step"]))
-        seconds = watch.tick(count)
-        if not steps_per_dispatch:
+        seconds = watch.tick(count if end - count >= rates_from else 0, waiting)
+        if seconds and not steps_per_dispatch:
             # At most doubled: the first measurements are of a single step, and noisy.
-            proposed = max(1, min(2 * longest, round(SECONDS_A_DISPATCH * count / max(seconds, 1e-6))))
+            proposed = max(1, min(2 * longest, round(SECONDS_A_DISPATCH * count / seconds)))
         if votes is None:
             longest = proposed
         else:
@@ -131,11 +135,13 @@ def run(
         count = min(longest, plan.steps - step)
         for every in (plan.log_every, plan.eval_every, plan.checkpoint_every):
             count = min(count, every - step % every) if every else count
-        arguments, count = feed(step, count)
+        with watch.waiting():
+            arguments, rest = feed(step, plan.steps - step)
+        count = min(count, rest)
         state, meter = run_steps(state, meter, *arguments, np.int32(count))
         step += count
         votes = hooks.agree(np.array([hooks.stop(), -proposed], np.int32)) if hooks.agree else None
-        pending.append((step, count, meter, votes))
+        pending.append((step, count, meter, votes, watch.share(count, rest)))
         # One dispatch stays in flight, so that the device never waits for the host.
         while len(pending) > 1:
             settle()
@@ -159,10 +165,15 @@ def _due(step, every, steps):
 
 
 class _Watch:
-    """Images a second since the last row, leaving out what is not training."""
+    """Images a second since the last row, leaving out what is not training.
+
+    Chunks of streamed data are waited for as a whole and then used up quickly. To give every step the same time, the
+    wait for a chunk is spread over the steps that it serves.
+    """
 
     def __init__(self, batch_size):
         self._batch_size = batch_size
+        self._unshared = 0.0  # seconds that were spent waiting for the data of steps not yet dispatched
         self.restart()
         self.resume()
 
@@ -170,14 +181,36 @@ class _Watch:
         self._seconds, self._steps = 0.0, 0
 
     def resume(self):
-        self._last = time.perf_counter()
+        self._last, self._waited = time.perf_counter(), 0.0
 
-    def tick(self, steps):
-        now = time.perf_counter()
-        seconds, self._last = now - self._last, now
-        self._seconds += seconds
-        self._steps += steps
+    @contextlib.contextmanager
+    def waiting(self):
+        """Around the call that may wait for data."""
+        began = time.perf_counter()
+        yield
+        seconds = time.perf_counter() - began
+        self._waited += seconds
+        self._unshared += seconds
+
+    def share(self, steps, rest):
+        """The seconds of waiting that fall to `steps`, of the `rest` that the data at hand serves."""
+        seconds = self._unshared * steps / rest
+        self._unshared -= seconds
         return seconds
 
+    def tick(self, steps, waiting):
+        """A dispatch of `steps` steps that are to be counted, with their share of waiting, has ended.
+
+        Returns:
+            The seconds that it took; 0 if that is not known, because most of the time was spent waiting for data.
+        """
+        now = time.perf_counter()
+        passed, waited = now - self._last, self._waited
+        self._last, self._waited = now, 0.0
+        if steps:
+            self._seconds += max(passed - waited, 0.0) + waiting
+            self._steps += steps
+        return passed - waited if waited < passed / 2 else 0.0
+
     def rate(self):
-        return self._steps * self._batch_size / max(self._seconds, 1e-9)
+        return self._steps * self._batch_size / max(self._seconds, 1e-9) if self._steps else None

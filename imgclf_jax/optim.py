@@ -75,7 +75,7 @@ def _kernels(params):
 
 
 def problems(config: ConfigDict) -> list[str]:
-    """What is wrong with `config.optim`, a line each."""
+    """What is wrong with `config.optim`, a line each, beside the ranges of its numbers in `imgclf_jax.ranges`."""
     found = []
     if config.name not in OPTIMIZERS:
         found.append(f"optim.name={config.name!r} is not an optimiser; choose one of {', '.join(OPTIMIZERS)}")
@@ -83,16 +83,9 @@ def problems(config: ConfigDict) -> list[str]:
         found.append(f"optim.schedule={config.schedule!r} is not a schedule; choose one of {', '.join(SCHEDULES)}")
     if config.decay_mask not in ("kernels", "all"):
         found.append(f'optim.decay_mask={config.decay_mask!r} must be "kernels" or "all"')
-    if not config.learning_rate > 0:
-        found.append(f"optim.learning_rate={config.learning_rate} must be above 0")
     if config.schedule == "exponential" and not config.final_fraction > 0:
-        found.append("optim.final_fraction must be above 0 for the exponential schedule, which never reaches 0")
-    for name in ("weight_decay", "clip_norm", "eps"):
-        if not config[name] >= 0:
-            found.append(f"optim.{name}={config[name]} must not be negative")
-    for name in ("momentum", "b1", "b2", "label_smoothing", "ema_decay"):
-        if not 0 <= config[name] < 1:
-            found.append(f"optim.{name}={config[name]} must be at least 0 and below 1")
-    if not 0 <= config.final_fraction <= 1:
-        found.append(f"optim.final_fraction={config.final_fraction} must lie between 0 and 1")
+        found.append(
+            f"optim.final_fraction={config.final_fraction} must be above 0 for the exponential schedule, which never "
+            "reaches 0; for instance --config.optim.final_fraction=0.01"
+        )
     return found

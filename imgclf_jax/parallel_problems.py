@@ -8,14 +8,16 @@ from ml_collections import ConfigDict
 from imgclf_jax.parallel import AXES, EXPLICIT, PLACEMENTS, STRATEGIES
 
 
-def problems(config: ConfigDict, batch_sizes: dict[str, int]) -> list[str]:
+def problems(config: ConfigDict, batch_size: int, accumulate: int = 1) -> list[str]:
     """What is wrong with `config.parallel`, a line each.
 
     Args:
         config: the `parallel` section.
-        batch_sizes: field name -> number of examples that the devices must share evenly.
+        batch_size: `train.batch_size`, which the devices must share evenly.
+        accumulate: `train.accumulate`, the parts of the batch, each of which the devices must share evenly.
     """
-    found = []
+    uneven = _division(batch_size, accumulate, 1)
+    found = list(uneven)
     for field, choices in (("strategy", STRATEGIES), ("data", PLACEMENTS)):
         if config[field] not in choices:
             found.append(f"parallel.{field}={config[field]!r} is unknown; choose one of {', '.join(choices)}")
@@ -45,7 +47,21 @@ def problems(config: ConfigDict, batch_sizes: dict[str, int]) -> list[str]:
         found.append("parallel.strategy='pmap' works in one process; use jit or shard_map")
     if config.strategy == "pmap" and config.data == "sharded":
         found.append('parallel.data="sharded": strategy pmap holds the data set whole; use jit or shard_map')
-    for name, size in batch_sizes.items():
-        if size > 0 and size % used:
-            found.append(f"{name}={size} is not divisible by the {used} devices; choose a multiple of {used}")
-    return found
+    return found if uneven else found + _division(batch_size, accumulate, used)
+
+
+def _division(batch_size, accumulate, devices):
+    """A line if a batch cannot be cut into `accumulate` parts that `devices` share evenly."""
+    if batch_size < 1 or accumulate < 1 or batch_size % (accumulate * devices) == 0:
+        return []
+    parts = f" in train.accumulate={accumulate} parts" if accumulate > 1 else ""
+    lower = batch_size // (accumulate * devices) * accumulate * devices
+    sizes = [size for size in (lower, lower + accumulate * devices) if size]
+    flags = " or ".join(f"--config.train.batch_size={size}" for size in sizes)
+    if devices > 1:
+        return [f"train.batch_size={batch_size}{parts} cannot be shared evenly by the {devices} devices; take {flags}"]
+    divisor = next(parts for parts in range(min(accumulate, batch_size), 0, -1) if batch_size % parts == 0)
+    return [
+        f"train.batch_size={batch_size} is not divisible by train.accumulate={accumulate}; take {flags}, or "
+        f"--config.train.accumulate={divisor}"
+    ]

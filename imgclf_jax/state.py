@@ -20,6 +20,7 @@ class TrainState(flax.struct.PyTreeNode):
         batch_stats: running means and variances of batch normalisation; empty without it.
         opt_state: the optimiser's.
         ema: moving average of `params`; empty without one.
+        ema_stats: moving average of `batch_stats`, with the same decay as `ema`; empty without either.
     """
 
     step: jax.Array
@@ -27,10 +28,17 @@ class TrainState(flax.struct.PyTreeNode):
     batch_stats: Any
     opt_state: optax.OptState
     ema: Any
+    ema_stats: Any
 
     def eval_variables(self) -> dict[str, Any]:
-        """What evaluation applies the network with: the averaged parameters where there are any."""
-        return {"params": self.ema or self.params, "batch_stats": self.batch_stats}
+        """What evaluation applies the network with: averaged parameters and their statistics, if there are any.
+
+        Averaged parameters need averaged statistics. The running ones follow the raw parameters of the last few
+        steps, whose activations have another mean and variance.
+        """
+        if self.ema:
+            return {"params": self.ema, "batch_stats": self.ema_stats}
+        return {"params": self.params, "batch_stats": self.batch_stats}
 
 
 def init_state(
@@ -43,15 +51,17 @@ def init_state(
         optimizer: see `imgclf_jax.optim`.
         key: the experiment's key; the "init" stream is taken from it.
         image_shape: (H, W, C) of what the network sees, after cropping.
-        ema: whether to keep a moving average of the parameters.
+        ema: whether to keep a moving average of the parameters and of the statistics.
     """
     variables = model.init(stream(key, "init"), jnp.zeros((1, *image_shape)), train=False)
-    params = variables["params"]
+    params, batch_stats = variables["params"], variables.get("batch_stats", {})
+    # Copies: all of these are donated to the step, and one buffer cannot be donated twice.
+    average, average_stats = jax.tree.map(jnp.copy, (params, batch_stats)) if ema else ({}, {})
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
-        batch_stats=variables.get("batch_stats", {}),
+        batch_stats=batch_stats,
         opt_state=optimizer.init(params),
-        # A copy: params and ema are both donated to the step, and one buffer cannot be donated twice.
-        ema=jax.tree.map(jnp.copy, params) if ema else {},
+        ema=average,
+        ema_stats=average_stats,
     )

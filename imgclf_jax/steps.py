@@ -33,8 +33,10 @@ def make_train_step(
         prepare: (key, images uint8 [B, H, W, C], positions int32 [B]) -> what the network sees, float32. Augmentation
             and normalisation; an image's draw depends on the key and on its position alone.
         label_smoothing: probability mass spread evenly over all classes.
-        ema_decay: decay of the parameters' moving average; less at first, see `_average`. 0: none.
-        accumulate: number of equal parts that the batch is split into, one forward and backward pass each.
+        ema_decay: decay of the moving average of the parameters and of the running statistics; less at first, see
+            `_average`. 0: none.
+        accumulate: number of equal parts that the batch is split into, one forward and backward pass each. The step is
+            the same, except that batch normalisation sees each part alone.
         all_sum: sums a pytree over all who take this step together, each with a share of the batch.
 
     Returns:
@@ -49,7 +51,7 @@ def make_train_step(
         logits, changed = model.apply(variables, images, train=True, keys=keys, mutable=["batch_stats"])
         logits = logits.astype(jnp.float32)
         total = _cross_entropy(logits, labels, label_smoothing).sum()
-        correct = jnp.sum(logits.argmax(-1) == labels, dtype=jnp.int32)
+        correct = jnp.sum(_hits(logits, labels), dtype=jnp.int32)
         return total, (changed.get("batch_stats", {}), correct)
 
     differentiate = jax.value_and_grad(loss, has_aux=True)
@@ -63,14 +65,15 @@ def make_train_step(
     def in_parts(params, batch_stats, batch, key):
         parts = jax.tree.map(lambda x: x.reshape(accumulate, -1, *x.shape[1:]), batch)
 
-        def add(carry, part):
-            grads, batch_stats, total, correct = carry
-            more_grads, batch_stats, more, hits = one_pass(params, batch_stats, part, key)
-            return (jax.tree.map(jnp.add, grads, more_grads), batch_stats, total + more, correct + hits), None
+        def add(sums, part):
+            grads, stats, total, correct = one_pass(params, batch_stats, part, key)
+            # One update a step, whatever the number of parts: each starts from the same running statistics, and the
+            # mean of the results is kept.
+            stats = jax.tree.map(lambda x: x / accumulate, stats)
+            return jax.tree.map(jnp.add, sums, (grads, stats, total, correct)), None
 
-        zeros = jax.tree.map(jnp.zeros_like, params)
-        start = (zeros, batch_stats, jnp.zeros((), jnp.float32), jnp.zeros((), jnp.int32))
-        return jax.lax.scan(add, start, parts)[0]
+        zeros = jax.tree.map(jnp.zeros_like, (params, batch_stats))
+        return jax.lax.scan(add, (*zeros, jnp.zeros((), jnp.float32), jnp.zeros((), jnp.int32)), parts)[0]
 
     def train_step(state: TrainState, batch: Batch, key: jax.Array) -> tuple[TrainState, Metrics]:
         share = batch["label"].shape[0]
@@ -82,12 +85,16 @@ def make_train_step(
         grads = jax.tree.map(lambda g: g / count, grads)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
+        averages = state.ema, state.ema_stats
+        if ema_decay:
+            averages = _average(averages, (params, batch_stats), ema_decay, state.step)
         new_state = TrainState(
             step=state.step + 1,
             params=params,
             batch_stats=batch_stats,
             opt_state=opt_state,
-            ema=_average(state.ema, params, ema_decay, state.step) if ema_decay else state.ema,
+            ema=averages[0],
+            ema_stats=averages[1],
         )
         metrics = {
             "loss": total,
@@ -111,23 +118,33 @@ def make_eval_step(
         prepare: images uint8 [B, H, W, C] -> what the network sees, float32.
 
     Returns:
-        The step. `batch` holds `image`, `label` and `mask` bool [B]; metrics: `loss` (float32), `correct` and `count`
-        (int32).
+        The step. `batch` holds `image`, `label` and `mask` bool [B]; metrics: `loss` (float32), `correct`, `count` and
+        `not_finite` (int32), the examples with a logit that is not finite. They are never counted as correct.
     """
 
     def eval_step(variables: dict[str, Any], batch: Batch) -> Metrics:
         logits: Any = model.apply(variables, prepare(batch["image"]), train=False)
         logits, mask = logits.astype(jnp.float32), batch["mask"]
         losses = _cross_entropy(logits, batch["label"], 0.0)
-        hits = logits.argmax(-1) == batch["label"]
         return {
             # `where`, not a product: what stands in the padding may be infinite.
             "loss": jnp.where(mask, losses, 0.0).sum(),
-            "correct": jnp.sum(hits & mask, dtype=jnp.int32),
+            "correct": jnp.sum(_hits(logits, batch["label"]) & mask, dtype=jnp.int32),
             "count": jnp.sum(mask, dtype=jnp.int32),
+            "not_finite": jnp.sum(~_finite(logits) & mask, dtype=jnp.int32),
         }
 
     return eval_step
+
+
+def _finite(logits):
+    """bool [B]: whether all logits of an example are finite."""
+    return jnp.isfinite(logits).all(-1)
+
+
+def _hits(logits, labels):
+    """bool [B]: whether the largest logit is the label's. `argmax` alone would take NaN for class 0."""
+    return (logits.argmax(-1) == labels) & _finite(logits)
 
 
 def _cross_entropy(logits, labels, smoothing):

@@ -29,6 +29,12 @@ def show_model(console: Console, config: ConfigDict, plan: Plan, params: Any, fl
     )
     epochs = plan.steps / plan.steps_per_epoch
     console.print(f"{plan.steps:,} steps, {epochs:.4g} epochs of {plan.train_count:,} training examples")
+    reached = plan.steps / (9 + plan.steps)
+    if config.optim.ema_decay > reached:
+        console.print(
+            f"optim.ema_decay={config.optim.ema_decay} is not reached: the decay is at most (1 + step) / (10 + step), "
+            f"{reached:.4g} at the last step"
+        )
     if not plan.valid_count:
         console.print("no validation split: nothing is selected, the last checkpoint is the one reported")
 
@@ -44,5 +50,11 @@ def show_results(
 
 
 def accuracy(result: dict[str, Any]) -> str:
-    """«0.7844 (7844 / 10000)»."""
-    return f"{result['accuracy']:.4f} ({result['correct']} / {result['count']})"
+    """For instance "0.7844 (7844 / 10000)", and how many examples have no finite logits, if there are any."""
+    return f"{result['accuracy']:.4f} ({result['correct']} / {result['count']}){not_finite(result)}"
+
+
+def not_finite(result: dict[str, Any]) -> str:
+    """Says how many examples count as wrong because a logit is not finite; empty if there are none."""
+    count = result.get("not_finite", 0)
+    return f" ({count} with logits that are not finite, counted as wrong)" if count else ""

@@ -18,9 +18,10 @@ from imgclf_jax.console import Console
 from imgclf_jax.errors import UserError
 from imgclf_jax.rows import read_rows
 from imgclf_jax.session import Session, prepare, restore
-from imgclf_jax.summary import show_model, show_results
+from imgclf_jax.summary import not_finite, show_model, show_results
 from imgclf_jax.validate import Plan, validate
 from imgclf_jax.validate import plan as make_plan
+from imgclf_jax.validate import warnings as config_warnings
 from imgclf_jax.writer import Writer
 
 
@@ -60,8 +61,8 @@ def train(
         before = resume.inspect(folder, config, allow_config_change)
         for line in before.changed:
             console.warn(f"config changed: {line}")
-        for overlap in info.overlaps:
-            console.warn(overlap)
+        for line in config_warnings(config, info):
+            console.warn(line)
         console.print(f"workdir {folder}")
         if streamed:
             console.print(feed.notice(config, info))
@@ -126,8 +127,8 @@ def _run(config, folder, console, writer, before, signal, resume_command, allow_
         console.print(f"resuming at step {start} of {plan.steps}")
     show_model(console, config, plan, session.state.params, session.flops)
     try:
-        if start < plan.steps:
-            session.feed(start, 1)  # The start of processes that decode is no part of the first rate.
+        # The start of processes that decode is no part of a rate, nor are the steps that they have read by then.
+        ahead = session.feed(start, plan.steps - start)[1] if streamed and start < plan.steps else 0
         console.start(start)
         state, step, stopped = loop.run(
             plan,
@@ -138,6 +139,7 @@ def _run(config, folder, console, writer, before, signal, resume_command, allow_
             session.meter,
             batch_size=config.train.batch_size,
             steps_per_dispatch=config.train.steps_per_dispatch,
+            rates_from=start + ahead,
         )
         session.feed.stop()
         console.finish()
@@ -228,9 +230,11 @@ def _hooks(session: Session, plan: Plan, writer: Writer, console: Console, signa
                 loss=now.loss,
                 accuracy=now.accuracy,
                 learning_rate=rate,
-                images_per_second=round(now.images_per_second, 1),
+                images_per_second=None if now.images_per_second is None else round(now.images_per_second, 1),
             )
-        values = f"loss {now.loss:.4f}  accuracy {now.accuracy:.4f}  {now.images_per_second:,.0f} images/s"
+        values = f"loss {now.loss:.4f}  accuracy {now.accuracy:.4f}"
+        if now.images_per_second is not None:
+            values += f"  {now.images_per_second:,.0f} images/s"
         console.train(now.step, plan.steps, f"epoch {epoch:.2f}  {values}", now.row)
 
     def evaluate_valid(state, step):
@@ -240,6 +244,7 @@ def _hooks(session: Session, plan: Plan, writer: Writer, console: Console, signa
             result = session.evaluate("valid", state)
         _write_row(writer, plan, step, "valid", result)
         values = f"validation loss {result['loss']:.4f}  accuracy {result['accuracy']:.4f}"
+        values += not_finite(result)
         console.print(f"step {step}/{plan.steps}  epoch {step / plan.steps_per_epoch:.2f}  {values}")
         return result["accuracy"]
 

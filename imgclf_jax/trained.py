@@ -21,6 +21,7 @@ from imgclf_jax import (
     models,
     optim,
     parallel,
+    ranges,
     record,
     workdir,
 )
@@ -169,6 +170,8 @@ def check_classes(trained: Trained, dataset: data.Dataset) -> None:
 def _validate(settings, described, folder):
     """Files of a workdir may have been edited: raises `UserError` for what could not be a run's."""
     image_shape, classes = tuple(described["image_shape"]), len(described["class_names"])
+    if problems := ranges.problems(settings, "optim.", "augment.", "model."):
+        raise UserError("\n".join(f"{folder / 'config.json'}: {problem}" for problem in problems))
     problems = optim.problems(settings.optim) + augment.problems(settings.augment, image_shape)
     if settings.data.pixels not in inputs.PIXELS:
         problems.append(f"data.pixels={settings.data.pixels!r} must be one of {', '.join(map(repr, inputs.PIXELS))}")

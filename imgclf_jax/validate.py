@@ -1,11 +1,10 @@
 """Finds everything that is wrong with a config before any data is read, and turns durations into steps."""
 
-import math
 from typing import NamedTuple
 
 from ml_collections import ConfigDict
 
-from imgclf_jax import augment, data, inputs, models, optim, parallel_problems, sampling
+from imgclf_jax import augment, data, inputs, models, optim, parallel_problems, ranges, sampling
 from imgclf_jax import config as configs
 from imgclf_jax.errors import UserError
 
@@ -44,18 +43,6 @@ CHOICES = {
     "eval.report": ("last", "best"),
     "log.progress": ("auto", "bar", "lines", "none"),
 }
-AT_LEAST = {
-    "train.batch_size": 1,
-    "train.accumulate": 1,
-    "train.steps_per_dispatch": 0,
-    "eval.batch_size": 1,
-    "data.max_device_bytes": 0,
-    "data.workers": 0,
-    "log.every_steps": 1,
-    "log.line_seconds": 0,
-    "checkpoint.keep": 1,
-    "seed": 0,
-}
 
 
 def validate(config: ConfigDict) -> tuple[Plan, data.Info]:
@@ -69,20 +56,10 @@ def validate(config: ConfigDict) -> tuple[Plan, data.Info]:
     """
     if problems := configs.problems(config):
         raise UserError("\n".join(problems))
-    problems = value_problems(config)
-    if config.seed >= 2**32:  # JAX's keys are made from 32 bits: others would be cut off without a word.
-        problems.append(f"seed={config.seed} must be below 2**32")
-    problems += optim.problems(config.optim)
-    sizes = {"eval.batch_size": config.eval.batch_size}
-    if config.train.accumulate >= 1:
-        part, rest = divmod(config.train.batch_size, config.train.accumulate)
-        sizes["train.batch_size / train.accumulate"] = part
-        if rest:
-            problems.append(
-                f"train.batch_size={config.train.batch_size} is not divisible by "
-                f"train.accumulate={config.train.accumulate}"
-            )
-    problems += parallel_problems.problems(config.parallel, sizes)
+    if wrong := ranges.wrong_types(config):
+        raise UserError("\n".join(wrong))
+    problems = value_problems(config) + optim.problems(config.optim)
+    problems += parallel_problems.problems(config.parallel, config.train.batch_size, config.train.accumulate)
     problems += _durations(config)
     info = None
     try:
@@ -102,15 +79,29 @@ def validate(config: ConfigDict) -> tuple[Plan, data.Info]:
             how = "add photos for validation" if config.data.source == "folder" else "set data.valid_split"
             problems.append(f'eval.report="best" needs a validation split; {how} or set eval.report="last"')
     if problems or info is None:
-        raise UserError("\n".join(problems))
-    return plan(config, info.split_sizes), info
+        raise UserError("\n".join(_first_of_each_field(problems)))
+    found = plan(config, info.split_sizes)
+    if too_long := _too_long(config, found):
+        raise UserError("\n".join(too_long))
+    return found, info
+
+
+def warnings(config: ConfigDict, info: data.Info) -> list[str]:
+    """What a valid config does that its author may not expect; a line each, for training and for `--mode=check`."""
+    found = list(info.overlaps)
+    if config.train.accumulate > 1 and config.model.norm == "batch":
+        part = config.train.batch_size // config.train.accumulate
+        found.append(
+            f'train.accumulate={config.train.accumulate} with model.norm="batch": each part of {part} examples is '
+            "normalised by its own statistics, so that the step is not the same as with --config.train.accumulate=1"
+        )
+    return found
 
 
 def value_problems(config: ConfigDict, section: str = "") -> list[str]:
     """What is wrong with single values, a line each; `section`: of the fields alone that begin with it."""
     found = [_choice(config, path, choices) for path, choices in CHOICES.items() if path.startswith(section)]
-    found += [_minimum(config, path, least) for path, least in AT_LEAST.items() if path.startswith(section)]
-    return [problem for problem in found if problem]
+    return ranges.problems(config, section) + [problem for problem in found if problem]
 
 
 def plan(config: ConfigDict, counts: dict[str, int]) -> Plan:
@@ -150,11 +141,6 @@ def _choice(config, path, choices):
     return None
 
 
-def _minimum(config, path, least):
-    value = _get(config, path)
-    return f"{path}={value} must be at least {least}" if value < least else None
-
-
 def _get(config, path):
     for part in path.split("."):
         config = config[part]
@@ -177,12 +163,38 @@ def _durations(config):
             found.append(f"{both}: give one of the two, not both")
         elif needed and not given:
             found.append(f"how long to train? give {' or '.join(values)}")
-        found += [
-            f"{name}={value} must be a number above 0"
-            for name, value in given.items()
-            if not math.isfinite(value) or value < 0
-        ]
     return found
+
+
+def _too_long(config, plan):
+    """What does not fit into the int32 numbers in which the devices count steps, and examples since the last row."""
+    durations = {
+        "train.epochs": plan.steps,
+        "optim.warmup_epochs": plan.warmup_steps,
+        "eval.every_epochs": plan.eval_every,
+        "checkpoint.every_epochs": plan.checkpoint_every,
+    }
+    found = [
+        f"{path}={_get(config, path)} are {steps:.4g} steps; at most {ranges.STEPS} can be counted; for instance "
+        f"--config.{path}=10"
+        for path, steps in durations.items()
+        if _get(config, path) and steps > ranges.STEPS
+    ]
+    row, most = min(plan.log_every, plan.steps), (2**31 - 1) // config.train.batch_size
+    if row > most and not found:
+        found.append(
+            f"log.every_steps={config.log.every_steps}: more than {most} steps of {config.train.batch_size} examples "
+            f"cannot be counted in a row; for instance --config.log.every_steps={min(most, 1000)}"
+        )
+    return found
+
+
+def _first_of_each_field(problems):
+    """Several checks may refuse the same value; the first says enough."""
+    found: dict[str, str] = {}
+    for problem in problems:
+        found.setdefault(problem.partition("=")[0], problem)
+    return list(found.values())
 
 
 def _image_shape(config):

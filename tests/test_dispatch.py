@@ -137,7 +137,7 @@ def order_of(seed, epoch):
 def seen_at(seed, step, start, lengths, replacement):
     """What `step` sees of a run that starts at step `start`, as a resumed one does, in dispatches of `lengths`."""
     images = jnp.zeros((BATCH, 6, 6, 3)), jnp.zeros(BATCH, jnp.int32)
-    state = TrainState(step=jnp.int32(start), params=images, batch_stats={}, opt_state=(), ema={})
+    state = TrainState(step=jnp.int32(start), params=images, batch_stats={}, opt_state=(), ema={}, ema_stats={})
     lengths = list(lengths)
     while int(state.step) <= step:
         now = int(state.step)

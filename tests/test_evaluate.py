@@ -6,9 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from synthetic import make_data
+from synthetic import make_config, make_data
 
-from imgclf_jax import evaluate
+from imgclf_jax import evaluate, parallel, summary
+from imgclf_jax.data.types import Split
 from imgclf_jax.models import Softmax
 from imgclf_jax.steps import make_eval_step
 
@@ -57,6 +58,7 @@ def test_sums_do_not_depend_on_the_batch_size(batch_size):
         "loss": pytest.approx(loss / COUNT, rel=1e-5),
         "correct": correct,
         "count": COUNT,
+        "not_finite": 0,
     }
 
 
@@ -66,7 +68,8 @@ def test_every_example_comes_once_with_its_label(batch_size):
     def digits(variables, batch):
         value = jnp.where(batch["mask"], 10 ** batch["image"][:, 0, 0, 0].astype(jnp.int32), 0)
         same = batch["label"] == batch["image"][:, 0, 0, 0]
-        return {"loss": jnp.float32(0), "correct": value.sum(), "count": jnp.sum(same & batch["mask"], dtype=jnp.int32)}
+        count = jnp.sum(same & batch["mask"], dtype=jnp.int32)
+        return {"loss": jnp.float32(0), "correct": value.sum(), "count": count, "not_finite": jnp.int32(0)}
 
     images = np.arange(9, dtype=np.uint8).reshape(9, 1, 1, 1)
     run = jax.jit(evaluate.make_evaluate(digits, batch_size))
@@ -94,6 +97,46 @@ def test_an_infinite_loss_of_the_last_example_does_not_multiply():
 
 @pytest.mark.parametrize("seen", [COUNT - 1, COUNT + 1, 0])
 def test_a_wrong_count_is_an_error(seen):
-    sums = {"loss": np.float32(1), "correct": np.int32(0), "count": np.int32(seen)}
+    sums = evaluate.NOTHING | {"count": np.int32(seen)}
     with pytest.raises(AssertionError, match=f"{seen} of {COUNT}"):
         evaluate.result(sums, COUNT)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_examples_without_finite_logits_are_wrong_and_counted(bad):
+    # White images get the bad weight's product; of all others every class is as likely, so that class 0 is predicted.
+    images = np.zeros((7, 4, 4, 1), np.uint8)
+    images[[1, 4, 5], 0, 0] = 255
+    kernel = np.zeros((16, 3), np.float32)
+    kernel[0, 1] = 1
+    variables = {"params": {"output": {"kernel": kernel, "bias": np.zeros(3, np.float32)}}}
+
+    def prepare(images):
+        floats = to_floats(images)
+        return jnp.where(floats == 1, bad, floats)
+
+    run = jax.jit(evaluate.make_evaluate(make_eval_step(MODEL, prepare), 4))
+    for label in range(3):
+        result = evaluate.result(run(variables, images, np.full(7, label, np.int32), 7), 7)
+        assert (result["correct"], result["not_finite"], result["count"]) == (4 if label == 0 else 0, 3, 7)
+    assert "3 with logits that are not finite" in summary.accuracy(result)
+    assert summary.not_finite(result | {"not_finite": 0}) == ""
+
+
+@pytest.mark.parametrize("devices", [3, 5, 6, 7])
+@pytest.mark.parametrize("strategy", ["jit", "pmap", "shard_map"])
+@pytest.mark.parametrize("streamed", [False, True])
+def test_any_batch_size_is_exact_on_any_number_of_devices(devices, strategy, streamed):
+    if jax.device_count() < devices:
+        pytest.skip("needs more devices")
+    where = {"parallel.devices": devices, "parallel.strategy": strategy}
+    layout = parallel.create(make_config(where).parallel, streamed=streamed)
+    run = layout.compile(evaluate.make_evaluate(make_eval_step(MODEL, to_floats), 8, layout), examples=(1, 2))
+    if streamed:
+        split = Split(IMAGES, LABELS, np.arange(COUNT))
+        sums = evaluate.stream(run, VARIABLES, split, layout, 8)
+    else:
+        sums = run(VARIABLES, *layout.put_examples((IMAGES, LABELS)), np.int32(COUNT))
+    loss, correct = by_numpy()
+    assert (int(sums["count"]), int(sums["correct"])) == (COUNT, correct)
+    assert float(sums["loss"]) == pytest.approx(loss, rel=1e-5)

@@ -60,7 +60,7 @@ def test_training_moved_everything():
     # Or the comparison above would say nothing.
     (state, meters), evaluation = trained("jit", 1)
     before = trainer("jit", 1).init()
-    for part in ("params", "batch_stats", "ema"):
+    for part in ("params", "batch_stats", "ema", "ema_stats"):
         for old, new in zip(jax.tree.leaves(getattr(before, part)), jax.tree.leaves(getattr(state, part)), strict=True):
             assert np.abs(np.asarray(old) - new).max() > 1e-3, part
     assert np.abs(state.params["conv1"]["kernel"] - state.ema["conv1"]["kernel"]).max() > 1e-3

@@ -10,28 +10,28 @@ from imgclf_jax import parallel, parallel_problems
 ALL = jax.device_count()
 
 
-def problems(batch_sizes=None, **fields):
+def problems(batch_size=16, accumulate=1, **fields):
     config = make_config({"parallel.devices": 8}, {f"parallel.{name}": value for name, value in fields.items()})
-    return parallel_problems.problems(config.parallel, batch_sizes or {})
+    return parallel_problems.problems(config.parallel, batch_size, accumulate)
 
 
 @pytest.mark.parametrize("strategy", parallel.STRATEGIES)
 @pytest.mark.parametrize("data", ["auto", "replicated"])
 @pytest.mark.parametrize(("devices", "mesh"), [(1, ()), (2, (2, 1)), (8, ()), (8, (8, 1))])
 def test_what_can_be_run_is_accepted(strategy, data, devices, mesh):
-    assert problems({"train": 16, "eval": 8 * devices}, strategy=strategy, data=data, devices=devices, mesh=mesh) == []
+    assert problems(16, strategy=strategy, data=data, devices=devices, mesh=mesh) == []
 
 
 @pytest.mark.parametrize("mesh", [(2, 4), (4, 2), (1, 8)])
 def test_jit_accepts_a_model_axis(mesh):
     for strategy in ("auto", "jit"):
         for data in parallel.PLACEMENTS:
-            assert problems({"train": 16}, strategy=strategy, mesh=mesh, data=data) == []
+            assert problems(16, strategy=strategy, mesh=mesh, data=data) == []
     assert problems(strategy="shard_map", data="sharded") == []
 
 
 def test_one_device_shares_a_batch_of_any_size():
-    assert problems({"train": 7, "eval": 1}, devices=1) == []
+    assert problems(7, devices=1) == []
 
 
 @pytest.mark.parametrize(
@@ -60,20 +60,51 @@ def test_a_problem_names_the_field_and_what_to_do(fields, words):
         assert word in line
 
 
-def test_batches_that_the_devices_cannot_share_are_named():
-    train, evaluate = problems({"train.batch_size": 12, "eval.batch_size": 9, "fine": 16})
-    assert "train.batch_size=12" in train and "multiple of 8" in train
-    assert "eval.batch_size=9" in evaluate and "multiple of 8" in evaluate
-    # They are shared by all devices of a mesh, and by what zero devices stand for.
-    (line,) = problems({"train.batch_size": 4}, mesh=(2, 4))
-    assert "train.batch_size=4" in line and "multiple of 8" in line
-    (line,) = problems({"eval.batch_size": ALL + 1}, devices=0)
-    assert f"multiple of {ALL}" in line
+@pytest.mark.parametrize(
+    ("batch_size", "accumulate", "fields", "line"),
+    [
+        (
+            12,
+            1,
+            {},
+            "train.batch_size=12 cannot be shared evenly by the 8 devices; take --config.train.batch_size=8 or "
+            "--config.train.batch_size=16",
+        ),
+        (
+            40,
+            2,
+            {"devices": 8},
+            "train.batch_size=40 in train.accumulate=2 parts cannot be shared evenly by the 8 devices; take "
+            "--config.train.batch_size=32 or --config.train.batch_size=48",
+        ),
+        # Batches are shared by all devices of a mesh.
+        (
+            4,
+            1,
+            {"mesh": (2, 4)},
+            "train.batch_size=4 cannot be shared evenly by the 8 devices; take --config.train.batch_size=8",
+        ),
+        (
+            8,
+            3,
+            {"devices": 1},
+            "train.batch_size=8 is not divisible by train.accumulate=3; take --config.train.batch_size=6 or "
+            "--config.train.batch_size=9, or --config.train.accumulate=2",
+        ),
+    ],
+)
+def test_batches_that_cannot_be_cut_evenly_come_with_the_flags_to_type(batch_size, accumulate, fields, line):
+    assert problems(batch_size, accumulate, **fields) == [line]
+
+
+def test_zero_devices_share_a_batch_as_all_of_them():
+    (line,) = problems(ALL + 1, devices=0)
+    assert f"by the {ALL} devices" in line
 
 
 def test_several_problems_are_told_at_once():
-    lines = problems({"eval.batch_size": 9}, strategy="pmap", data="sharded", mesh=(2, 4))
-    for word in ("parallel.mesh", "parallel.data", "eval.batch_size"):
+    lines = problems(9, strategy="pmap", data="sharded", mesh=(2, 4))
+    for word in ("parallel.mesh", "parallel.data", "train.batch_size"):
         assert sum(line.startswith(word) for line in lines) == 1, word
     assert len(lines) == 3
 

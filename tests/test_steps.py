@@ -148,7 +148,7 @@ def test_a_step_moves_everything_and_counts(everything):
     after, metrics = train_step(start, BATCH, step_key(experiment))
     assert int(start.step) == 0 and int(after.step) == 1
     assert int(metrics["count"]) == 8
-    for part in ("params", "batch_stats", "ema"):
+    for part in ("params", "batch_stats", "ema", "ema_stats"):
         for old, new in zip(jax.tree.leaves(getattr(start, part)), jax.tree.leaves(getattr(after, part)), strict=True):
             assert np.any(old != new), part
 
@@ -212,6 +212,34 @@ def test_parts_of_a_batch_drop_the_units_that_the_whole_would_drop():
     assert abs(float(metrics["loss"]) - 2 * loss_of_first) > 1e-3
 
 
+def test_running_statistics_move_once_a_step_whatever_the_number_of_parts():
+    normed = SMALL_CNN | {"model.norm": "batch"}
+    half = {name: values[:4] for name, values in BATCH.items()}
+    twice = {name: np.concatenate([values, values]) for name, values in half.items()}
+    experiment, in_parts, start = build(normed, {"train.accumulate": 2})
+    _, train_step, _ = build(normed)
+    # Both parts are the same images, so that the statistics of a part are those of the step.
+    actual, _ = in_parts(start, twice, step_key(experiment))
+    expected, _ = train_step(start, half, step_key(experiment))
+    assert_close(actual.batch_stats, expected.batch_stats)
+    # Of parts that differ, the mean counts.
+    actual, _ = in_parts(start, BATCH, step_key(experiment))
+    means = []
+    for part in (slice(0, 4), slice(4, 8)):
+        share = {name: values[part] for name, values in BATCH.items()}
+        means.append(train_step(start, share, step_key(experiment))[0].batch_stats)
+    assert_close(actual.batch_stats, jax.tree.map(lambda a, b: (a + b) / 2, *means))
+
+
+def test_an_image_whose_logits_are_not_finite_is_no_hit():
+    experiment, train_step, start = build({"model.name": "softmax"})
+    bias = start.params["output"]["bias"].at[3].set(jnp.nan)
+    broken = start.replace(params={"output": start.params["output"] | {"bias": bias}})
+    zeros = BATCH | {"label": np.zeros(8, np.int32)}
+    assert int(train_step(start, zeros, step_key(experiment))[1]["correct"]) == 8
+    assert int(train_step(broken, zeros, step_key(experiment))[1]["correct"]) == 0
+
+
 def test_a_share_of_a_batch_meets_the_draws_of_its_positions():
     experiment, train_step, start = build(SMALL_CNN, RANDOM)
     loss = float(train_step(start, BATCH, step_key(experiment))[1]["loss"])
@@ -231,12 +259,12 @@ def test_a_share_of_a_batch_meets_the_draws_of_its_positions():
 def test_the_average_follows_the_recursion(everything):
     experiment, train_step, start = everything
     states, _ = train(experiment, train_step, start, steps=4)
-    assert_same(start.ema, start.params)
-    expected = jax.tree.map(lambda x: np.asarray(x, np.float64), start.params)
+    assert_same((start.ema, start.ema_stats), (start.params, start.batch_stats))
+    expected = jax.tree.map(lambda x: np.asarray(x, np.float64), (start.params, start.batch_stats))
     for step, state in enumerate(states[1:]):
-        decay = min(0.9, (1 + step) / (10 + step))
-        expected = jax.tree.map(lambda old, new, d=decay: d * old + (1 - d) * np.asarray(new), expected, state.params)
-        assert_close(state.ema, expected, rtol=1e-5)
+        decay, new = min(0.9, (1 + step) / (10 + step)), (state.params, state.batch_stats)
+        expected = jax.tree.map(lambda old, new, d=decay: d * old + (1 - d) * np.asarray(new), expected, new)
+        assert_close((state.ema, state.ema_stats), expected, rtol=1e-5)
 
 
 def test_the_decay_reaches_what_was_asked_for(everything):
@@ -252,17 +280,21 @@ def test_evaluation_uses_the_average_where_there_is_one(everything):
     experiment, train_step, start = everything
     state, _ = train_step(start, BATCH, step_key(experiment))
     assert state.eval_variables()["params"] is state.ema
-    assert state.eval_variables()["batch_stats"] is state.batch_stats
+    assert state.eval_variables()["batch_stats"] is state.ema_stats
     plain, plain_step, plain_start = build(SMALL_MLP)
     state, _ = plain_step(plain_start, BATCH, step_key(plain))
-    assert state.ema == {}
+    assert state.ema == {} and state.ema_stats == {}
     assert state.eval_variables()["params"] is state.params
+    assert state.eval_variables()["batch_stats"] is state.batch_stats
 
 
-def test_the_average_does_not_share_memory_with_the_parameters(everything):
+def test_the_averages_do_not_share_memory_with_what_they_average(everything):
     # Both are donated to the step; one buffer cannot be donated twice.
     _, _, start = everything
-    for average, parameter in zip(jax.tree.leaves(start.ema), jax.tree.leaves(start.params), strict=True):
+    averages, raw = (
+        jax.tree.leaves(tree) for tree in ((start.ema, start.ema_stats), (start.params, start.batch_stats))
+    )
+    for average, parameter in zip(averages, raw, strict=True):
         assert average.unsafe_buffer_pointer() != parameter.unsafe_buffer_pointer()
 
 

@@ -5,7 +5,7 @@ import pytest
 from imgclf_jax.config import default
 from imgclf_jax.data import loading
 from imgclf_jax.errors import UserError
-from imgclf_jax.validate import plan, validate
+from imgclf_jax.validate import plan, validate, warnings
 
 # 50 steps an epoch of 5000 examples.
 VALID = {
@@ -65,16 +65,24 @@ def test_valid_config_gives_plan_and_description_without_reading_data(monkeypatc
         ({"train__steps": 3}, ["train.steps=3 and train.epochs=2.0", "not both"]),
         ({"train__epochs": None}, ["train.steps or train.epochs"]),
         ({"train__epochs": 0.0}, ["train.steps or train.epochs"]),
-        ({"train__epochs": -1.0}, ["train.epochs=-1.0", "above 0"]),
+        ({"train__epochs": -1.0}, ["train.epochs=-1.0", "at least 0", "--config.train.epochs=0.5"]),
         ({"train__epochs": float("nan")}, ["train.epochs=nan"]),
         ({"train__epochs": float("inf")}, ["train.epochs=inf"]),
+        ({"train__epochs": 1e9}, ["train.epochs=1000000000.0 are 5e+10 steps", "--config.train.epochs=10"]),
+        ({"train__epochs": None, "train__steps": 3_000_000_000}, ["train.steps=3000000000", "at most 2**30"]),
+        ({"optim__warmup_epochs": 1e9}, ["optim.warmup_epochs=1000000000.0 are", "steps"]),
+        # The examples since the last row are counted in int32.
+        (
+            {"train__epochs": 1e7, "log__every_steps": 2**29},
+            ["log.every_steps=536870912", "8 examples", "--config.log.every_steps=1000"],
+        ),
         ({"train__sampling": "random"}, ["train.sampling"]),
         ({"train__last_batch": "keep"}, ["train.last_batch"]),
-        ({"train__accumulate": 3}, ["train.batch_size=8", "train.accumulate=3"]),
+        ({"train__accumulate": 3}, ["train.batch_size=8", "--config.train.accumulate=2"]),
         ({"train__accumulate": 0}, ["train.accumulate=0"]),
         ({"train__steps_per_dispatch": -1}, ["train.steps_per_dispatch=-1"]),
         ({"eval__batch_size": 0}, ["eval.batch_size=0"]),
-        ({"eval__every_steps": -2}, ["eval.every_steps=-2", "above 0"]),
+        ({"eval__every_steps": -2}, ["eval.every_steps=-2", "at least 0"]),
         ({"eval__every_steps": 1, "eval__every_epochs": 1.0}, ["eval.every_steps=1 and eval.every_epochs=1.0"]),
         ({"eval__report": "first"}, ["eval.report"]),
         ({"eval__report": "best", "data__valid_split": ""}, ['eval.report="best"', "data.valid_split"]),
@@ -125,14 +133,43 @@ def test_config_that_lacks_fields_is_refused():
         validate(ConfigDict({"seed": 0}))
 
 
-def test_batch_must_be_shared_evenly_by_the_devices():
+def test_training_batches_must_be_shared_evenly_by_the_devices_and_those_of_evaluation_need_not():
     import jax
 
     devices = jax.local_device_count()
     if devices == 1:
         pytest.skip("one device shares everything")
-    (line,) = problems(parallel__devices=devices, train__batch_size=devices + 1, eval__batch_size=devices)
-    assert f"train.batch_size / train.accumulate={devices + 1}" in line or f"train.batch_size={devices + 1}" in line
+    (line,) = problems(parallel__devices=devices, train__batch_size=devices + 1)
+    assert f"train.batch_size={devices + 1}" in line and f"--config.train.batch_size={2 * devices}" in line
+    validate(make(parallel__devices=devices, train__batch_size=devices, eval__batch_size=devices + 1))
+
+
+def test_a_value_that_several_checks_refuse_is_told_once():
+    (line,) = problems(augment__hue=float("nan"))
+    assert line.startswith("augment.hue=nan must be a number, at least 0 and at most 0.5; for instance --config.")
+
+
+# What is valid but may not be what its author expects
+
+
+def test_batch_normalisation_in_parts_is_warned_of():
+    parts = {"model__widths": (4,), "train__accumulate": 2}
+    for changes, count in (
+        (parts | {"model__norm": "batch"}, 1),
+        (parts, 0),
+        ({"model__norm": "batch"}, 0),
+    ):
+        config = make(**changes)
+        _, info = validate(config)
+        lines = warnings(config, info)
+        assert len(lines) == count
+        assert all("train.accumulate=2" in line and "4 examples" in line for line in lines)
+
+
+def test_overlapping_splits_are_warned_of():
+    config = make(data__valid_split="test[:500]")
+    _, info = validate(config)
+    assert warnings(config, info) == list(info.overlaps) != []
 
 
 # Plans

@@ -18,8 +18,8 @@ class Row(NamedTuple):
 
     Attributes:
         file: its name.
-        probabilities: float32 [classes]; `None` where it could not be read.
-        reason: why it could not.
+        probabilities: float32 [classes]; `None` if it could not be read or the network's output is not finite.
+        reason: why there are none.
         label: the class that it should be, where that is known.
     """
 
@@ -59,9 +59,15 @@ def predict_files(
         photos = [photo for _, photo in batch if not isinstance(photo, str)]
         scores = iter(predict(np.stack(photos)) if photos else ())
         yield [
-            Row(name, None, photo, label) if isinstance(photo, str) else Row(name, next(scores), "", label)
+            Row(name, None, photo, label) if isinstance(photo, str) else _row(name, next(scores), label)
             for (name, label), photo in batch
         ]
+
+
+def _row(name, probabilities, label):
+    if np.isfinite(probabilities).all():
+        return Row(name, probabilities, "", label)
+    return Row(name, None, "the network's output for it is not finite", label)
 
 
 def _ahead(

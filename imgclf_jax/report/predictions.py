@@ -43,8 +43,9 @@ class Predictions(NamedTuple):
 
     @property
     def correct(self) -> int:
-        """How many are right."""
-        return int((self.predicted == self.labels).sum())
+        """How many are right. As in `imgclf_jax.evaluate`, an example whose scores are not finite is wrong."""
+        defined = ~np.isnan(self.scores).any(axis=1)
+        return int(((self.predicted == self.labels) & defined).sum())
 
     def own_scores(self) -> np.ndarray:
         """float32 [N], the log-probability of each example's true class."""

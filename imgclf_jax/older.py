@@ -1,0 +1,51 @@
+"""Checkpoints that earlier versions of this package wrote: what they lack, and what takes its place.
+
+The averages of the running statistics, `TrainState.ema_stats`, came later than the rest. A checkpoint without them is
+read with a template that does not ask for them, and completed afterwards.
+"""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from imgclf_jax.state import TrainState
+
+ADDED = "ema_stats"
+
+
+def template(wanted: Any, saved: Any) -> Any:
+    """What to ask of a checkpoint.
+
+    Args:
+        wanted: the template of today's checkpoints; see `imgclf_jax.experiment.template`.
+        saved: the nested dicts that the checkpoint holds.
+
+    Returns:
+        `wanted`, with the state as a dict without `ema_stats` if the checkpoint has a state without them.
+    """
+    state = wanted.get("state") if isinstance(wanted, dict) else None
+    found = saved.get("state") if isinstance(saved, dict) else None
+    if not isinstance(state, TrainState) or not isinstance(found, dict) or ADDED in found:
+        return wanted
+    names = [field.name for field in dataclasses.fields(state) if field.name != ADDED]
+    return {**wanted, "state": {name: getattr(state, name) for name in names}}
+
+
+def complete(content: Any, wanted: Any) -> Any:
+    """What was read with `template(wanted, ...)`, as `wanted` describes it.
+
+    The statistics that were saved, those of the raw parameters, take the place of the missing averages: evaluation
+    used them when the checkpoint was written, and with more training they are soon forgotten.
+    """
+    state = content.get("state") if isinstance(content, dict) else None
+    if not isinstance(state, dict) or not isinstance(wanted["state"], TrainState):
+        return content
+    like = wanted["state"].ema_stats
+    # A copy, for both are donated to the next step; an empty one without an average or without statistics.
+    stats: Any = {}
+    if like:
+        shardings = jax.tree.map(lambda leaf: leaf.sharding, like)
+        stats = jax.jit(lambda tree: jax.tree.map(jnp.copy, tree), out_shardings=shardings)(state["batch_stats"])
+    return {**content, "state": TrainState(**state, ema_stats=stats)}

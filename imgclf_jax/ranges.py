@@ -1,0 +1,197 @@
+"""Which values the fields of a config can hold: their types, from the defaults, and their limits, from tables."""
+
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from imgclf_jax import config as configs
+
+
+class Range(NamedTuple):
+    """The numbers from `low` to `high`, in float32, without the ends that are open."""
+
+    low: float
+    high: float
+    open_low: bool = False
+    open_high: bool = False
+
+    def holds(self, value: float) -> bool:
+        """Whether a number lies in it. Floats are rounded first: what becomes 1 in float32 is not below 1."""
+        if isinstance(value, float):
+            with np.errstate(over="ignore"):
+                value = float(np.float32(value))
+        above = value > self.low if self.open_low else value >= self.low
+        below = value < self.high if self.open_high else value <= self.high
+        return math.isfinite(value) and above and below
+
+    def __str__(self) -> str:
+        """For instance "at least 0 and below 1"."""
+        low = f"above {_number(self.low)}" if self.open_low else f"at least {_number(self.low)}"
+        high = f"below {_number(self.high)}" if self.open_high else f"at most {_number(self.high)}"
+        return f"{low} and {high}"
+
+
+class Tuple(NamedTuple):
+    """Tuples of `items` numbers, or of any number of them if that is `None`; the empty one turns a field off."""
+
+    items: int | None
+    whole: bool
+    range: Range
+    example: str
+
+
+# Steps are counted in int32 on the device, and some arithmetic looks an epoch ahead.
+STEPS = 2**30
+EXAMPLES = 2**24  # of a batch: positions in it are counted in int32, too
+SIDE = 2**14  # pixels
+FLOAT = float(np.finfo(np.float32).max)
+
+FRACTION = Range(0, 1, open_high=True)
+POSITIVE = Range(0, FLOAT, open_low=True)
+NOT_NEGATIVE = Range(0, FLOAT)
+DURATION = Range(0, STEPS)  # 0 counts as not given
+
+NUMBERS = {
+    "seed": Range(0, 2**32, open_high=True),  # JAX's keys are made from 32 bits
+    "data.max_device_bytes": Range(0, 2**63, open_high=True),
+    "data.workers": Range(0, 1024),
+    "augment.rotation": Range(0, 180),
+    "augment.width_shift": FRACTION,
+    "augment.height_shift": FRACTION,
+    "augment.shear": Range(0, 90, open_high=True),
+    "augment.pad": Range(0, SIDE),
+    "augment.hue": Range(0, 0.5),
+    "augment.brightness": Range(0, 1),
+    "augment.cutout": Range(0, SIDE),
+    "model.dropout": FRACTION,
+    "optim.learning_rate": POSITIVE,
+    "optim.final_fraction": Range(0, 1),
+    "optim.warmup_steps": DURATION,
+    "optim.warmup_epochs": DURATION,
+    "optim.momentum": FRACTION,
+    "optim.b1": FRACTION,
+    "optim.b2": FRACTION,
+    "optim.eps": NOT_NEGATIVE,
+    "optim.weight_decay": NOT_NEGATIVE,
+    "optim.clip_norm": NOT_NEGATIVE,
+    "optim.label_smoothing": FRACTION,
+    "optim.ema_decay": FRACTION,
+    "train.batch_size": Range(1, EXAMPLES),
+    "train.steps": DURATION,
+    "train.epochs": DURATION,
+    "train.accumulate": Range(1, EXAMPLES),
+    "train.steps_per_dispatch": DURATION,
+    "eval.batch_size": Range(1, EXAMPLES),
+    "eval.every_steps": DURATION,
+    "eval.every_epochs": DURATION,
+    "log.every_steps": Range(1, STEPS),
+    "log.line_seconds": Range(0, 10**9),
+    "checkpoint.every_steps": DURATION,
+    "checkpoint.every_epochs": DURATION,
+    "checkpoint.keep": Range(1, 10**6),
+    "parallel.devices": Range(0, 2**20),
+}
+TUPLES = {
+    "data.split": Tuple(3, False, Range(0, 1), "(0.7, 0.15, 0.15)"),
+    "data.image_size": Tuple(2, True, Range(1, SIDE), "(64, 64)"),
+    "augment.zoom": Tuple(2, False, Range(0, 1000, open_low=True), "(0.8, 1.2)"),
+    "augment.crop": Tuple(2, True, Range(1, 2 * SIDE), "(24, 24)"),
+    "augment.contrast": Tuple(2, False, Range(0, 1000), "(0.5, 1.5)"),
+    "augment.saturation": Tuple(2, False, Range(0, 1000), "(0.5, 1.5)"),
+    "model.widths": Tuple(None, True, Range(1, 2**20), "(32, 64)"),
+    "model.hidden": Tuple(None, True, Range(1, 2**20), "(128,)"),
+    "parallel.mesh": Tuple(2, True, Range(1, 2**20), "(4, 2)"),
+}
+NAMES = {bool: "True or False", int: "a whole number", float: "a number", str: "text"}
+
+
+def problems(config: ConfigDict, *sections: str) -> list[str]:
+    """What is wrong with single values: a line for each field of another type or, if there is none, out of its range.
+
+    Args:
+        config: one that has all fields of `imgclf_jax.config.default()`.
+        sections: how the names of the fields to look at begin; by default all of them.
+    """
+    return wrong_types(config, *sections) or _lines(config, sections, _out_of_range)
+
+
+def wrong_types(config: ConfigDict, *sections: str) -> list[str]:
+    """A line for each field that holds a value of another type; nothing can be computed with these."""
+    return _lines(config, sections, _wrong_type)
+
+
+def _lines(config, sections, reason_of):
+    found = []
+    for path, standard, required in _fields():
+        value = config
+        for part in path.split("."):
+            value = value[part]
+        if not path.startswith(sections or "") or (value is None and standard is None):
+            continue
+        if reason := reason_of(path, value, required):
+            found.append(f"{path}={value!r} must be {reason}; for instance {_flag(path, standard, required)}")
+    return found
+
+
+def _fields():
+    """(path, default, type) of every field."""
+    config = configs.default()
+    for name in config:
+        if isinstance(config[name], ConfigDict):
+            yield from (
+                (f"{name}.{field}", config[name][field], config[name].get_type(field)) for field in config[name]
+            )
+        else:
+            yield name, config[name], config.get_type(name)
+
+
+def _wrong_type(path, value, required):
+    if path not in TUPLES:
+        return None if _is(value, required) else NAMES[required]
+    item = int if TUPLES[path].whole else float
+    fits = isinstance(value, tuple | list) and all(_is(number, item) for number in value)
+    return None if fits else _describe(TUPLES[path])
+
+
+def _out_of_range(path, value, required):
+    if path in NUMBERS:
+        return None if NUMBERS[path].holds(value) else f"{NAMES[required]}, {NUMBERS[path]}"
+    if path not in TUPLES:
+        return None
+    kind = TUPLES[path]
+    fits = (not value or kind.items in (None, len(value))) and all(map(kind.range.holds, value))
+    return None if fits else _describe(kind)
+
+
+def _describe(kind):
+    size = "numbers" if kind.items is None else f"{kind.items} numbers"
+    return f"() or a tuple of {size}, each {NAMES[int if kind.whole else float]}, {kind.range}"
+
+
+def _is(value: Any, required: type) -> bool:
+    """Whether a field of a type can hold a value. Floats can be whole numbers; numbers cannot be truth values."""
+    if required is bool or isinstance(value, bool | np.bool_):
+        return required is bool and isinstance(value, bool)
+    accepted = {int: int | np.integer, float: int | float | np.number}
+    return isinstance(value, accepted.get(required, required))
+
+
+def _flag(path, standard, required):
+    if path in TUPLES:
+        return f'--config.{path}="{TUPLES[path].example}"'
+    if standard is None:
+        standard = {int: 100, float: 0.5}[required]
+    return f"--config.{path}={standard!r}"
+
+
+def _number(value):
+    return (
+        f"{value:g}" if isinstance(value, float) else f"{value:,}".replace(",", "") if value < 10**6 else _large(value)
+    )
+
+
+def _large(value):
+    power = int(value).bit_length() - 1
+    return f"2**{power}" if value == 2**power else str(value)

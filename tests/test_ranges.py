@@ -1,0 +1,110 @@
+"""ranges.py: whatever value a field is given, it is refused in a line that names the field, or a step can be built."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from imgclf_jax import dispatch, experiment, feed, inputs, parallel, ranges
+from imgclf_jax.config import default
+from imgclf_jax.errors import UserError
+from imgclf_jax.validate import validate
+
+BASE = {
+    "data.source": "sample",
+    "data.train_split": "train[:5000]",
+    "augment.crop": (24, 24),
+    "augment.pad_mode": "zero",
+    "model.name": "mlp",
+    "model.hidden": (8,),
+    "train.batch_size": 8,
+    "train.epochs": 2.0,
+    "parallel.devices": 1,
+}
+FIELDS = {path: (value, required) for path, value, required in ranges._fields()}
+NUMERIC = [path for path, (_, required) in FIELDS.items() if required in (int, float)]
+NUMBERS = [float("nan"), float("inf"), -float("inf"), -1, 0, 1e-50, 1 - 1e-12, 1e30, 1e39, 2**31, 2**63, 10**30]
+
+
+def make(path, value):
+    config = default()
+    config.update_from_flattened_dict(BASE)
+    if path in ("train.steps", "train.epochs"):
+        config.train.epochs = config.train.steps = None
+    section, _, field = path.rpartition(".")
+    with config.ignore_type():
+        (config[section] if section else config)[field] = value
+    return config
+
+
+def build(config):
+    """Traces everything that a run compiles."""
+    plan, info = validate(config)
+    strategy = parallel.create(config.parallel)
+    feed.is_streamed(config, info)
+    channels = jnp.zeros(3)
+    normalize = inputs.Normalization(channels, channels)
+    ours = experiment.build(config, plan, info.image_shape, len(info.class_names), normalize, strategy)
+    state = jax.eval_shape(ours.init, ours.key)
+    images = jax.ShapeDtypeStruct((plan.train_count, *info.image_shape), jnp.uint8)
+    labels = jax.ShapeDtypeStruct((plan.train_count,), jnp.int32)
+    jax.eval_shape(ours.run_steps, state, dispatch.empty_meter(), images, labels, labels, np.int32(1), ours.key)
+    jax.eval_shape(ours.evaluate, state.eval_variables(), images, labels, np.int32(plan.train_count))
+    jax.eval_shape(ours.schedule, jax.ShapeDtypeStruct((), jnp.int32))
+
+
+def test_every_number_has_a_range():
+    assert set(NUMERIC) == set(ranges.NUMBERS)
+    assert {path for path, (_, required) in FIELDS.items() if required is tuple} == set(ranges.TUPLES)
+
+
+@pytest.mark.parametrize("path", NUMERIC)
+def test_any_number_is_refused_by_name_or_can_be_trained_with(path):
+    refused = 0
+    for number in NUMBERS:
+        value = number
+        if FIELDS[path][1] is float and isinstance(number, int):
+            value = float(number)  # As ConfigDict makes it.
+        try:
+            build(make(path, value))
+        except UserError as error:
+            assert path in str(error), (value, error)
+            refused += 1
+    assert refused >= 5  # All that are not finite, what is negative, and the largest.
+
+
+@pytest.mark.parametrize("path", NUMERIC)
+def test_messages_come_with_a_flag_that_is_accepted(path):
+    (line,) = ranges.problems(make(path, float("nan") if FIELDS[path][1] is float else -1), path)
+    assert line.startswith(f"{path}=")
+    flag, _, text = line.partition("for instance --config.")[2].partition("=")
+    assert flag == path
+    assert ranges.problems(make(path, FIELDS[path][1](text)), path) == []
+
+
+@pytest.mark.parametrize("path", ranges.TUPLES)
+@pytest.mark.parametrize(
+    "items",
+    [(number, number) for number in NUMBERS] + [(), (1,), (1, 1, 1), ("a", "b"), (True, True), (None, 1), ((1, 1), 1)],
+)
+def test_any_tuple_is_refused_by_name_or_valid(path, items):
+    try:
+        validate(make(path, items))
+    except UserError as error:
+        assert path in str(error), error
+    else:
+        assert all(isinstance(item, int | float) and 0 <= item < 10**6 for item in items)
+
+
+@pytest.mark.parametrize("path", FIELDS)
+@pytest.mark.parametrize("value", [None, True, "text", 1, 1.5, (), object()])
+def test_values_of_another_type_are_refused_by_name(path, value):
+    standard, required = FIELDS[path]
+    fits = type(value) is required or (value is None and standard is None)
+    fits = fits or (required is float and isinstance(value, int))  # ConfigDict makes floats of True and 1.
+    config = make(path, value)
+    found = ranges.wrong_types(config)
+    assert [line.partition("=")[0] for line in found] == ([] if fits else [path])
+    if not fits:
+        with pytest.raises(UserError, match=f"^{path}="):
+            validate(config)
