@@ -76,7 +76,8 @@ def train(config: ConfigDict, folder: Path, *, allow_config_change: bool = False
         except BaseException as error:
             console.finish()
             with contextlib.suppress(OSError):  # A full disk must not hide what happened.
-                record.update(status="failed", error=f"{type(error).__name__}: {error}"[:2000])
+                status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
+                record.update(status=status, error=f"{type(error).__name__}: {error}"[:2000])
             raise
 
 
@@ -116,6 +117,7 @@ def _run(config, folder, console, record, signal, resume_command, allow_change, 
         if start < plan.steps:
             session.feed(start, 1)  # The start of processes that decode is no part of the first rate.
         console.start(start)
+        signal.defer()  # Until here nothing has been trained that would be lost.
         state, step, stopped = loop.run(
             plan,
             _hooks(session, plan, files, console, record, signal),

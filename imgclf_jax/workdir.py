@@ -8,6 +8,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from imgclf_jax import config as configs
+from imgclf_jax import streams
 from imgclf_jax.errors import UserError
 from imgclf_jax.logs import write_json
 
@@ -118,5 +119,7 @@ class RunRecord:
         """Adds to the record and writes it."""
         self.content |= content
         self.content["wall_time_seconds"] = round(self.wall_time, 3)
+        if streams.lost() and "console" not in self.content:
+            self.content["console"] = f"lost, as noticed at step {self.content.get('step', 0)}: {streams.lost()}"
         if self._writes:
             write_json(self._path, self.content)
