@@ -1,5 +1,6 @@
 """Checkpoints with Orbax: asynchronous, atomic, checked when they are read. The only import of Orbax."""
 
+import logging
 import os
 import re
 import shutil
@@ -45,7 +46,7 @@ class Checkpoints:
         policies = ocp.checkpoint_managers
         newest = policies.LatestN(keep)
         best = policies.BestN(get_metric_fn=_accuracy, n=1, keep_checkpoints_without_metrics=False)
-        self._manager = ocp.CheckpointManager(
+        self._manager = _quietly(ocp.CheckpointManager)(
             self.folder,
             # Said here: otherwise Orbax goes by the newest folder, and where that is torn it refuses all others too.
             item_handlers=ocp.StandardCheckpointHandler(),
@@ -133,7 +134,7 @@ class Checkpoints:
 
         def read():
             try:
-                return self._manager.restore(step, args=ocp.args.StandardRestore(described()))
+                return _quietly(self._manager.restore)(step, args=ocp.args.StandardRestore(described()))
             except Exception as error:
                 reason = next(iter(str(error).splitlines()), type(error).__name__)
                 raise UserError(f"checkpoint {self.folder / str(step)} cannot be read ({reason[:200]})") from error
@@ -172,6 +173,24 @@ class Checkpoints:
             f"could not save a checkpoint in {self.folder}: {reason[:300]}; checkpoints kept: {kept}. Make room there "
             "and run the same command again with this --workdir"
         )
+
+
+def _quietly(function):
+    """`function` without Orbax's log, also in a user's own program: all that matters in it is raised, or said by us."""
+
+    def quiet(*arguments, **options):
+        logger = logging.getLogger("absl")
+        logger.addFilter(_is_not_from_orbax)
+        try:
+            return function(*arguments, **options)
+        finally:
+            logger.removeFilter(_is_not_from_orbax)
+
+    return quiet
+
+
+def _is_not_from_orbax(record):
+    return "orbax" not in Path(record.pathname).parts
 
 
 def exists(workdir: Path) -> bool:

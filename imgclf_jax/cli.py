@@ -18,6 +18,7 @@ from imgclf_jax.config_file import config_path as config_path
 from imgclf_jax.errors import UserError, told
 
 FLAGS = flags.FLAGS
+_cache_told = False
 EXIT_STATUS = """Exit status:
     0        all is done
     1        training diverged; or not everything could be done, as lines on standard error say; or a fault of the
@@ -153,5 +154,26 @@ def _help(main, takes_config):
 
 
 def _show_warning(message, category, filename, lineno, file=None, line=None):
-    if issubclass(category, UserWarning):
-        print(f"warning: {message}", file=sys.stderr)
+    text = str(message)
+    if "persistent compilation cache" in text:
+        text = _cache_trouble(text)
+    if text and issubclass(category, UserWarning):
+        print(f"warning: {text}", file=sys.stderr)
+
+
+def _cache_trouble(text):
+    """One line about a compilation cache that is full, damaged or cannot be written; JAX has one for every program."""
+    global _cache_told
+    if _cache_told:
+        return ""
+    _cache_told = True
+    import jax  # It has been imported: the warning is its.
+
+    folder = jax.config.values["jax_compilation_cache_dir"]
+    reason = text.partition("': ")[2][:200] or text
+    if text.startswith("Error reading"):
+        return f"the compilation cache {folder} is damaged ({reason}): what was in it is compiled again; delete it"
+    return (
+        f"the compilation cache {folder} cannot be written ({reason}): the next start will compile again. Make room "
+        "there, or choose another folder with the environment variable JAX_COMPILATION_CACHE_DIR"
+    )
