@@ -50,7 +50,7 @@ class Checkpoints:
             self.folder,
             # Said here: otherwise Orbax goes by the newest folder, and where that is torn it refuses all others too.
             item_handlers=ocp.StandardCheckpointHandler(),
-            options=ocp.CheckpointManagerOptions(
+            options=_quietly(ocp.CheckpointManagerOptions)(
                 preservation_policy=policies.AnyPreservationPolicy([newest, best]),
                 best_fn=_accuracy,  # Without it Orbax writes no metrics, and a restarted run forgets which is best.
                 create=not read_only,
