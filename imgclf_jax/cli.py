@@ -2,7 +2,6 @@
 
 import faulthandler
 import logging
-import signal
 import sys
 import warnings
 from collections.abc import Callable
@@ -120,9 +119,8 @@ def run_tool(main: Callable[[list[str]], int], takes_config: bool = True) -> int
         print(told(error), file=sys.stderr)
         status = 2
     except KeyboardInterrupt as error:
-        number = getattr(error, "number", signal.SIGINT)
-        print(interrupt.stopped(number), file=sys.stderr)
-        status = 128 + number
+        status, line = interrupt.ending(error)
+        print(line, file=sys.stderr)
     except streams.OutputLost:
         status = 0  # `streams.status` knows why.
     except SystemExit as error:  # Ours end by returning: this is a library's idea.
@@ -136,6 +134,9 @@ def run_tool(main: Callable[[list[str]], int], takes_config: bool = True) -> int
 
 
 def _show_unraisable(unraisable):
+    if isinstance(unraisable.exc_value, interrupt.Stopped):  # It came within a callback of the garbage collector.
+        interrupt.raise_later(unraisable.exc_value.number)
+        return
     # When a checkpoint cannot be written, its other writes, in C++, find nobody left to tell that they failed as well;
     # when it cannot be read, its other reads are given up, and say so at a length of a thousand lines.
     given_up = getattr(getattr(unraisable.object, "cr_code", None), "co_filename", "")

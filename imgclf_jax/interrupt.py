@@ -65,9 +65,19 @@ def end_work() -> None:
     _working = False
 
 
-def stopped(number: int) -> str:
-    """The line that a process ends with when a signal stops it."""
-    return "stopped" if number == signal.SIGINT else f"stopped by {signal.Signals(number).name}"
+def raise_later(number: int) -> None:
+    """Raises `Stopped` in a moment: what was raised now would get lost, or has got lost in a callback of Python's."""
+    signal.signal(signal.SIGALRM, lambda _, frame: _raise(number, frame))
+    signal.setitimer(signal.ITIMER_REAL, _POLL_SECONDS)
+
+
+def ending(error: KeyboardInterrupt) -> tuple[int, str]:
+    """The exit status and the line that a process ends with when a signal stops it."""
+    return _ending(getattr(error, "number", signal.SIGINT))
+
+
+def _ending(number):
+    return 128 + number, "stopped" if number == signal.SIGINT else f"stopped by {signal.Signals(number).name}"
 
 
 @contextlib.contextmanager
@@ -88,17 +98,17 @@ def catch() -> Iterator[Interrupt]:
 def _handle(number: int, frame: FrameType | None) -> None:
     if _working:
         _raise(number, frame)
+    status, line = _ending(number)
     with contextlib.suppress(OSError):
-        os.write(2, f"{stopped(number)}\n".encode())
-    os._exit(128 + number)
+        os.write(2, f"{line}\n".encode())
+    os._exit(status)
 
 
 def _raise(number: int, frame: FrameType | None) -> None:
     """Raises `Stopped`, but not within an import, which might swallow it: then as soon as the import is over."""
     if not (_importing(frame) and hasattr(signal, "setitimer")):
         raise Stopped(number)
-    signal.signal(signal.SIGALRM, lambda _, later: _raise(number, later))
-    signal.setitimer(signal.ITIMER_REAL, _POLL_SECONDS)
+    raise_later(number)
 
 
 def _importing(frame: FrameType | None) -> bool:

@@ -9,9 +9,10 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from typing import Any
 
 _MARK = b"\0end of a block of imgclf_jax\0"
-_filters: "dict[tuple[int, int], subprocess.Popen[bytes]]" = {}  # by what they write to; at most one
+_filters: dict[tuple[int, int], Any] = {}  # by what they write to; at most one
 
 
 @contextlib.contextmanager

@@ -62,6 +62,7 @@ def train(config: ConfigDict, folder: Path, *, allow_config_change: bool = False
             console.print(feed.notice(config, info))
         before = (workdir.read_json(folder / "run.json") or {}).get("data")
         record = workdir.RunRecord(folder, writes, seed=config.seed, data=before or {"name": info.name})
+        hosts.when_lost(record.fail)
         try:
             record.update(provenance=provenance.collect())
             return _run(config, folder, console, record, signal, resume_command, allow_config_change, streamed)

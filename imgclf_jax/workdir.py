@@ -2,6 +2,7 @@
 
 import datetime
 import json
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +100,7 @@ class RunRecord:
         """
         self._path = workdir / "run.json"
         self._writes = writes
+        self._lock = threading.Lock()
         before = read_json(self._path) or {}
         self._spent = before.get("wall_time_seconds", 0.0)
         self._began = datetime.datetime.now(datetime.UTC)
@@ -116,7 +118,16 @@ class RunRecord:
         return self._spent + (datetime.datetime.now(datetime.UTC) - self._began).total_seconds()
 
     def update(self, **content: Any) -> None:
-        """Adds to the record and writes it."""
+        """Adds to the record and writes it. May be called in any thread."""
+        with self._lock:
+            self._update(content)
+
+    def fail(self, reason: str) -> None:
+        """Notes why a run that is under way has failed."""
+        if self.content["status"] == "running":
+            self.update(status="failed", error=reason)
+
+    def _update(self, content):
         self.content |= content
         self.content["wall_time_seconds"] = round(self.wall_time, 3)
         if streams.lost() and "console" not in self.content:
