@@ -104,7 +104,7 @@ def run_tool(main: Callable[[list[str]], int], takes_config: bool = True) -> int
     interrupt.install()
     streams.prepare()
     streams.ignore_in_threads()
-    faulthandler.enable(file=2, all_threads=False)  # When native code crashes, where in Python that was.
+    faulthandler.enable(file=2)  # When native code crashes, where in Python that was.
     warnings.simplefilter("default", UserWarning)
     warnings.showwarning = _show_warning
     sys.unraisablehook = _show_unraisable
@@ -172,9 +172,7 @@ def _cache_trouble(text):
 
     folder = jax.config.values["jax_compilation_cache_dir"]
     reason = text.partition("': ")[2][:200] or text
-    if text.startswith("Error reading"):
-        return f"the compilation cache {folder} is damaged ({reason}): what was in it is compiled again; delete it"
     return (
-        f"the compilation cache {folder} cannot be written ({reason}): the next start will compile again. Make room "
-        "there, or choose another folder with the environment variable JAX_COMPILATION_CACHE_DIR"
+        f"the compilation cache {folder} cannot be used ({reason}): programs are compiled again at each start. Make room "
+        "there, delete it, or choose another folder with the environment variable JAX_COMPILATION_CACHE_DIR"
     )

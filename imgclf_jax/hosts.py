@@ -1,6 +1,7 @@
 """Several processes that train one model together: how they find each other, agree, and end together."""
 
 import contextlib
+import faulthandler
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -44,6 +45,8 @@ def session(coordinator: str | None, num_processes: int | None, process_id: int 
         if not joined:
             yield
             return
+        # A process that dies takes others with it in native code; where each of its threads was says nothing there.
+        faulthandler.enable(file=2, all_threads=False)
         state = distributed.global_state
         assert state.process_id is not None and state.num_processes is not None
         watch = peers.Watch(state.client, state.process_id, state.num_processes, HEARTBEAT_SECONDS, _lost)

@@ -4,11 +4,11 @@ import contextlib
 import hashlib
 import os
 import signal
-import tempfile
+import socket
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import jax
 
@@ -118,44 +118,35 @@ def _in_time(function: Callable[[], None], seconds: float, check: Callable[[], N
 
 @contextlib.contextmanager
 def _claimed(coordinator, process_id):
-    """Takes this machine's lock on a place in a job, for as long as the block lasts.
+    """Takes a place in a job, as a name that this machine has once, for as long as the block lasts.
 
     Yields:
         A function that raises `UserError` if another process has asked for the same place.
     """
-    try:
-        import fcntl
-    except ImportError:  # Windows
+    if sys.platform != "linux":  # There are no such names elsewhere.
         yield lambda: None
         return
-    job = hashlib.sha256(f"{os.getuid()} {coordinator}".encode()).hexdigest()[:16]
-    path = Path(tempfile.gettempdir()) / f"imgclf_jax-{job}-{process_id}"
+    name = "\0imgclf_jax-" + hashlib.sha256(f"{coordinator} {process_id}".encode()).hexdigest()
     problem = UserError(
         f"two processes of the job at {coordinator} have --process_id={process_id}; each of them needs its own, from 0 "
         "to --num_processes minus 1"
     )
-    try:
-        file = path.open("a+")
-    except OSError:  # A precaution must not be what fails.
-        yield lambda: None
-        return
-    with file:
+    with socket.socket(socket.AF_UNIX) as place:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            place.bind(name)
         except OSError:
-            file.write("taken\n")  # for the other one to see
-            file.flush()
+            with contextlib.suppress(OSError):
+                place.connect(name)  # so that the other one knows
             raise problem from None
-        file.truncate(0)
+        place.listen()
+        place.setblocking(False)
 
         def check():
-            if os.fstat(file.fileno()).st_size:
+            with contextlib.suppress(BlockingIOError):
+                place.accept()[0].close()
                 raise problem
 
-        try:
-            yield check
-        finally:
-            path.unlink(missing_ok=True)
+        yield check
 
 
 def _launched(launcher):

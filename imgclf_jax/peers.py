@@ -14,6 +14,7 @@ from jax._src import distributed
 BEATS = 10  # signs of life in the time after which a process is taken for dead
 _KEY = "imgclf_jax/alive/"
 _DONE = "done"
+_LOST = "lost "
 
 
 class Watch:
@@ -65,11 +66,19 @@ class Watch:
             signs = {int(key.rpartition("/")[2]): sign for key, sign in self._client.key_value_dir_get(_KEY)}
         else:
             signs = {0: self._client.key_value_try_get(f"{_KEY}0")}
+            if signs[0].startswith(_LOST):  # The first process is about to end; with it, the store does.
+                self._lost(int(signs[0].removeprefix(_LOST)))
         for process in self._silent:
             sign = signs.get(process)
             if sign != self._last.get(process) or sign == _DONE:
                 self._silent[process] = 0
             self._last[process] = sign
+
+    def _tell(self, process):
+        self._stopped.set()
+        with contextlib.suppress(Exception):
+            self._give(f"{_LOST}{process}")
+            time.sleep(1.5 * self._seconds / BEATS)  # They look at every beat.
 
     def _count(self):
         # Beats, not seconds of a clock: time that this process has itself stood still must not count.
@@ -77,6 +86,8 @@ class Watch:
             for process, silent in self._silent.items():
                 self._silent[process] = silent + 1
                 if silent >= BEATS and not self._stopped.is_set():
+                    if self._process == 0:
+                        self._tell(process)
                     self._lost(process)
                     return
 
