@@ -2,6 +2,7 @@
 
 import functools
 import json
+import logging
 import os
 import re
 import sys
@@ -67,11 +68,11 @@ class Checkpoints:
         policies = ocp.checkpoint_managers
         newest = policies.LatestN(keep)
         best = policies.BestN(get_metric_fn=_accuracy, n=1, keep_checkpoints_without_metrics=False)
-        self._manager = ocp.CheckpointManager(
+        self._manager = _quietly(ocp.CheckpointManager)(
             self.folder,
             # Said here: otherwise Orbax goes by the newest folder, and where that is torn it refuses all others too.
             item_handlers=ocp.StandardCheckpointHandler(),
-            options=ocp.CheckpointManagerOptions(
+            options=_quietly(ocp.CheckpointManagerOptions)(
                 preservation_policy=policies.AnyPreservationPolicy([newest, best]),
                 best_fn=_accuracy,  # Without it Orbax writes no metrics, and a restarted run forgets which is best.
                 create=not read_only,
@@ -177,7 +178,7 @@ class Checkpoints:
                 sharding = jax.tree.leaves(template)[0].sharding
                 described = {"tree": asked(), "checksum": _describe(jnp.uint32(0), sharding)}
             try:
-                return self._manager.restore(step, args=ocp.args.StandardRestore(described))
+                return _quietly(self._manager.restore)(step, args=ocp.args.StandardRestore(described))
             except Exception as error:
                 raise self._unreadable(step, error) from error
 
@@ -189,7 +190,7 @@ class Checkpoints:
     def _saved(self, step):
         """Shapes and dtypes of what was saved."""
         try:
-            saved = self._manager.item_metadata(step)
+            saved = _quietly(self._manager.item_metadata)(step)
             if not all(hasattr(leaf, "shape") and hasattr(leaf, "dtype") for leaf in jax.tree.leaves(saved)):
                 raise ValueError("it does not say what it holds")
             if not jax.tree.leaves(saved):
@@ -250,6 +251,24 @@ class Checkpoints:
 
 def _describe(leaf, sharding):
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+
+
+def _quietly(function):
+    """`function` without Orbax's log, also in a user's own program: all that matters in it is raised, or said by us."""
+
+    def quiet(*arguments, **options):
+        logger = logging.getLogger("absl")
+        logger.addFilter(_is_not_from_orbax)
+        try:
+            return function(*arguments, **options)
+        finally:
+            logger.removeFilter(_is_not_from_orbax)
+
+    return quiet
+
+
+def _is_not_from_orbax(record):
+    return "orbax" not in Path(record.pathname).parts
 
 
 def _reason(error):

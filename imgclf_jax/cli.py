@@ -1,11 +1,9 @@
-"""Command lines of the tools: config files with overrides, and mistakes told in one line each."""
+"""Command lines of the tools: flags, config files with overrides, and how a tool begins and ends."""
 
-import ast
+import faulthandler
 import logging
 import os
-import re
 import sys
-import traceback
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -15,10 +13,20 @@ from absl import logging as absl_logging
 from ml_collections import ConfigDict
 from ml_collections.config_flags import config_flags
 
+from imgclf_jax import config_file, interrupt, streams
+from imgclf_jax.config_file import config_path as config_path
 from imgclf_jax.errors import UserError, told
 
 FLAGS = flags.FLAGS
 PATH_FLAGS = ("workdir", "output", "save_dir", "image")  # of all tools
+_cache_told = False
+EXIT_STATUS = """Exit status:
+    0        all is done
+    1        training diverged; or not everything could be done, as lines on standard error say; or a fault of the
+             program, with a traceback
+    2        a mistake, or something that could not be read or written: lines on standard error say what to do
+    3        another process of the job has ended or no longer answers
+    128 + N  ended by signal N: 130 Ctrl-C, 143 SIGTERM, 129 the terminal was closed, 141 nobody reads the output"""
 
 
 def parse(argv: list[str]) -> ConfigDict | None:
@@ -41,22 +49,11 @@ def parse(argv: list[str]) -> ConfigDict | None:
     if path == "":
         raise UserError("--config is given without a value; for example --config=configs/cnn.py")
     if path is not None:
-        _check_file(path)
-    try:
+        config_file.check(path)
+    with config_file.loading(path):
         rest = FLAGS(argv)[1:]
         config = FLAGS["config"].value
         hasattr(config, "seed")  # An OSError in get_config() comes out only when the config is looked at.
-    except flags.Error as error:
-        cause = _raised_by(path, error)
-        text = str(error)
-        if cause or "Traceback" in text:  # The parser puts tracebacks into its message.
-            reason = _told(cause) if cause else text.strip().splitlines()[-1]
-            raise UserError(f"config file {path} failed: {reason}") from error
-        raise UserError(_one_line(error)) from error
-    except Exception as error:
-        cause = _raised_by(path, error)
-        what = f"config file {path} failed: {_told(cause)}" if cause else f"bad override of {path}: {_reason(error)}"
-        raise UserError(what) from error
     if rest:
         raise UserError(f"unexpected argument {rest[0]!r}; flags are written --name=value")
     _expand_paths()
@@ -83,7 +80,7 @@ def parse_flags(argv: list[str], positional: bool = False) -> list[str]:
     try:
         rest = FLAGS(argv)[1:]
     except flags.Error as error:
-        raise UserError(_one_line(error)) from error
+        raise UserError(config_file.one_line(error)) from error
     if rest and not positional:
         raise UserError(f"unexpected argument {rest[0]!r}; flags are written --name=value")
     _expand_paths()
@@ -98,13 +95,28 @@ def _expand_paths():
             FLAGS[name].value = [expand(item) for item in value] if isinstance(value, list) else expand(value)
 
 
+def begin_work(needs_stdout: bool = True) -> None:
+    """Ends the time in which a tool only reads its command line and imports; see `imgclf_jax.interrupt.begin_work`.
+
+    Args:
+        needs_stdout: whether what the tool makes goes to standard output. If it does not, the tool goes on without.
+    """
+    interrupt.begin_work()
+    if not needs_stdout:
+        streams.survive()
+
+
 def run_tool(main: Callable[[list[str]], int], takes_config: bool = True) -> int:
-    """Calls a tool's `main(argv)` and returns its exit status, telling a `UserError` without a traceback.
+    """Calls a tool's `main(argv)` and returns its exit status; no ending is without a line or a traceback.
 
     Args:
         main: see `imgclf_jax.main.main`.
         takes_config: whether the tool has `--config`, of which `--help` then speaks.
     """
+    interrupt.install()
+    streams.prepare()
+    streams.ignore_in_threads()
+    faulthandler.enable(file=2)  # When native code crashes, where in Python that was.
     warnings.simplefilter("default", UserWarning)
     warnings.showwarning = _show_warning
     sys.unraisablehook = _show_unraisable
@@ -112,68 +124,36 @@ def run_tool(main: Callable[[list[str]], int], takes_config: bool = True) -> int
     logging.getLogger("jax").setLevel(logging.ERROR)
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # Likewise.
     argv = sys.argv
-    if {"--help", "-h", "-help"} & set(argv[1:]):
-        return _help(main, takes_config)
     try:
-        return main(argv)
+        wants_help = {"--help", "-h", "-help"} & set(argv[1:])
+        status = _help(main, takes_config) if wants_help else main(argv)
     except UserError as error:
         print(told(error), file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("stopped", file=sys.stderr)
-        return 130
-
-
-def config_path(argv: list[str]) -> str | None:
-    """The value of `--config` on a command line, or `None` where there is none."""
-    for index, argument in enumerate(argv):
-        name, equals, value = argument.lstrip("-").partition("=")
-        if argument.startswith("-") and name == "config":
-            return value if equals else (argv[index + 1] if index + 1 < len(argv) else "")
-    return None
-
-
-def _check_file(path):
-    """The mistakes in a config file that would otherwise end in a traceback from deep inside the flag parser."""
-    file = Path(path)
-    if not file.is_file():
-        near = sorted(other.as_posix() for other in file.parent.glob("*.py")) if file.parent.is_dir() else []
-        raise UserError(f"config file {path} does not exist" + (f"; there are {', '.join(near)}" if near else ""))
-    try:
-        tree = ast.parse(file.read_text(), filename=path)
-    except SyntaxError as error:
-        raise UserError(f"config file {path}, line {error.lineno}: {error.msg}") from error
-    except (OSError, ValueError) as error:
-        raise UserError(f"config file {path} cannot be read: {_one_line(error)}") from error
-    names = {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
-    names |= {
-        alias.asname or alias.name for node in tree.body if isinstance(node, ast.ImportFrom) for alias in node.names
-    }
-    if "get_config" not in names:
-        raise UserError(f"config file {path} defines no get_config(); it must return a config made by default()")
+        status = 2
+    except KeyboardInterrupt as error:
+        status, line = interrupt.ending(error)
+        print(line, file=sys.stderr)
+    except streams.OutputLost:
+        status = 0  # `streams.status` knows why.
+    except SystemExit as error:  # Ours end by returning: this is a library's idea.
+        print(f"error: the program was ended by sys.exit({error.code!r}) in a library", file=sys.stderr)
+        status = 1
+    except MemoryError as error:
+        print(f"error: out of memory{f': {error}' if str(error) else ''}", file=sys.stderr)
+        status = 2
+    interrupt.end_work()
+    return streams.status() or status
 
 
 def _show_unraisable(unraisable):
+    if isinstance(unraisable.exc_value, interrupt.Stopped):  # It came within a callback of the garbage collector.
+        interrupt.raise_later(unraisable.exc_value.number)
+        return
     # When a checkpoint cannot be written, its other writes, in C++, find nobody left to tell that they failed as well;
     # when it cannot be read, its other reads are given up, and say so at a length of a thousand lines.
     given_up = getattr(getattr(unraisable.object, "cr_code", None), "co_filename", "")
     if str(unraisable.exc_value) != "Event loop is closed" and "orbax" not in Path(given_up).parts:
         sys.__unraisablehook__(unraisable)
-
-
-def _raised_by(path, error):
-    """What the code of the config file raised, out of all that `error` was raised after; or `None`."""
-    cause = None
-    while error is not None and path is not None:
-        files = (frame.f_code.co_filename for frame, _ in traceback.walk_tb(error.__traceback__))
-        if any(Path(file).resolve() == Path(path).resolve() for file in files):
-            cause = error
-        error = error.__cause__ or error.__context__
-    return cause
-
-
-def _told(error):
-    return f"{type(error).__name__}: {_reason(error)}"
 
 
 def _help(main, takes_config):
@@ -182,25 +162,29 @@ def _help(main, takes_config):
     print(FLAGS.module_help(sys.modules[main.__module__]) or FLAGS.main_module_help())
     if takes_config:
         print("\nEvery field of the config can be overridden: --config.train.epochs=3. Fields: imgclf_jax/config.py")
+    print(f"\n{EXIT_STATUS}")
     return 0
 
 
 def _show_warning(message, category, filename, lineno, file=None, line=None):
-    if issubclass(category, UserWarning):
-        print(f"warning: {message}", file=sys.stderr)
+    text = str(message)
+    if "persistent compilation cache" in text:
+        text = _cache_trouble(text)
+    if text and issubclass(category, UserWarning):
+        print(f"warning: {text}", file=sys.stderr)
 
 
-def _one_line(error):
-    while isinstance(error, KeyError | AttributeError) and error.args:
-        error = error.args[0]  # str() of a KeyError is the repr of its message.
-    return " ".join(str(error).split())
+def _cache_trouble(text):
+    """One line about a compilation cache that is full, damaged or cannot be written; JAX has one for every program."""
+    global _cache_told
+    if _cache_told:
+        return ""
+    _cache_told = True
+    import jax  # It has been imported: the warning is its.
 
-
-def _reason(error):
-    """`_one_line`, but what ConfigDict says about a field that does not exist, shorter."""
-    text = _one_line(error)
-    if near := re.search(r'Did you mean "(.+)" instead of "(.+)"\?', text):
-        return f"there is no field {near[2]}; did you mean {near[1]}?"
-    if isinstance(error, AttributeError | KeyError) and text.strip("'").isidentifier():
-        return f"there is no field {text.strip(chr(39))}"
-    return text
+    folder = jax.config.values["jax_compilation_cache_dir"]
+    reason = text.partition("': ")[2][:200] or text
+    return (
+        f"the compilation cache {folder} cannot be used ({reason}): programs are compiled again at each start. Make "
+        "room there, delete it, or choose another folder with the environment variable JAX_COMPILATION_CACHE_DIR"
+    )

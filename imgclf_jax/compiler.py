@@ -2,12 +2,12 @@
 
 import contextlib
 import os
-import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import jax
+
+from imgclf_jax import native_errors
 
 
 def configure_xla() -> None:
@@ -34,22 +34,10 @@ def quiet() -> Iterator[None]:
 
     Programs from the compilation cache come with two tuning hints that the loader takes for instruction sets which
     the processor lacks, and says so at length; it writes from C++, below Python's logging. Everything else that is
-    written to standard error in the block appears when it ends.
+    written to standard error in the block appears at once, even if native code ends the process.
     """
     if jax.version.__version_info__ >= (0, 11) or jax.default_backend() != "cpu":
         yield
         return
-    sys.stderr.flush()
-    original = os.dup(2)
-    with tempfile.TemporaryFile() as caught:
-        os.dup2(caught.fileno(), 2)
-        try:
-            yield
-        finally:
-            sys.stderr.flush()
-            os.dup2(original, 2)
-            os.close(original)
-            caught.seek(0)
-            for line in caught:
-                if b"cpu_aot_loader.cc" not in line:
-                    os.write(2, line)
+    with native_errors.without("cpu_aot_loader.cc"):
+        yield

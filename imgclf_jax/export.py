@@ -18,6 +18,11 @@ Nothing of this package and nothing of Flax is needed to use it, only `pip insta
 The versions of JAX that can read it: the one that wrote it and those of at least the six months after it.
 """
 
+if __name__ == "__main__":  # Before anything is imported that swallows Ctrl-C.
+    from imgclf_jax import interrupt
+
+    interrupt.install()
+
 import importlib.util
 import json
 import sys
@@ -66,6 +71,7 @@ def main(argv: list[str]) -> int:
     from imgclf_jax import compiler, trained
 
     compiler.configure_xla()
+    cli.begin_work(needs_stdout=False)
     network = trained.load(Path(FLAGS.workdir), FLAGS.checkpoint)
     write(network, Path(FLAGS.output))
     _show(network, FLAGS.output)

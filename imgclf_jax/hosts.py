@@ -1,12 +1,8 @@
 """Several processes that train one model together: how they find each other, agree, and end together."""
 
 import contextlib
+import faulthandler
 import json
-import os
-import signal
-import socket
-import sys
-import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -15,20 +11,16 @@ from typing import Any, TypeVar
 import jax
 from jax._src import distributed  # The coordinator's key-value store has no public name.
 
+from imgclf_jax import interrupt, joining, peers
 from imgclf_jax.errors import UserError, told
 
 Result = TypeVar("Result")
 
 HEARTBEAT_SECONDS = 60  # After so long without a sign of life a process is taken for dead, and all others end.
-SHUTDOWN_SECONDS = 60
 AGREE_SECONDS = 24 * 3600  # The first process may be downloading; that it lives is the heartbeat's business.
-# Launcher -> the variables that hold the number of processes and this one's place among them.
-LAUNCHERS = {
-    "SLURM": ("SLURM_STEP_NUM_TASKS", "SLURM_PROCID"),
-    "Open MPI": ("OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK"),
-    "MPICH": ("PMI_SIZE", "PMI_RANK"),
-}
+_GO_ON = "The same command, started again in all processes, goes on from the last checkpoint"
 _agreements = 0
+_last_words: list[Callable[[str], None]] = []
 
 
 @contextlib.contextmanager
@@ -49,23 +41,44 @@ def session(coordinator: str | None, num_processes: int | None, process_id: int 
     Raises:
         UserError: the arguments make no sense; a process that is missing.
     """
-    if not _connect(coordinator, num_processes, process_id, seconds):
-        yield
-        return
-    try:
-        yield
-    except BaseException as error:
-        if _cut_off(error):  # Also where it came while saving, and is told as a checkpoint that could not be written.
-            _leave(3, "error: another process of this job has ended; see what it printed. " + _GO_ON)
-        if isinstance(error, UserError):
-            _leave(2, told(error))
-        if isinstance(error, KeyboardInterrupt):
-            _leave(130, "stopped")
-        _leave(1, traceback.format_exc())
-    jax.distributed.shutdown()
+    # JAX's own heartbeat ends the process without a line: it comes only if ours fails.
+    with joining.join(coordinator, num_processes, process_id, seconds, 2 * HEARTBEAT_SECONDS + 30) as joined:
+        if not joined:
+            yield
+            return
+        # A process that dies takes others with it in native code; where each of its threads was says nothing there.
+        faulthandler.enable(file=2, all_threads=False)
+        state = distributed.global_state
+        assert state.process_id is not None and state.num_processes is not None
+        watch = peers.Watch(state.client, state.process_id, state.num_processes, HEARTBEAT_SECONDS, _lost)
+        try:
+            yield
+        except BaseException as error:
+            if _cut_off(error):  # Also where it came while saving, and is told as a checkpoint that cannot be written.
+                peers.leave(3, "error: another process of this job has ended; see what it printed. " + _GO_ON)
+            if isinstance(error, UserError):
+                peers.leave(2, told(error))
+            if isinstance(error, KeyboardInterrupt):
+                peers.leave(*interrupt.ending(error))
+            peers.leave(1, traceback.format_exc())
+        watch.stop()
+        jax.distributed.shutdown()
 
 
-_GO_ON = "The same command, started again in all processes, goes on from the last checkpoint"
+def when_lost(function: Callable[[str], None]) -> None:
+    """Calls a function with a reason, in a thread, before this process ends because another one does not answer."""
+    _last_words.append(function)
+
+
+def _lost(process):
+    reason = (
+        f"process {process} of this job has not answered for {HEARTBEAT_SECONDS} s: it, its machine or the network "
+        "stands still"
+    )
+    for function in _last_words:
+        with contextlib.suppress(Exception):
+            function(reason)
+    peers.leave(3, f"error: {reason}. {_GO_ON}")
 
 
 def _cut_off(error):
@@ -98,7 +111,18 @@ def gather(text: str) -> list[str]:
     client: Any = distributed.global_state.client
     client.key_value_set(f"imgclf_jax/{_agreements}/{jax.process_index()}", text)
     keys = [f"imgclf_jax/{_agreements}/{process}" for process in range(jax.process_count())]
-    return [client.blocking_key_value_get(key, AGREE_SECONDS * 1000) for key in keys]
+    return [_get(client, key) for key in keys]
+
+
+def _get(client, key):
+    """The text of another process. Waits in short pieces: signals are not heard in native code."""
+    end = time.monotonic() + AGREE_SECONDS
+    while True:
+        try:
+            return client.blocking_key_value_get(key, 1000)
+        except jax.errors.JaxRuntimeError as error:
+            if "DEADLINE_EXCEEDED" not in str(error) or time.monotonic() > end:
+                raise
 
 
 def together(function: Callable[[], Result]) -> Result:
@@ -158,86 +182,3 @@ def _attempt(function):
         return function(), ""
     except UserError as error:
         return None, str(error) or "error"
-
-
-def _connect(coordinator, num_processes, process_id, seconds):
-    """Whether this process is now one of several."""
-    launcher = next((name for name in LAUNCHERS if (_launched(name)[0] or 1) > 1), None)
-    if coordinator is None:
-        for name, value in (("num_processes", num_processes), ("process_id", process_id)):
-            if value is not None:
-                raise UserError(f"--{name} needs --coordinator, the HOST:PORT where process 0 listens")
-        if launcher is None:
-            return False
-    explicit = coordinator not in (None, "auto")
-    if launcher and explicit:
-        size, rank = _launched(launcher)
-        num_processes = size if num_processes is None else num_processes
-        process_id = rank if process_id is None else process_id
-    if explicit:
-        _check(coordinator, num_processes, process_id)
-        if num_processes == 1:
-            return False
-    who = f"process {process_id} of {num_processes}" if explicit else f"a process started by {launcher or 'a cluster'}"
-    with _deadline(seconds, f"{who} waited {seconds} s in vain for the others: {_reason(coordinator, process_id)}"):
-        try:
-            jax.distributed.initialize(
-                coordinator if explicit else None,
-                num_processes,
-                process_id,
-                cluster_detection_method="deactivate" if explicit else None,
-                # Longer than the deadline: when this one passes, JAX aborts with a stack trace.
-                initialization_timeout=seconds + 60,
-                heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
-                shutdown_timeout_seconds=SHUTDOWN_SECONDS,
-            )
-        except Exception as error:
-            reason = " ".join(str(error).split())[:300]
-            raise UserError(f"{who} cannot join the others: {reason}; say --coordinator=HOST:PORT") from error
-    # JAX has taken SIGTERM for a service of its own, which does not end the process. Python's idea of it is put back.
-    signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))
-    return True
-
-
-def _launched(launcher):
-    """(number of processes, this one's place), as far as the launcher's variables say them in numbers."""
-    values = (os.environ.get(name, "") for name in LAUNCHERS[launcher])
-    return tuple(int(value) if value.isdecimal() else None for value in values)
-
-
-def _check(coordinator, num_processes, process_id):
-    host, colon, port = coordinator.rpartition(":")
-    if not (host and colon and port.isdigit()):
-        raise UserError(f"--coordinator={coordinator} must be HOST:PORT, or auto")
-    if num_processes is None or process_id is None:
-        raise UserError("--coordinator needs --num_processes and --process_id, unless SLURM or MPI say them")
-    if num_processes < 1 or not 0 <= process_id < num_processes:
-        raise UserError(f"--process_id={process_id} must be from 0 to --num_processes={num_processes} minus 1")
-
-
-def _reason(coordinator, process_id):
-    if coordinator in (None, "auto") or process_id == 0:
-        return "one has not been started, or cannot reach the coordinator"
-    return f"nothing answers at --coordinator={coordinator}, or another process is missing"
-
-
-@contextlib.contextmanager
-def _deadline(seconds, message):
-    """Ends the process with a message if the block takes longer."""
-    timer = threading.Timer(seconds, _leave, (2, f"error: {message}"))
-    timer.daemon = True
-    timer.start()
-    try:
-        yield
-    finally:
-        timer.cancel()
-
-
-def _leave(code, message):
-    """Ends this process now: an orderly end would wait for all others."""
-    name = f"{socket.gethostname()}, process {distributed.global_state.process_id}: "
-    print("\n".join(name + line for line in message.splitlines()), file=sys.stderr, flush=True)
-    sys.stdout.flush()
-    if distributed.global_state.process_id == 0:
-        time.sleep(2)  # The others lose their coordinator: they shall have time to say what they have to say.
-    os._exit(code)

@@ -1,32 +1,119 @@
-"""Ctrl-C and SIGTERM as a flag that the training loop looks at between dispatches."""
+"""How signals end a tool: at once while it imports, by an exception while it works, in order while a run trains."""
 
 import contextlib
+import os
 import signal
 from collections.abc import Iterator
+from types import FrameType
 from typing import Any
+
+# Ctrl-C, the end of a cluster's time, and a terminal that was closed. Windows has no SIGHUP.
+SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
+_POLL_SECONDS = 0.05
+_working = False
+
+
+class Stopped(KeyboardInterrupt):
+    """A signal asked the process to end. `number` is the signal."""
+
+    def __init__(self, number: int):
+        super().__init__(f"stopped by {signal.Signals(number).name}")
+        self.number = number
 
 
 class Interrupt:
-    """`number` is the signal that asked the run to stop, or 0."""
+    """What a signal does to a run: it raises `Stopped` until `defer` is called, and afterwards it only sets `number`.
+
+    Attributes:
+        number: the signal that asked a run to stop which has called `defer`, or 0.
+    """
 
     number = 0
+    _deferred = False
+
+    def defer(self) -> None:
+        """From now on the first signal is for the caller to look at, in `number`; a second one raises `Stopped`."""
+        self._deferred = True
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self._deferred and not self.number:
+            self.number = number
+        else:
+            _raise(number, frame)
+
+
+def install() -> None:
+    """Handles `SIGNALS`: until `begin_work` is called, they end the process at once, with a line.
+
+    A tool calls this before its other imports: some extension modules swallow a `KeyboardInterrupt` that comes while
+    they are imported. A signal that is ignored, as after `nohup`, stays ignored.
+    """
+    for number in SIGNALS:
+        if signal.getsignal(number) not in (signal.SIG_IGN, _handle):
+            signal.signal(number, _handle)
+
+
+def begin_work() -> None:
+    """From now on a signal raises `Stopped`, so that what has been begun is cleaned up."""
+    global _working
+    _working = True
+
+
+def end_work() -> None:
+    """From now on a signal ends the process at once again: only Python's own shutdown is left."""
+    global _working
+    _working = False
+
+
+def raise_later(number: int) -> None:
+    """Raises `Stopped` in a moment: what was raised now would get lost, or has got lost in a callback of Python's."""
+    signal.signal(signal.SIGALRM, lambda _, frame: _raise(number, frame))
+    signal.setitimer(signal.ITIMER_REAL, _POLL_SECONDS)
+
+
+def ending(error: KeyboardInterrupt) -> tuple[int, str]:
+    """The exit status and the line that a process ends with when a signal stops it."""
+    return _ending(getattr(error, "number", signal.SIGINT))
+
+
+def _ending(number):
+    return 128 + number, "stopped" if number == signal.SIGINT else f"stopped by {signal.Signals(number).name}"
 
 
 @contextlib.contextmanager
 def catch() -> Iterator[Interrupt]:
-    """Sets the flag on the first SIGINT or SIGTERM; a second one acts as if it were not caught."""
+    """Handles `SIGNALS` as `Interrupt` says for as long as the block lasts; those that are ignored stay ignored."""
     flag = Interrupt()
     before: dict[int, Any] = {}
-
-    def handler(number, frame):
-        flag.number = number
-        for caught, previous in before.items():
-            signal.signal(caught, previous)
-
-    for caught in (signal.SIGINT, signal.SIGTERM):
-        before[caught] = signal.signal(caught, handler)
+    for number in SIGNALS:
+        if signal.getsignal(number) != signal.SIG_IGN:
+            before[number] = signal.signal(number, flag._handle)
     try:
         yield flag
     finally:
         for number, previous in before.items():
             signal.signal(number, previous)
+
+
+def _handle(number: int, frame: FrameType | None) -> None:
+    if _working:
+        _raise(number, frame)
+    status, line = _ending(number)
+    with contextlib.suppress(OSError):
+        os.write(2, f"{line}\n".encode())
+    os._exit(status)
+
+
+def _raise(number: int, frame: FrameType | None) -> None:
+    """Raises `Stopped`, but not within an import, which might swallow it: then as soon as the import is over."""
+    if not (_importing(frame) and hasattr(signal, "setitimer")):
+        raise Stopped(number)
+    raise_later(number)
+
+
+def _importing(frame: FrameType | None) -> bool:
+    while frame is not None:
+        if frame.f_code.co_filename.startswith("<frozen importlib"):
+            return True
+        frame = frame.f_back
+    return False

@@ -1,5 +1,10 @@
 """The front door: `python -m imgclf_jax.main --config=configs/NAME.py [--workdir=DIR] [--mode=train|eval|check]`."""
 
+if __name__ == "__main__":  # Before anything is imported that swallows Ctrl-C.
+    from imgclf_jax import interrupt
+
+    interrupt.install()
+
 import shlex
 import sys
 from pathlib import Path
@@ -44,6 +49,7 @@ def main(argv: list[str]) -> int:
     from imgclf_jax import compiler, hosts  # JAX is slow to import: mistakes above are told at once.
 
     compiler.configure_xla()
+    cli.begin_work()
     with hosts.session(FLAGS.coordinator, FLAGS.num_processes, FLAGS.process_id, FLAGS.connect_seconds):
         return _dispatch(config, argv)
 
@@ -66,8 +72,10 @@ def _dispatch(config, argv) -> int:
         evaluate_run(config or saved, folder, FLAGS.split, FLAGS.checkpoint)
         return 0
 
+    from imgclf_jax import streams
     from imgclf_jax.train import train
 
+    streams.survive()  # A run outlives its terminal.
     folder = Path(FLAGS.workdir) if FLAGS.workdir else workdir.default_path(cli.config_path(argv) or "")
 
     def command(folder):

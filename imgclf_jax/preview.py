@@ -4,6 +4,11 @@ Writes one picture: a row an image, the original first and then as many augmente
 draws them and before normalisation. Without `--image` the rows are training examples, one of each class in turn.
 """
 
+if __name__ == "__main__":  # Before anything is imported that swallows Ctrl-C.
+    from imgclf_jax import interrupt
+
+    interrupt.install()
+
 import itertools
 import sys
 from collections.abc import Sequence
@@ -48,6 +53,7 @@ def main(argv: list[str]) -> int:
     if problems := validate.value_problems(config, "data."):
         raise UserError("\n".join(problems))
     compiler.configure_xla()
+    cli.begin_work(needs_stdout=False)
     names, originals = _given(config, FLAGS.image) if FLAGS.image else _examples(config, FLAGS.rows)
     with compiler.quiet():
         versions = augmented(config, originals, FLAGS.versions)

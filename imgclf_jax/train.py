@@ -67,6 +67,7 @@ def train(
         if streamed:
             console.print(feed.notice(config, info))
         record = workdir.RunRecord(folder, before.record, writes)
+        hosts.when_lost(record.fail)
         writer = Writer(folder, config, claim, record)
         try:
             return _run(config, folder, console, writer, before, signal, resume_command, allow_config_change, streamed)
@@ -86,7 +87,8 @@ def train(
                 if before.new and isinstance(error, Exception) and not isinstance(error, UserError | OSError):
                     writer.write_down()
                 if writer.begun:
-                    record.update(status="failed", error=f"{type(error).__name__}: {error}"[:2000])
+                    status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
+                    record.update(status=status, error=f"{type(error).__name__}: {error}"[:2000])
             raise
 
 
@@ -130,6 +132,7 @@ def _run(config, folder, console, writer, before, signal, resume_command, allow_
         # The start of processes that decode is no part of a rate, nor are the steps that they have read by then.
         ahead = session.feed(start, plan.steps - start)[1] if streamed and start < plan.steps else 0
         console.start(start)
+        signal.defer()  # Until here nothing has been trained that would be lost.
         state, step, stopped = loop.run(
             plan,
             _hooks(session, plan, writer, console, signal),

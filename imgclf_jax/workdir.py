@@ -4,6 +4,7 @@ import contextlib
 import datetime
 import errno
 import os
+import threading
 import warnings
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from imgclf_jax import config as configs
-from imgclf_jax import record
+from imgclf_jax import record, streams
 from imgclf_jax.errors import UserError
 from imgclf_jax.storage import read_json, write_json
 
@@ -186,6 +187,7 @@ class RunRecord:
         """
         self._path = workdir / record.NAME
         self._writes = writes
+        self._lock = threading.Lock()
         self.content = dict(before or {})
         self._spent = self.content.get("wall_time_seconds", 0.0)
         self._clock = datetime.datetime.now(datetime.UTC)
@@ -206,8 +208,19 @@ class RunRecord:
         return self._spent + (datetime.datetime.now(datetime.UTC) - self._clock).total_seconds()
 
     def update(self, **content: Any) -> None:
-        """Adds to the record and writes it."""
+        """Adds to the record and writes it. May be called in any thread."""
+        with self._lock:
+            self._update(content)
+
+    def fail(self, reason: str) -> None:
+        """Notes why a run that is under way has failed."""
+        if self.content.get("status") == "running":
+            self.update(status="failed", error=reason)
+
+    def _update(self, content):
         self.content |= content
         self.content["wall_time_seconds"] = round(self.wall_time, 3)
+        if streams.lost() and "console" not in self.content:
+            self.content["console"] = f"lost, as noticed at step {self.content.get('step', 0)}: {streams.lost()}"
         if self._writes:
             write_json(self._path, self.content)

@@ -1,13 +1,22 @@
 """What happens to a run from outside, at a moment that is exact: called in its process before it starts."""
 
+import builtins
+import contextlib
 import dataclasses
 import errno
+import fcntl
+import gc
 import importlib
 import json
 import multiprocessing
 import os
+import pty
 import resource
+import signal
 import sys
+import termios
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -64,6 +73,13 @@ def assign(target: str, value: object) -> None:
     setattr(importlib.import_module(f"imgclf_jax.{module}"), name, value)
 
 
+def set_config(name: str, value: str) -> None:
+    """Sets a field of JAX's configuration, as its environment variable would before JAX is imported."""
+    import jax
+
+    jax.config.update(name, type(jax.config.values[name] or value)(value))
+
+
 def own_group() -> None:
     """The process leads a process group, as one that a shell or a cluster has started."""
     os.setsid()
@@ -106,6 +122,88 @@ def forbid(target: str) -> None:
         raise AssertionError(f"{target} must not be called")
 
     _wrap(target, 1, before=refuse)
+
+
+def signal_while_importing(target: str, folder: str, number: int) -> None:
+    """Before the first call of "module:function", a signal comes while a module is imported that swallows it."""
+
+    def import_it(*_):
+        lines = ["try:", f" os.kill(os.getpid(), {number})", " time.sleep(0.2)", "except BaseException:", " pass"]
+        Path(folder, "swallowing.py").write_text("\n".join(["import os, time", *lines]))
+        sys.path.insert(0, folder)
+        importlib.import_module("swallowing")
+        sys.path.remove(folder)
+        time.sleep(5)
+
+    _wrap(target, 1, before=import_it)
+
+
+def signal_while_collecting(target: str, number: int) -> None:
+    """Before the first call of "module:function" a signal comes while Python collects garbage."""
+
+    def callback(*_):
+        gc.callbacks.remove(callback)
+        os.kill(os.getpid(), number)
+        time.sleep(0)  # Python code, in which the handler is called
+
+    def collect(*_):
+        gc.callbacks.append(callback)
+        gc.collect()
+        time.sleep(5)
+
+    _wrap(target, 1, before=collect)
+
+
+def ignore(number: int) -> None:
+    """The process was started with a signal ignored, as `nohup` does."""
+    signal.signal(number, signal.SIG_IGN)
+
+
+def lose_terminal_after(target: str, call: int) -> None:
+    """The process has a terminal, which is closed after the `call`th call; SIGHUP comes with that."""
+    ours, theirs = pty.openpty()
+    os.setsid()
+    fcntl.ioctl(theirs, termios.TIOCSCTTY, 0)
+    for number in range(3):
+        os.dup2(theirs, number)
+    os.close(theirs)
+    threading.Thread(target=_drain, args=(ours,), daemon=True).start()
+    _after(target, call, lambda *_: os.close(ours))
+
+
+def _drain(terminal):
+    with contextlib.suppress(OSError):
+        while os.read(terminal, 4096):
+            pass
+
+
+def break_stream(number: int, loss: str) -> None:
+    """Standard output (1) or standard error (2) is a full device, closed, or a pipe that nobody reads."""
+    if loss == "closed":
+        os.close(number)
+        setattr(sys, {1: "stdout", 2: "stderr"}[number], None)  # as Python does when it starts
+        return
+    if loss == "full":
+        target = os.open("/dev/full", os.O_WRONLY)
+    else:
+        reading, target = os.pipe()
+        os.close(reading)
+    os.dup2(target, number)
+    os.close(target)
+
+
+def encode(encoding: str) -> None:
+    """The terminal knows these characters alone."""
+    sys.stdout.reconfigure(encoding=encoding, errors="strict")
+
+
+def raise_before(target: str, error: str, *arguments: object) -> None:
+    """The first call of "module:function" raises a built-in exception."""
+
+    def fail(*_):
+        raise getattr(builtins, error)(*arguments)
+
+    _wrap(target, 1, before=fail)
 
 
 def _after(target: str, call: int, action: Callable[..., None]) -> None:

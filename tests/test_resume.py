@@ -92,7 +92,8 @@ def test_second_signal_ends_the_run_at_once(run, tmp_path):
     # The first is caught; the second comes while the run saves what it has.
     hooks.append(["signal_before", "checkpoint:Checkpoints.save", 1, signal.SIGTERM])
     done = run(*SOFTMAX, "--config.log.every_steps=1", f"--workdir={tmp_path / 'run'}", hooks=hooks)
-    assert done.code == -signal.SIGTERM
+    assert (done.code, done.err) == (128 + signal.SIGTERM, "stopped by SIGTERM\n")
+    assert record(tmp_path / "run")["status"] == "interrupted"
 
 
 # Another config

@@ -12,8 +12,12 @@ Exit status: 0: all is predicted; 1: it is, but for files that cannot be read an
 is, or there is a mistake on the command line.
 """
 
+if __name__ == "__main__":  # Before anything is imported that swallows Ctrl-C.
+    from imgclf_jax import interrupt
+
+    interrupt.install()
+
 import contextlib
-import os
 import shutil
 import sys
 from collections.abc import Iterator
@@ -62,12 +66,9 @@ def main(argv: list[str]) -> int:
     from imgclf_jax import compiler, trained
 
     compiler.configure_xla()
+    cli.begin_work()
     network = trained.load(Path(FLAGS.workdir), FLAGS.checkpoint)
-    try:
-        unread = _predict(network, found)
-    except BrokenPipeError:  # `| head`: whoever read the rows has seen enough.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
+    unread = _predict(network, found)
     if unread:
         print(f"{unread} of {len(found.files)} files could not be read", file=sys.stderr)
     return 2 if unread == len(found.files) else 1 if unread or found.problems else 0

@@ -5,6 +5,11 @@ predictions.csv. With several workdirs the page has the runs side by side, then 
 one's folder unless --output says otherwise. An earlier report in that place is replaced.
 """
 
+if __name__ == "__main__":  # Before anything is imported that swallows Ctrl-C.
+    from imgclf_jax import interrupt
+
+    interrupt.install()
+
 import sys
 from pathlib import Path
 
@@ -32,6 +37,7 @@ def main(argv: list[str]) -> int:
     from imgclf_jax import compiler  # JAX is slow to import: mistakes above are told at once.
 
     compiler.configure_xla()
+    cli.begin_work(needs_stdout=False)
     from imgclf_jax.console import Console
     from imgclf_jax.report.write import report
 

@@ -1,0 +1,124 @@
+"""Config files: Python files with `get_config()`, and the mistakes in them, in one line each."""
+
+import ast
+import contextlib
+import re
+import sys
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+
+from absl import flags
+from ml_collections.config_flags import config_flags
+
+from imgclf_jax.errors import UserError
+
+
+class _LastTuple(config_flags._ConfigFieldMultiFlag):  # type: ignore[name-defined]
+    """A tuple that is overridden twice has its last value, like any other field; the original appends."""
+
+    def parse(self, arguments):
+        self.present = 0
+        super().parse(arguments)
+
+
+config_flags._ConfigFieldMultiFlag = _LastTuple  # type: ignore[attr-defined]
+
+
+def config_path(argv: list[str]) -> str | None:
+    """The value of `--config` on a command line, or `None` if there is none."""
+    for index, argument in enumerate(argv):
+        name, equals, value = argument.lstrip("-").partition("=")
+        if argument.startswith("-") and name == "config":
+            return value if equals else (argv[index + 1] if index + 1 < len(argv) else "")
+    return None
+
+
+def check(path: str) -> None:
+    """Raises `UserError` for a config file that is missing, cannot be read or is not Python."""
+    file = Path(path)
+    if file.is_dir() or not file.exists():
+        folder = file if file.is_dir() else file.parent
+        near = sorted(other.as_posix() for other in folder.glob("*.py")) if folder.is_dir() else []
+        wrong = "is a folder" if file.is_dir() else "does not exist"
+        raise UserError(f"config file {path} {wrong}" + (f"; there are {', '.join(near)}" if near else ""))
+    if not file.is_file():
+        raise UserError(f"config file {path} is not a regular file")
+    try:
+        ast.parse(file.read_bytes(), filename=path)  # from bytes, which may begin with a BOM or declare a coding
+    except SyntaxError as error:
+        line = f", line {error.lineno}" if error.lineno else ""
+        raise UserError(f"config file {path}{line}: {error.msg}") from error
+    except (OSError, ValueError, RecursionError, MemoryError) as error:
+        raise UserError(f"config file {path} cannot be read: {one_line(error)}") from error
+
+
+@contextlib.contextmanager
+def loading(path: str | None) -> Iterator[None]:
+    """While the block loads a config file, the modules beside it can be imported, as for a script.
+
+    Raises:
+        UserError: whatever the block raises, in one line.
+    """
+    folder = None if path is None else str(Path(path).resolve().parent)
+    # Compiled files are recognised by their time in seconds: two edits within one would leave the first in force.
+    writes_no_bytecode, sys.dont_write_bytecode = sys.dont_write_bytecode, True
+    if folder:
+        sys.path.insert(0, folder)
+    try:
+        yield
+    except flags.Error as error:
+        cause = _raised_by(path, error)
+        text = str(error)
+        if cause or "Traceback" in text:  # The parser puts tracebacks into its message.
+            raise _failed(path, _told(cause) if cause else text.strip().splitlines()[-1]) from error
+        raise UserError(one_line(error)) from error
+    except SystemExit as error:
+        raise _failed(path, f"it ended the program with sys.exit({error.code!r})") from error
+    except Exception as error:
+        if isinstance(error, AttributeError) and "has no attribute 'get_config'" in str(error):
+            text = f"config file {path} defines no get_config(); it must return a config made by default()"
+            raise UserError(text) from error
+        if cause := _raised_by(path, error):
+            raise _failed(path, _told(cause)) from error
+        raise UserError(f"bad override of {path}: {_reason(error)}") from error
+    finally:
+        sys.dont_write_bytecode = writes_no_bytecode
+        if folder in sys.path:
+            sys.path.remove(folder)
+
+
+def one_line(error: object) -> str:
+    """What an exception says, on one line."""
+    while isinstance(error, KeyError | AttributeError) and error.args:
+        error = error.args[0]  # str() of a KeyError is the repr of its message.
+    return " ".join(str(error).split())
+
+
+def _failed(path, reason):
+    return UserError(f"config file {path} failed: {reason}")
+
+
+def _raised_by(path, error):
+    """What the code of the config file raised, out of all that `error` was raised after; or `None`."""
+    cause = None
+    while error is not None and path is not None:
+        files = (frame.f_code.co_filename for frame, _ in traceback.walk_tb(error.__traceback__))
+        if any(Path(file).resolve() == Path(path).resolve() for file in set(files)):
+            cause = error
+        error = error.__cause__ or error.__context__
+    return cause
+
+
+def _told(error):
+    return f"{type(error).__name__}: {_reason(error)}"
+
+
+def _reason(error):
+    """`one_line`, but what ConfigDict says about a field that does not exist, shorter."""
+    text = one_line(error)
+    if near := re.search(r'Did you mean "(.+)" instead of "(.+)"\?', text):
+        return f"there is no field {near[2]}; did you mean {near[1]}?"
+    if isinstance(error, AttributeError | KeyError) and text.strip("'").isidentifier():
+        return f"there is no field {text.strip(chr(39))}"
+    return text

@@ -1,0 +1,94 @@
+"""Standard error without a false alarm of native code, through a process that outlives ours.
+
+Native code may write the reason for which it aborts, so whatever filters standard error must not be part of the process
+that dies. This file is both: the module that starts the filter, and the program that the filter runs.
+"""
+
+import contextlib
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+_MARK = b"\0end of a block of imgclf_jax\0"
+_filters: dict[tuple[int, int], Any] = {}  # by what they write to; at most one
+
+
+@contextlib.contextmanager
+def without(noise: str) -> Iterator[None]:
+    """Drops the lines with `noise` from all that the process writes to standard error while the block lasts.
+
+    Everything else is written at once, and before the block ends. If the filter cannot be started or has been killed,
+    the noise is written as well. Blocks may be nested: the noise is that of the outer one.
+    """
+    try:
+        running = _start(noise)
+    except OSError:
+        running = None
+    if running is None:
+        yield
+        return
+    _flush()
+    original = os.dup(2)
+    os.dup2(running.stdin.fileno(), 2)
+    try:
+        yield
+    finally:
+        _flush()
+        os.dup2(original, 2)
+        os.close(original)
+        with contextlib.suppress(OSError):
+            running.stdin.write(_MARK + b"\n")
+            running.stdout.read(1)
+
+
+def _start(noise):
+    """The running filter for what standard error is now; `None` within a block."""
+    if any(os.path.sameopenfile(running.stdin.fileno(), 2) for running in _filters.values()):
+        return None
+    status = os.fstat(2)
+    target = status.st_dev, status.st_ino
+    if target not in _filters or _filters[target].poll() is not None:
+        _drop()
+        # In a session of its own: Ctrl-C is for us, not for what has to write down how we end.
+        command = [sys.executable, "-I", "-S", __file__, noise]
+        pipe = subprocess.PIPE
+        _filters[target] = subprocess.Popen(command, stdin=pipe, stdout=pipe, bufsize=0, start_new_session=True)
+    return _filters[target]
+
+
+def _flush():
+    if sys.stderr is not None:
+        sys.stderr.flush()
+
+
+def _drop():
+    while _filters:
+        _, old = _filters.popitem()
+        old.stdin.close()  # It ends when it has written everything.
+        old.stdout.close()
+
+
+def _run(noise: bytes) -> None:
+    """Copies standard input to standard error; a mark is answered with a byte on standard output."""
+    kept = b""
+    while data := os.read(0, 65536):
+        *lines, kept = (kept + data).split(b"\n")
+        for line in lines:
+            text, mark, _ = line.partition(_MARK)
+            if noise not in text:
+                _write(text if mark else text + b"\n")
+            if mark:
+                os.write(1, b".")
+    _write(kept)
+
+
+def _write(data: bytes) -> None:
+    with contextlib.suppress(OSError):  # The terminal is gone; our process must still be able to write to us.
+        while data:
+            data = data[os.write(2, data) :]
+
+
+if __name__ == "__main__":
+    _run(sys.argv[1].encode())

@@ -1,0 +1,103 @@
+"""Whether the other processes of a job still answer, and how this one ends when it cannot go on without them."""
+
+import contextlib
+import os
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+from jax._src import distributed
+
+BEATS = 10  # signs of life in the time after which a process is taken for dead
+_KEY = "imgclf_jax/alive/"
+_DONE = "done"
+_LOST = "lost "
+
+
+class Watch:
+    """Gives signs of life through the coordinator's store, and looks for those of the others.
+
+    JAX does the same in native code, but ends this process without a word that a user can act on. The first process
+    watches all others, and they watch the first.
+
+    Args:
+        client: JAX's, connected to the coordinator.
+        process: this process's place in the job.
+        seconds: after so long without a sign of life a process is taken for dead.
+        lost: called with its place, in a thread.
+    """
+
+    def __init__(self, client: Any, process: int, processes: int, seconds: float, lost: Callable[[int], None]):
+        self._client = client
+        self._process = process
+        self._lost = lost
+        watched = range(1, processes) if process == 0 else (0,)
+        self._silent = dict.fromkeys(watched, 0)  # beats since the last sign of life
+        self._last: dict[int, str | None] = {}
+        self._seconds = seconds
+        self._stopped = threading.Event()
+        self._beating = threading.Thread(target=self._beat, daemon=True)
+        self._beating.start()
+        threading.Thread(target=self._count, daemon=True).start()
+
+    def stop(self) -> None:
+        """Tells the others that nothing more is to be expected. Afterwards the client may be shut down."""
+        self._stopped.set()
+        self._beating.join(self._seconds)
+        with contextlib.suppress(Exception):
+            self._give(_DONE)
+
+    def _beat(self):
+        beats = 0
+        while not self._stopped.wait(self._seconds / BEATS):
+            beats += 1
+            with contextlib.suppress(Exception):  # An answer that does not come is what `_count` waits for.
+                self._give(str(beats))
+                self._look()
+
+    def _give(self, sign):
+        self._client.key_value_set(f"{_KEY}{self._process}", sign, allow_overwrite=True)
+
+    def _look(self):
+        if self._process == 0:
+            signs = {int(key.rpartition("/")[2]): sign for key, sign in self._client.key_value_dir_get(_KEY)}
+        else:
+            signs = {0: self._client.key_value_try_get(f"{_KEY}0")}
+            if signs[0].startswith(_LOST):  # The first process is about to end; with it, the store does.
+                self._lost(int(signs[0].removeprefix(_LOST)))
+        for process in self._silent:
+            sign = signs.get(process)
+            if sign != self._last.get(process) or sign == _DONE:
+                self._silent[process] = 0
+            self._last[process] = sign
+
+    def _tell(self, process):
+        self._stopped.set()
+        with contextlib.suppress(Exception):
+            self._give(f"{_LOST}{process}")
+            time.sleep(1.5 * self._seconds / BEATS)  # They look at every beat.
+
+    def _count(self):
+        # Beats, not seconds of a clock: time that this process has itself stood still must not count.
+        while not self._stopped.wait(self._seconds / BEATS):
+            for process, silent in self._silent.items():
+                self._silent[process] = silent + 1
+                if silent >= BEATS and not self._stopped.is_set():
+                    if self._process == 0:
+                        self._tell(process)
+                    self._lost(process)
+                    return
+
+
+def leave(code: int, message: str) -> None:
+    """Ends this process now, after a message: an orderly end would wait for all others."""
+    name = f"{socket.gethostname()}, process {distributed.global_state.process_id}: "
+    with contextlib.suppress(Exception):  # Standard output may be lost.
+        print("\n".join(name + line for line in message.splitlines()), file=sys.stderr, flush=True)
+        sys.stdout.flush()
+    if distributed.global_state.process_id == 0:
+        time.sleep(2)  # The others lose their coordinator: they shall have time to say what they have to say.
+    os._exit(code)

@@ -1,0 +1,121 @@
+"""Standard output and standard error that may be closed, be full, have lost their reader, or lack a character."""
+
+import contextlib
+import errno
+import os
+import signal
+import sys
+import threading
+from typing import Any
+
+_lost: dict[str, OSError] = {}
+_survives = False
+
+
+class OutputLost(Exception):
+    """Standard output can no longer be written. Not an `OSError`: nobody must take it for trouble with a file."""
+
+    def __init__(self, error: OSError):
+        super().__init__(f"cannot write standard output: {error.strerror or error}")
+
+
+def prepare() -> None:
+    """Makes both streams safe to write to. A tool calls this before it writes anything or opens a file.
+
+    Characters that standard output cannot show are replaced. A failure to write standard error is ignored, one to write
+    standard output raises `OutputLost`, and what is written afterwards is discarded.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            # Closed: the next file to be opened would get the number, and whatever libraries print would go into it.
+            os.open(os.devnull, os.O_RDONLY)
+    for number, name in ((1, "stdout"), (2, "stderr")):
+        stream = getattr(sys, name)
+        if stream is None:
+            stream = open(number, "w", closefd=False)  # noqa: SIM115
+        if not isinstance(stream, _Stream):
+            if name == "stdout" and hasattr(stream, "reconfigure"):
+                stream.reconfigure(errors="replace")
+            setattr(sys, name, _Stream(stream, name))
+
+
+def survive() -> None:
+    """From now on the loss of standard output raises nothing: what the tool makes is in files, and it goes on."""
+    global _survives
+    _survives = True
+
+
+def lost() -> str:
+    """Why standard output or standard error was lost, or an empty string."""
+    return next((error.strerror or str(error) for error in _lost.values()), "")
+
+
+def status() -> int:
+    """Flushes, and returns the exit status of a tool that lost its standard output, after a line; 0 if all is well.
+
+    141, that of a process which SIGPIPE killed, if nobody reads any more, as after `| head`; otherwise 2.
+    """
+    with contextlib.suppress(OutputLost):
+        sys.stdout.flush()
+    sys.stderr.flush()
+    error = _lost.get("stdout")
+    if error is None or _survives:
+        return 0
+    if error.errno == errno.EPIPE:
+        return 128 + getattr(signal, "SIGPIPE", 13)
+    print(f"error: {OutputLost(error)}", file=sys.stderr)
+    return 2
+
+
+class _Stream:
+    """A text stream whose failures are remembered in `_lost`."""
+
+    def __init__(self, stream: Any, name: str):
+        self._stream = stream
+        self._name = name
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def __iter__(self) -> Any:
+        return iter(self._stream)
+
+    def write(self, text: str) -> int:
+        try:
+            return self._stream.write(text)
+        except OSError as error:
+            self._lose(error)
+            return len(text)
+
+    def writelines(self, lines: Any) -> None:
+        for line in lines:
+            self.write(line)
+
+    def flush(self) -> None:
+        try:
+            self._stream.flush()
+        except OSError as error:
+            self._lose(error)
+
+    def _lose(self, error):
+        _lost.setdefault(self._name, error)
+        # What is still in the buffers, and what native code prints, must not fail once more when Python ends.
+        with contextlib.suppress(OSError, ValueError):
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, self._stream.fileno())
+            os.close(nowhere)
+        if self._name == "stdout" and not _survives:
+            raise OutputLost(error)
+
+
+def ignore_in_threads() -> None:
+    """A thread that only draws a progress bar ends without a traceback when standard output is lost."""
+    before = threading.excepthook
+
+    def hook(arguments):
+        if not isinstance(arguments.exc_value, OutputLost):
+            before(arguments)
+
+    threading.excepthook = hook
