@@ -1,12 +1,37 @@
-"""Files that a tool writes for its user: whole or not at all, and never over one that is there."""
+"""Files that a tool writes for its user: whole or not at all, never over one that is there; and the lines of a CSV."""
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from imgclf_jax.errors import UserError
+
+
+# A spreadsheet evaluates a cell that begins with one of the first seven, and names of files and classes come from
+# anywhere. The apostrophe is escaped as well, so that removing one from the front always gives the name back.
+# See https://owasp.org/www-community/attacks/CSV_Injection.
+_ESCAPED = ("=", "+", "-", "@", "\t", "\r", "\n", "'")
+_QUOTED = frozenset(',;"\t\r\n')  # Where the comma is the decimal sign, spreadsheets separate cells by semicolons.
+
+
+def csv_line(cells: Iterable[object]) -> str:
+    """A line of a CSV file (RFC 4180, but for its line end), which no spreadsheet takes for formulas.
+
+    Text that begins with `=`, `+`, `-`, `@`, a tab, a line end or `'` gets a `'` in front: whoever reads the file
+    removes one leading `'` from a cell of text. Numbers stay as they are.
+
+    Args:
+        cells: text, or numbers that `str` writes.
+    """
+    return ",".join(_cell(value) if isinstance(value, str) else str(value) for value in cells) + "\n"
+
+
+def _cell(text):
+    if text.startswith(_ESCAPED):
+        text = "'" + text
+    return '"' + text.replace('"', '""') + '"' if _QUOTED & set(text) else text
 
 
 def problems(path: Path, flag: str = "--output") -> list[str]:

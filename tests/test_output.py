@@ -1,9 +1,12 @@
 """output.py: files that appear whole, and never over another."""
 
+import csv
+
+import numpy as np
 import pytest
 
 from imgclf_jax.errors import UserError
-from imgclf_jax.output import new_file, problems
+from imgclf_jax.output import csv_line, new_file, problems
 
 
 def test_a_file_appears_when_the_block_has_ended(tmp_path):
@@ -55,3 +58,30 @@ def test_a_folder_that_is_missing_and_a_name_that_cannot_be_are_told(tmp_path):
     with pytest.raises(UserError, match="cannot write"), new_file(tmp_path / ("x" * 300)):
         pass
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "written"),
+    [
+        ("=1+1", "'=1+1"),
+        ("+1", "'+1"),
+        ("-1", "'-1"),
+        ("@SUM(A1)", "'@SUM(A1)"),
+        ("\t=1", '"\'\t=1"'),
+        ("\r=1", '"\'\r=1"'),
+        ("'=1", "''=1"),
+        ('=HYPERLINK("http://x","y")', '"\'=HYPERLINK(""http://x"",""y"")"'),
+        ("a;=1+1", '"a;=1+1"'),  # two cells, where semicolons separate them
+        ("a-b=c@d", "a-b=c@d"),
+        ("", ""),
+    ],
+)
+def test_text_is_no_formula_and_is_read_back_without_its_apostrophe(text, written):
+    line = csv_line([text, "end"])
+    assert line == f"{written},end\n"
+    ((cell, _),) = csv.reader([line[:-1]])
+    assert cell.removeprefix("'") == text
+
+
+def test_numbers_in_a_csv_stay_numbers():
+    assert csv_line([-1.5, np.float32(0.1), 7, "-1.5"]) == "-1.5,0.1,7,'-1.5\n"

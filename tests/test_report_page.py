@@ -172,13 +172,15 @@ def test_an_image_is_encoded_without_loss():
 
 
 def test_csv_is_read_back_as_it_was(tmp_path):
-    run = make_run(names=(*HOSTILE, 'comma, "quote"\nline'))
+    run = make_run(names=(*HOSTILE, 'comma, "quote"\nline', "=1+1", "'quoted'"))
     predictions.write_csv(tmp_path / "predictions.csv", run.found)
     with (tmp_path / "predictions.csv").open(newline="", encoding="utf-8", errors="surrogateescape") as file:
         rows = list(csv.reader(file))
     assert rows[0][5:] == [f"p({name})" for name in run.found.class_names]
-    assert [row[0] for row in rows[1:]] == list(run.found.ids)
-    assert [row[1] for row in rows[1:]] == [run.found.class_names[label] for label in run.found.labels]
+    text = [[cell.removeprefix("'") for cell in row[:3]] for row in rows[1:]]
+    assert "'=1+1" in {row[1] for row in rows[1:]}
+    assert [row[0] for row in text] == list(run.found.ids)
+    assert [row[1] for row in text] == [run.found.class_names[label] for label in run.found.labels]
     np.testing.assert_allclose(np.array([row[5:] for row in rows[1:]], float), run.found.probabilities, rtol=1e-5)
 
 

@@ -4,6 +4,7 @@ Folders are searched for files, those in their subfolders included; in a quoted 
 row a file, in order, with the most probable classes: a table, `--format=csv` (columns file, class_1, probability_1 and
 so on, error) or `--format=json` (an object a line: file, class, probability, the probabilities of all classes, true
 where it is known; or file and error). A file that cannot be read has its reason instead of a class.
+In CSV, names that a spreadsheet would take for a formula have a `'` in front; see README.md.
 
 Where files lie in folders that are named like classes, the predictions are scored: how many are right, and what is
 taken for what. The score follows the table; with csv, json and --output it goes to standard error.

@@ -1,6 +1,5 @@
 """What a trained network says about every example of a split."""
 
-import csv
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,6 +9,7 @@ from imgclf_jax import data, feed, trained
 from imgclf_jax.data import sample
 from imgclf_jax.data.types import Images, Progress
 from imgclf_jax.errors import UserError
+from imgclf_jax.output import csv_line
 
 
 class Predictions(NamedTuple):
@@ -97,16 +97,18 @@ def predict(network: trained.Trained, progress: Progress) -> Predictions:
 
 
 def write_csv(path: Path, found: Predictions) -> None:
-    """A line for each example: id, true and predicted class, their probabilities, then those of all classes."""
+    """A line for each example: id, true and predicted class, their probabilities, then those of all classes.
+
+    Names that a spreadsheet would take for formulas are escaped, see `imgclf_jax.output.csv_line`.
+    """
     names, probabilities = found.class_names, found.probabilities
     columns = ["id", "true", "predicted", "probability", "probability_of_true", *(f"p({name})" for name in names)]
     # File names that are no text, as some systems allow them, come out as they went in.
     with path.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
-        table = csv.writer(file, lineterminator="\n")
-        table.writerow(columns)
+        file.write(csv_line(columns))
         for name, label, guess, row in zip(found.ids, found.labels, found.predicted, probabilities, strict=True):
-            values = (f"{value:.6g}" for value in (row[guess], row[label], *row))
-            table.writerow([name, names[label], names[guess], *values])
+            values = (float(f"{value:.6g}") for value in (row[guess], row[label], *row))
+            file.write(csv_line([str(name), names[label], names[guess], *values]))
 
 
 def _shape(sizes):
