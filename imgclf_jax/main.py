@@ -6,7 +6,7 @@ from pathlib import Path
 
 from absl import flags
 
-from imgclf_jax import cli
+from imgclf_jax import cli, provenance
 from imgclf_jax.errors import UserError
 
 FLAGS = flags.FLAGS
@@ -41,14 +41,16 @@ def main(argv: list[str]) -> int:
     if config is None and FLAGS.mode != "eval":
         raise UserError("--config is missing; for example --config=configs/cnn.py")
 
+    file = cli.config_path(argv)
+    config_file = provenance.describe_file(Path(file)) if file else None  # now, before somebody edits it
     from imgclf_jax import compiler, hosts  # JAX is slow to import: mistakes above are told at once.
 
     compiler.configure_xla()
     with hosts.session(FLAGS.coordinator, FLAGS.num_processes, FLAGS.process_id, FLAGS.connect_seconds):
-        return _dispatch(config, argv)
+        return _dispatch(config, argv, config_file)
 
 
-def _dispatch(config, argv) -> int:
+def _dispatch(config, argv, config_file) -> int:
     from imgclf_jax import workdir
 
     if FLAGS.mode == "check":
@@ -71,7 +73,13 @@ def _dispatch(config, argv) -> int:
     folder = Path(FLAGS.workdir) if FLAGS.workdir else workdir.default_path(cli.config_path(argv) or "")
     given = [] if FLAGS.workdir else [f"--workdir={folder}"]
     command = shlex.join(["python", "-m", "imgclf_jax.main", *argv[1:], *given])
-    return train(config, folder, allow_config_change=FLAGS.allow_config_change, resume_command=command)
+    return train(
+        config,
+        folder,
+        allow_config_change=FLAGS.allow_config_change,
+        resume_command=command,
+        config_file=config_file,
+    )
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ from typing import Any
 
 from imgclf_jax.errors import UserError
 
-
 # A spreadsheet evaluates a cell that begins with one of the first seven, and names of files and classes come from
 # anywhere. The apostrophe is escaped as well, so that removing one from the front always gives the name back.
 # See https://owasp.org/www-community/attacks/CSV_Injection.

@@ -28,7 +28,14 @@ STORAGE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROF
 COMPARABLE = ("class_names", "image_shape", "counts")
 
 
-def train(config: ConfigDict, folder: Path, *, allow_config_change: bool = False, resume_command: str = "") -> int:
+def train(
+    config: ConfigDict,
+    folder: Path,
+    *,
+    allow_config_change: bool = False,
+    resume_command: str = "",
+    config_file: dict[str, str] | None = None,
+) -> int:
     """Trains in a workdir, or goes on with the run that is there.
 
     Args:
@@ -36,6 +43,7 @@ def train(config: ConfigDict, folder: Path, *, allow_config_change: bool = False
         folder: the workdir, made if it is missing.
         allow_config_change: go on although the config differs from the one the run was started with.
         resume_command: the command line that continues this run, told to a user who interrupts it.
+        config_file: from `imgclf_jax.provenance.describe_file`, for the record.
 
     Returns:
         The exit status: 0 complete, 1 diverged, 128 + signal when interrupted.
@@ -60,10 +68,11 @@ def train(config: ConfigDict, folder: Path, *, allow_config_change: bool = False
         console.print(f"workdir {folder}")
         if streamed:
             console.print(feed.notice(config, info))
-        before = (workdir.read_json(folder / "run.json") or {}).get("data")
-        record = workdir.RunRecord(folder, writes, seed=config.seed, data=before or {"name": info.name})
+        before = workdir.read_json(folder / "run.json") or {}
+        record = workdir.RunRecord(folder, writes, seed=config.seed, data=before.get("data") or {"name": info.name})
         try:
-            record.update(provenance=provenance.collect())
+            origin = provenance.of_run(config_file, config.parallel.devices)
+            record.update(**provenance.of_sessions(before, origin))
             return _run(config, folder, console, record, signal, resume_command, allow_config_change, streamed)
         except loop.Diverged as diverged:
             record.update(status="diverged", diverged_at_step=diverged.step)

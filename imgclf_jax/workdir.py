@@ -107,6 +107,9 @@ class RunRecord:
             "sessions": before.get("sessions", 0) + 1,
             **content,
         }
+        # Of a session that was killed, the time after it last wrote this record is not known, and not counted.
+        if killed := before.get("killed_sessions", 0) + (before.get("status") == "running"):
+            self.content["killed_sessions"] = killed
         self.update()
 
     @property
