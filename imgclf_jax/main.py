@@ -36,6 +36,8 @@ def main(argv: list[str]) -> int:
     """Parses the command line and dispatches. Returns the exit status."""
     define_flags()
     config = cli.parse(argv)
+    if problems := _unused(config):
+        raise UserError("\n".join(problems))
     if FLAGS.mode == "eval" and not FLAGS.workdir:
         raise UserError("--mode=eval needs --workdir, the folder that training printed")
     if config is None and FLAGS.mode != "eval":
@@ -50,21 +52,36 @@ def main(argv: list[str]) -> int:
         return _dispatch(config, argv, config_file)
 
 
+def _unused(config) -> list[str]:
+    """A line for each flag that is given and would make no difference."""
+    found = [
+        f"--{name} has no effect with --mode={FLAGS.mode}; it goes with --mode=eval"
+        for name in ("split", "checkpoint")
+        if FLAGS[name].present and FLAGS.mode != "eval"
+    ]
+    if FLAGS.allow_config_change and FLAGS.mode == "eval" and config is None:
+        found.append("--allow_config_change has no effect without --config: the config is that of the run")
+    if FLAGS.allow_config_change and FLAGS.mode != "eval" and not FLAGS.workdir:
+        found.append("--allow_config_change has no effect without --workdir, the folder of the run to go on with")
+    return found
+
+
 def _dispatch(config, argv, config_file) -> int:
-    from imgclf_jax import workdir
+    from imgclf_jax import hosts, workdir
 
     if FLAGS.mode == "check":
         from imgclf_jax.check import check
 
-        check(config)
+        check(config, Path(FLAGS.workdir) if FLAGS.workdir else None, FLAGS.allow_config_change)
         return 0
     if FLAGS.mode == "eval":
         from imgclf_jax.evaluation import evaluate_run
 
         folder = Path(FLAGS.workdir)
         saved = workdir.load_config(folder)
-        if config is not None:
-            workdir.check_config(folder, config, FLAGS.allow_config_change)
+        changed = [] if config is None else workdir.check_config(folder, config, FLAGS.allow_config_change)
+        if changed and hosts.is_first():
+            print("\n".join(f"warning: config changed: {line}" for line in changed), file=sys.stderr)
         evaluate_run(config or saved, folder, FLAGS.split, FLAGS.checkpoint)
         return 0
 

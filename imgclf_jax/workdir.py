@@ -1,7 +1,9 @@
 """The folder of a run: who may use it, its `config.json` and its `run.json`."""
 
 import datetime
+import errno
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +27,7 @@ def open_workdir(workdir: Path) -> Any:
     """
     try:
         workdir.mkdir(parents=True, exist_ok=True)
-        lock = (workdir / ".lock").open("w")
+        lock = (workdir / ".lock").open("a")
     except OSError as error:
         raise UserError(f"cannot write to workdir {workdir}: {error.strerror}; choose another --workdir") from error
     try:
@@ -37,6 +39,21 @@ def open_workdir(workdir: Path) -> Any:
     except OSError as error:
         raise UserError(f"another process is using workdir {workdir}; choose another --workdir") from error
     return lock
+
+
+def check_usable(workdir: Path) -> None:
+    """Raises the `UserError` that `open_workdir` would raise; makes nothing."""
+    place = next(path for path in (workdir, *workdir.absolute().parents) if path.exists())
+    problem = 0
+    if not place.is_dir():
+        problem = errno.EEXIST if place == workdir else errno.ENOTDIR
+    elif not os.access(place, os.W_OK | os.X_OK):
+        problem = errno.EACCES
+    if problem:
+        reason = os.strerror(problem)
+        raise UserError(f"cannot write to workdir {workdir}: {reason}; choose another --workdir")
+    if (workdir / ".lock").exists():
+        open_workdir(workdir).close()
 
 
 def check_config(workdir: Path, config: ConfigDict, allow_change: bool) -> list[str]:

@@ -187,6 +187,21 @@ def test_photos_are_read_ahead_but_not_far(tmp_path, monkeypatch):
     assert threading.active_count() < 20
 
 
+def test_nan_is_no_prediction(tmp_path):
+    def network(images):
+        found = mean_colour(images)
+        found[1, 2] = np.nan
+        return found
+
+    files = [(name, 0) for name in some_photos(tmp_path, 3)]
+    (rows,) = predict_files(files, network, (6, 5, 3), "stretch", 8)
+    assert [row.probabilities is None for row in rows] == [False, True, False]
+    assert rows[1].reason == reading.NOT_FINITE
+    for form in (Csv(NAMES, 2), Table(NAMES, 2, [files[1][0]], 0), JsonLines(NAMES)):
+        text = form.row(rows[1])
+        assert reading.NOT_FINITE in text and not any(name in text for name in NAMES[1:])
+
+
 def test_an_error_that_is_not_the_files_is_not_hidden(tmp_path, monkeypatch):
     def read(*_):
         raise ZeroDivisionError

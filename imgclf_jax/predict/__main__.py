@@ -9,8 +9,8 @@ In CSV, names that a spreadsheet would take for a formula have a `'` in front; s
 Where files lie in folders that are named like classes, the predictions are scored: how many are right, and what is
 taken for what. The score follows the table; with csv, json and --output it goes to standard error.
 
-Exit status: 0: all is predicted; 1: it is, but for files that cannot be read and names that match nothing; 2: nothing
-is, or there is a mistake on the command line.
+Exit status: 0: all files are predicted; 1: all but those that cannot be read or get NaN from the network, and names
+that match nothing; 2: no file is predicted, or there is a mistake on the command line.
 """
 
 import contextlib
@@ -65,17 +65,19 @@ def main(argv: list[str]) -> int:
     compiler.configure_xla()
     network = trained.load(Path(FLAGS.workdir), FLAGS.checkpoint)
     try:
-        unread = _predict(network, found)
+        unread, not_finite = _predict(network, found)
     except BrokenPipeError:  # `| head`: whoever read the rows has seen enough.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
-    if unread:
-        print(f"{unread} of {len(found.files)} files could not be read", file=sys.stderr)
-    return 2 if unread == len(found.files) else 1 if unread or found.problems else 0
+    for count, what in ((unread, "files could not be read"), (not_finite, "files get NaN from the network")):
+        if count:
+            print(f"{count} of {len(found.files)} {what}", file=sys.stderr)
+    lost = unread + not_finite
+    return 2 if lost == len(found.files) else 1 if lost or found.problems else 0
 
 
-def _predict(network, found) -> int:
-    """Writes the rows and the score; returns how many files could not be read."""
+def _predict(network, found) -> tuple[int, int]:
+    """Writes the rows and the score; returns how many files could not be read, and for how many there was only NaN."""
     from imgclf_jax.predict import files, reading
     from imgclf_jax.predict.bar import Bar
     from imgclf_jax.predict.score import Score
@@ -87,7 +89,7 @@ def _predict(network, found) -> int:
     todo = ((str(file.path), files.label(file, labels)) for file in found.files)
     predictor = predict.Predictor(network, FLAGS.batch_size)
     score = Score(network.class_names)
-    done = unread = 0
+    done = unread = not_finite = 0
     with _rows_file() as stream:
         form = _format(network.class_names, found.files, stream)
         bar = Bar("predicting", len(found.files))
@@ -97,7 +99,9 @@ def _predict(network, found) -> int:
             for rows in reading.predict_files(todo, predictor, shape, resize, FLAGS.batch_size):
                 bar.write("".join(map(form.row, rows)), stream)
                 for row in rows:
-                    if row.probabilities is None:
+                    if row.reason == reading.NOT_FINITE:
+                        not_finite += 1
+                    elif row.probabilities is None:
                         unread += 1
                     elif row.label is not None:
                         score.add(row.label, reading.best(row.probabilities, 1)[0])
@@ -105,10 +109,9 @@ def _predict(network, found) -> int:
                 bar.update(done)
         finally:
             bar.close()
-    _show_score(
-        score, done - unread, found, sys.stdout if stream is sys.stdout and FLAGS.format == "table" else sys.stderr
-    )
-    return unread
+    beside = sys.stdout if stream is sys.stdout and FLAGS.format == "table" else sys.stderr
+    _show_score(score, done - unread - not_finite, found, beside)
+    return unread, not_finite
 
 
 @contextlib.contextmanager

@@ -12,14 +12,16 @@ import numpy as np
 
 from imgclf_jax.data.photos import BadPhoto, read
 
+NOT_FINITE = "the network gives it no probabilities but NaN"
+
 
 class Row(NamedTuple):
     """What became of a file.
 
     Attributes:
         file: its name.
-        probabilities: float32 [classes]; `None` where it could not be read.
-        reason: why it could not.
+        probabilities: float32 [classes]; `None` if the file could not be read, or they are NaN.
+        reason: why there are none; `NOT_FINITE` if the file is not at fault.
         label: the class that it should be, where that is known.
     """
 
@@ -59,9 +61,15 @@ def predict_files(
         photos = [photo for _, photo in batch if not isinstance(photo, str)]
         scores = iter(predict(np.stack(photos)) if photos else ())
         yield [
-            Row(name, None, photo, label) if isinstance(photo, str) else Row(name, next(scores), "", label)
+            Row(name, None, photo, label) if isinstance(photo, str) else _row(name, next(scores), label)
             for (name, label), photo in batch
         ]
+
+
+def _row(name: str, probabilities: np.ndarray, label: int | None) -> Row:
+    if np.isnan(probabilities).any():
+        return Row(name, None, NOT_FINITE, label)
+    return Row(name, probabilities, "", label)
 
 
 def _ahead(

@@ -7,7 +7,7 @@ from imgclf_jax.console import count, duration
 from imgclf_jax.cost import parameter_table
 from imgclf_jax.report.markup import Markup, join, name, table, tag
 from imgclf_jax.report.measures import wilson
-from imgclf_jax.report.runs import Run
+from imgclf_jax.report.runs import Run, is_result
 
 
 def accuracy_with_interval(result: dict[str, Any]) -> str:
@@ -18,7 +18,7 @@ def accuracy_with_interval(result: dict[str, Any]) -> str:
 
 def results(run: Run) -> Markup:
     """Accuracy and loss by split, from `run.json`."""
-    found = run.record.get("results") or {}
+    found = {split: value for split, value in (run.record.get("results") or {}).items() if is_result(value)}
     if not found:
         return tag("p", "The run has not come to its final evaluation, so run.json holds no results.")
     rows = [

@@ -1,6 +1,8 @@
 """A report as a folder, which is there whole or not at all."""
 
+import errno
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -40,10 +42,16 @@ def report(folders: list[Path], output: Path | None, progress: Progress, warn: C
         with atomic.temporary_folder(folder.parent) as temporary:
             new = temporary / "new"
             _write(new, found, progress)
+            old = temporary / "old"
             if folder.exists():
                 check(folder)  # Again: something may have come into it meanwhile.
-                folder.rename(temporary / "old")
-            new.rename(folder)
+                folder.rename(old)
+            try:
+                new.rename(folder)
+            except BaseException:  # Ctrl-C as well: until the new report is there, the old one is the report.
+                if old.exists():
+                    old.rename(folder)
+                raise
     except OSError as error:
         raise UserError(f"cannot write {folder}: {error.strerror or error}; choose another --output") from error
     return folder / INDEX
@@ -55,7 +63,9 @@ def check(folder: Path) -> None:
         return
     advice = "move it away, or choose another --output"
     if not folder.is_dir():
-        raise UserError(f"{folder} is no folder; {advice}")
+        raise UserError(f"{folder} is not a folder; {advice}")
+    if not os.access(folder, os.R_OK | os.X_OK):
+        raise UserError(f"{folder} cannot be read: {os.strerror(errno.EACCES)}; {advice}")
     there = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir()}
     try:
         own = set(json.loads((folder / MARKER).read_text())["files"]) | {MARKER}
