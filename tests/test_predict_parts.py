@@ -75,7 +75,7 @@ def test_names_that_match_nothing_are_told(tree, tmp_path):
     (tmp_path / "empty").mkdir()
     found = find(["a.png", "b.png", "*.jpg", "empty", ""])
     assert [str(file.path) for file in found.files] == ["a.png"]
-    words = ("no file matches 'b.png'", "no file matches '*.jpg'", "folder 'empty' holds no files", "matches ''")
+    words = ("no file matches 'b.png'", "no file matches '*.jpg'", "folder 'empty' holds no files", "an empty name")
     assert len(found.problems) == len(words)
     assert all(word in problem for word, problem in zip(words, found.problems, strict=True))
 

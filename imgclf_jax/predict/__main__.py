@@ -49,7 +49,8 @@ def main(argv: list[str]) -> int:
     from imgclf_jax.predict import files
 
     problems = [] if FLAGS.workdir else ["--workdir is missing; give the folder that training printed"]
-    problems += output.problems(Path(FLAGS.output)) if FLAGS.output else []
+    if FLAGS.output is not None:
+        problems += output.problems(Path(FLAGS.output)) if FLAGS.output else ["--output= is given without a name"]
     found = files.find(names)
     if not names:
         problems.append("no files are given; name photos, folders or globs after the flags")
@@ -65,21 +66,27 @@ def main(argv: list[str]) -> int:
     compiler.configure_xla()
     network = trained.load(Path(FLAGS.workdir), FLAGS.checkpoint)
     try:
-        unread, not_finite = _predict(network, found)
+        unread, not_finite, first = _predict(network, found)
     except BrokenPipeError:  # `| head`: whoever read the rows has seen enough.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     for count, what in ((unread, "files could not be read"), (not_finite, "files get NaN from the network")):
         if count:
-            print(f"{count} of {len(found.files)} {what}", file=sys.stderr)
+            why = f", such as {first}" if FLAGS.output else ""  # Other rows say it on the terminal.
+            print(f"{count} of {len(found.files)} {what}{why}", file=sys.stderr)
     lost = unread + not_finite
     return 2 if lost == len(found.files) else 1 if lost or found.problems else 0
 
 
-def _predict(network, found) -> tuple[int, int]:
-    """Writes the rows and the score; returns how many files could not be read, and for how many there was only NaN."""
+def _predict(network, found) -> tuple[int, int, str]:
+    """Writes the rows and the score.
+
+    Returns:
+        How many files could not be read, how many got NaN, and the first of them with the reason.
+    """
     from imgclf_jax.predict import files, reading
     from imgclf_jax.predict.bar import Bar
+    from imgclf_jax.predict.formats import printable
     from imgclf_jax.predict.score import Score
 
     channels = network.image_shape[2]
@@ -90,6 +97,7 @@ def _predict(network, found) -> tuple[int, int]:
     predictor = predict.Predictor(network, FLAGS.batch_size)
     score = Score(network.class_names)
     done = unread = not_finite = 0
+    first = ""
     with _rows_file() as stream:
         form = _format(network.class_names, found.files, stream)
         bar = Bar("predicting", len(found.files))
@@ -99,6 +107,8 @@ def _predict(network, found) -> tuple[int, int]:
             for rows in reading.predict_files(todo, predictor, shape, resize, FLAGS.batch_size):
                 bar.write("".join(map(form.row, rows)), stream)
                 for row in rows:
+                    if row.reason and not first:
+                        first = printable(f"{row.file}: {row.reason}")
                     if row.reason == reading.NOT_FINITE:
                         not_finite += 1
                     elif row.probabilities is None:
@@ -111,7 +121,7 @@ def _predict(network, found) -> tuple[int, int]:
             bar.close()
     beside = sys.stdout if stream is sys.stdout and FLAGS.format == "table" else sys.stderr
     _show_score(score, done - unread - not_finite, found, beside)
-    return unread, not_finite
+    return unread, not_finite, first
 
 
 @contextlib.contextmanager
