@@ -1,33 +1,69 @@
 """`--mode=check`: what a config would do, without reading data or allocating a parameter."""
 
 import math
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from imgclf_jax import compiler, cost, dispatch, feed, parallel
+from imgclf_jax import checkpoint_folder, compiler, cost, data, dispatch, feed, parallel, resume, workdir
 from imgclf_jax.console import Console, count
+from imgclf_jax.errors import UserError
 from imgclf_jax.experiment import build, compile_run_steps
 from imgclf_jax.inputs import Normalization
 from imgclf_jax.summary import show_model
 from imgclf_jax.validate import validate, warnings
 
 
-def check(config: ConfigDict) -> None:
+def check(config: ConfigDict, folder: Path | None = None, allow_config_change: bool = False) -> None:
     """Prints the parameter table, output shapes, FLOPs and the memory that the compiled step needs.
 
+    What training would warn of is printed, and what it would refuse is refused, as far as that can be known without
+    reading the data and the checkpoints. Nothing is written.
+
+    Args:
+        config: the config.
+        folder: the workdir that it is meant for; `None`: a new one.
+        allow_config_change: as for training.
+
     Raises:
-        UserError: the config is not valid.
+        UserError: the config is not valid, or the run in `folder` cannot go on with it.
     """
     plan, info = validate(config)
+    console = Console()
+    changes = [] if folder is None else _workdir(folder, config, info, allow_config_change)
+    for line in (*changes, *warnings(config, info)):
+        console.warn(line)
+    if info.notice:
+        console.warn(info.notice)
     with compiler.quiet():
-        _check(config, plan, info, Console())
+        _check(config, plan, info, console)
+
+
+def _workdir(folder: Path, config: ConfigDict, info: data.Info, allow_change: bool) -> list[str]:
+    """What training in `folder` would warn of; raises `UserError` for what it would refuse."""
+    workdir.check_usable(folder)
+    found = resume.inspect(folder, config, allow_change)
+    before = found.record.get("data") or {}
+    if checkpoint_folder.exists(folder):
+        names = tuple(before.get("class_names") or info.class_names)
+        if names != info.class_names:
+            raise UserError(
+                f"the checkpoints in {folder} are of the classes {', '.join(names)}; those of {info.location} are "
+                f"{', '.join(info.class_names)}; choose another --workdir"
+            )
+        shape = tuple(before.get("image_shape") or info.image_shape)
+        if shape != info.image_shape:
+            sizes = ["×".join(map(str, size)) for size in (shape, info.image_shape)]
+            raise UserError(
+                f"the checkpoints in {folder} are of images of {sizes[0]}; those of {info.location} are {sizes[1]}; "
+                "choose another --workdir"
+            )
+    return [f"config changed: {line}" for line in found.changed]
 
 
 def _check(config, plan, info, console):
-    for line in warnings(config, info):
-        console.warn(line)
     image_bytes = sum(info.split_sizes.values()) * math.prod(info.image_shape)
     streamed = feed.is_streamed(config, info)
     strategy = parallel.create(config.parallel, image_bytes, streamed)
@@ -49,7 +85,8 @@ def _check(config, plan, info, console):
     compiled = run_steps.lower(state, meter, images, labels, order, scalar, experiment.key).compile()
 
     _, flops = cost.network_flops(experiment.model, state.eval_variables(), experiment.input_shape, batch)
-    console.print(f"data {info.name}: " + ", ".join(f"{name} {size:,}" for name, size in info.split_sizes.items()))
+    counts = ", ".join(f"{name} {size:,}" for name, size in info.split_sizes.items())
+    console.print(f"data {info.name}: {counts}" + ("" if info.is_prepared else " (not prepared yet)"))
     show_model(console, config, plan, state.params, flops)
     layers = cost.layer_outputs(experiment.model, state.eval_variables(), experiment.input_shape, batch)
     layers = [("images", (batch, *experiment.input_shape)), *layers]

@@ -7,8 +7,9 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from imgclf_jax import compiler, data, evaluate, feed, hosts, parallel, trained
+from imgclf_jax import compiler, data, evaluate, feed, hosts, parallel, trained, workdir
 from imgclf_jax.console import Console
+from imgclf_jax.data import splits
 from imgclf_jax.experiment import compile_evaluate
 from imgclf_jax.summary import accuracy
 
@@ -31,6 +32,7 @@ def evaluate_run(config: ConfigDict, folder: Path, split: str, which: str) -> di
     trained.check(folder)
     console = Console(config.log.progress if hosts.is_first() else "silent")
     info = hosts.together(lambda: data.describe_split(config.data, split))
+    shared = hosts.together(lambda: _trained_on(config, folder, split, info))
     streamed = feed.is_streamed(config, info)
     dataset = hosts.first_alone(lambda: data.load_split(config.data, split, progress=console.task, stream=streamed))
     console.finish()
@@ -56,5 +58,18 @@ def evaluate_run(config: ConfigDict, folder: Path, split: str, which: str) -> di
     console.finish()
     console.print(
         f"step {network.step}  {split} accuracy {accuracy(result)}  loss {result['loss']:.4f}  on {dataset.name}"
+        + (f"; {shared:,} of these {count:,} examples are in the training split" if shared else "")
     )
     return result
+
+
+def _trained_on(config, folder, split, info) -> int:
+    """How many of the examples to evaluate are in the training split of the run, unless the name says so."""
+    if split == "train":
+        return 0
+    saved = workdir.load_config(folder).data
+    if saved.source == "folder" or config.data.source == "folder":
+        return 0  # Splits of photos are disjoint.
+    settings = config.data.copy_and_resolve_references()
+    settings.update(train_split=saved.train_split, valid_split="", test_split="")
+    return splits.common(data.describe(settings).split_ranges["train"], info.split_ranges["train"])

@@ -2,18 +2,42 @@
 
 The file is a zip archive, not compressed, of
 
-- `model.stablehlo`: the network with its weights and all that evaluation does before and after it (central crop,
-  normalisation, softmax), serialised by `jax.export` for CPU, CUDA and TPU: images uint8 [batch, H, W, C], as decoded
-  from files, any batch size -> class probabilities float32 [batch, classes];
-- `model.json`: class_names, image_shape (H, W, C), and where it comes from: config, step, accuracies, data, versions.
+- `model.stablehlo`: the network with its weights, and the central crop, normalisation and softmax of evaluation,
+  serialised by `jax.export` for CPU, CUDA and TPU: images uint8 [batch, H, W, C], any batch size -> class probabilities
+  float32 [batch, classes];
+- `model.json`: class_names, image_shape (H, W, C), preprocessing (how a photo becomes such an image), and where the
+  network comes from: config, step, accuracies, data, versions.
 
-Nothing of this package and nothing of Flax is needed to use it, only `pip install jax flatbuffers numpy`::
+Neither this package nor Flax is needed to use it, only `pip install jax flatbuffers numpy pillow`. These lines give the
+probabilities of `imgclf_jax.predict`::
 
-    import jax, jax.export, json, zipfile
+    import jax, jax.export, json, numpy, zipfile
+    from PIL import Image, ImageOps
+
     archive = zipfile.ZipFile("model.zip")
     network = jax.jit(jax.export.deserialize(archive.read("model.stablehlo")).call)
-    class_names = json.loads(archive.read("model.json"))["class_names"]
-    probabilities = network(images)
+    model = json.loads(archive.read("model.json"))
+
+    def read(path):
+        # -> uint8 [H, W, C], as the network expects it
+        how, (height, width, channels) = model["preprocessing"], model["image_shape"]
+        image = ImageOps.exif_transpose(Image.open(path))
+        if image.mode.startswith("I"):  # 16-bit grey values
+            image = Image.fromarray(((numpy.asarray(image).astype(int) + 128) // 257).astype("uint8"))
+        if image.has_transparency_data and how["background"]:
+            image = image.convert("RGBA")
+            image = Image.alpha_composite(Image.new("RGBA", image.size, how["background"]), image)
+        image = image.convert(how["mode"])
+        left = top = 0
+        if how["resize"] == "crop":
+            left = max(0, (image.width - image.height * width / height) / 2)
+            top = max(0, (image.height - image.width * height / width) / 2)
+        box = (left, top, image.width - left, image.height - top)
+        image = image.resize((width, height), Image.Resampling.BILINEAR, box)
+        return numpy.asarray(image).reshape(height, width, channels)
+
+    probabilities = network(read("photo.jpg")[None])[0]
+    print({name: float(p) for name, p in zip(model["class_names"], probabilities)})
 
 The versions of JAX that can read it: the one that wrote it and those of at least the six months after it.
 """
@@ -26,6 +50,7 @@ if __name__ == "__main__":  # Before anything is imported that swallows Ctrl-C.
 import importlib.util
 import json
 import sys
+import textwrap
 import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -129,6 +154,7 @@ def describe(network: "Trained") -> dict[str, Any]:
         "class_names": list(network.class_names),
         "image_shape": list(network.image_shape),
         "input": "images uint8 [batch, H, W, C]",
+        "preprocessing": preprocessing(network),
         "output": "probabilities float32 [batch, classes]",
         "platforms": list(PLATFORMS),
         "step": network.step,
@@ -138,6 +164,37 @@ def describe(network: "Trained") -> dict[str, Any]:
         "config": config.to_json(network.config),
         "trained_with": record.get("provenance"),
         "exported_with": provenance.collect(),
+    }
+
+
+def preprocessing(network: "Trained") -> dict[str, Any] | None:
+    """How a photo becomes an image that the network takes, as `imgclf_jax.data.photos.read` does it.
+
+    `None` when images have a number of channels that photos do not have.
+    """
+    mode = {1: "L", 3: "RGB", 4: "RGBA"}.get(network.image_shape[2])
+    if mode is None:
+        return None
+    resize = network.config.data.resize
+    sizes = {
+        "stretch": "the whole photo is resized to image_shape, which may change its aspect ratio",
+        "crop": "the largest part in the middle that has the aspect ratio of image_shape is resized to it",
+    }
+    background = None if mode == "RGBA" else "white"
+    return {
+        "mode": mode,
+        "background": background,
+        "resize": resize,
+        "dtype": "uint8",
+        "range": [0, 255],
+        "steps": [
+            "turn the photo as its EXIF orientation says",
+            "scale grey values of 16 bits to 8 bits: (value + 128) // 257",
+            *([f"lay what is transparent over {background}"] if background else []),
+            f"convert it to {mode}",
+            f"{sizes[resize]}: bilinear, antialiased (Pillow's resize with BILINEAR)",
+            "pass the pixels as they are, uint8 from 0 to 255: the network crops and normalises them itself",
+        ],
     }
 
 
@@ -152,14 +209,14 @@ def _show(network, path):
     console.print(
         f"wrote {path}, {count(Path(path).stat().st_size)}B: step {network.step}, {weights:,} weights, images {shape}"
     )
-    console.print("To use it, with `pip install jax flatbuffers numpy` and nothing else:\n")
+    console.print("To use it, with `pip install jax flatbuffers numpy pillow` and nothing else:\n")
     console.print(usage(path))
 
 
 def usage(path: str) -> str:
-    """The lines of Python that load such a file, of the docstring above."""
-    lines = (__doc__ or "").split("::\n\n", maxsplit=1)[1].split("\n\n", maxsplit=1)[0]
-    return lines.replace('"model.zip"', json.dumps(str(path)))
+    """The lines of Python that load such a file, from the docstring above."""
+    lines = (__doc__ or "").partition("::\n\n")[2].partition("\n\nThe versions")[0]
+    return textwrap.dedent(lines).replace('"model.zip"', json.dumps(str(path)))
 
 
 if __name__ == "__main__":

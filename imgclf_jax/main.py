@@ -11,7 +11,7 @@ from pathlib import Path
 
 from absl import flags
 
-from imgclf_jax import cli
+from imgclf_jax import cli, provenance
 from imgclf_jax.errors import UserError
 
 FLAGS = flags.FLAGS
@@ -41,34 +41,53 @@ def main(argv: list[str]) -> int:
     """Parses the command line and dispatches. Returns the exit status."""
     define_flags()
     config = cli.parse(argv)
+    if problems := _unused(config):
+        raise UserError("\n".join(problems))
     if FLAGS.mode == "eval" and not FLAGS.workdir:
         raise UserError("--mode=eval needs --workdir, the folder that training printed")
     if config is None and FLAGS.mode != "eval":
         raise UserError("--config is missing; for example --config=configs/cnn.py")
 
+    file = cli.config_path(argv)
+    config_file = provenance.describe_file(Path(file)) if file else None  # now, before somebody edits it
     from imgclf_jax import compiler, hosts  # JAX is slow to import: mistakes above are told at once.
 
     compiler.configure_xla()
     cli.begin_work()
     with hosts.session(FLAGS.coordinator, FLAGS.num_processes, FLAGS.process_id, FLAGS.connect_seconds):
-        return _dispatch(config, argv)
+        return _dispatch(config, argv, config_file)
 
 
-def _dispatch(config, argv) -> int:
-    from imgclf_jax import workdir
+def _unused(config) -> list[str]:
+    """A line for each flag that is given and would make no difference."""
+    found = [
+        f"--{name} has no effect with --mode={FLAGS.mode}; it goes with --mode=eval"
+        for name in ("split", "checkpoint")
+        if FLAGS[name].present and FLAGS.mode != "eval"
+    ]
+    if FLAGS.allow_config_change and FLAGS.mode == "eval" and config is None:
+        found.append("--allow_config_change has no effect without --config: the config is that of the run")
+    if FLAGS.allow_config_change and FLAGS.mode != "eval" and not FLAGS.workdir:
+        found.append("--allow_config_change has no effect without --workdir, the folder of the run to go on with")
+    return found
+
+
+def _dispatch(config, argv, config_file) -> int:
+    from imgclf_jax import hosts, workdir
 
     if FLAGS.mode == "check":
         from imgclf_jax.check import check
 
-        check(config)
+        check(config, Path(FLAGS.workdir) if FLAGS.workdir else None, FLAGS.allow_config_change)
         return 0
     if FLAGS.mode == "eval":
         from imgclf_jax.evaluation import evaluate_run
 
         folder = Path(FLAGS.workdir)
         saved = workdir.load_config(folder)
-        if config is not None:
-            workdir.check_config(folder, config, FLAGS.allow_config_change)
+        changed = [] if config is None else workdir.check_config(folder, config, FLAGS.allow_config_change)
+        if changed and hosts.is_first():
+            print("\n".join(f"warning: config changed: {line}" for line in changed), file=sys.stderr)
         evaluate_run(config or saved, folder, FLAGS.split, FLAGS.checkpoint)
         return 0
 
@@ -82,8 +101,14 @@ def _dispatch(config, argv) -> int:
         given = [] if FLAGS.workdir else [f"--workdir={folder}"]
         return shlex.join(["python", "-m", "imgclf_jax.main", *argv[1:], *given])
 
-    allow = FLAGS.allow_config_change
-    return train(config, folder, new=not FLAGS.workdir, allow_config_change=allow, resume_command=command)
+    return train(
+        config,
+        folder,
+        new=not FLAGS.workdir,
+        allow_config_change=FLAGS.allow_config_change,
+        resume_command=command,
+        config_file=config_file,
+    )
 
 
 if __name__ == "__main__":

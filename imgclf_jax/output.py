@@ -1,20 +1,77 @@
-"""Files that a tool writes for its user: whole or not at all, and never over one that is there."""
+"""Files that a tool writes for its user: whole or not at all, never over one that is there; and the lines of a CSV."""
 
 import contextlib
+import errno
 import os
-from collections.abc import Iterator
+import secrets
+import stat
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from imgclf_jax.errors import UserError
 
+# A spreadsheet evaluates a cell that begins with one of the first seven, and names of files and classes come from
+# anywhere. The apostrophe is escaped as well, so that removing one from the front always gives the name back.
+# See https://owasp.org/www-community/attacks/CSV_Injection.
+_ESCAPED = ("=", "+", "-", "@", "\t", "\r", "\n", "'")
+_QUOTED = frozenset(',;"\t\r\n')  # Where the comma is the decimal sign, spreadsheets separate cells by semicolons.
+
+
+def csv_line(cells: Iterable[object]) -> str:
+    """A line of a CSV file (RFC 4180, but for its line end), which no spreadsheet takes for formulas.
+
+    Text that begins with `=`, `+`, `-`, `@`, a tab, a line end or `'` gets a `'` in front: whoever reads the file
+    removes one leading `'` from a cell of text. Numbers stay as they are.
+
+    Args:
+        cells: text, or numbers that `str` writes.
+    """
+    return ",".join(_cell(value) if isinstance(value, str) else str(value) for value in cells) + "\n"
+
+
+def _cell(text):
+    if text.startswith(_ESCAPED):
+        text = "'" + text
+    return '"' + text.replace('"', '""') + '"' if _QUOTED & set(text) else text
+
 
 def problems(path: Path, flag: str = "--output") -> list[str]:
     """Why `new_file` would refuse `path`, as a line; to be asked before long work."""
-    if os.path.lexists(path):
+    try:
+        mode = os.lstat(path).st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return folder_problems(path.parent, flag)
+    except OSError as error:
+        return [f"cannot write {path}: {error.strerror}; choose another {flag}"]
+    if stat.S_ISREG(mode) or stat.S_ISLNK(mode):
         return [f"{path} exists; choose another {flag} or delete it"]
-    if not path.parent.is_dir():
-        return [f"there is no folder {path.parent}; make it or choose another {flag}"]
+    what = "is a folder" if stat.S_ISDIR(mode) else "exists and is not a regular file"
+    return [f"{path} {what}; choose another {flag}"]
+
+
+def folder_problems(folder: Path, flag: str, missing: bool = False) -> list[str]:
+    """Why no file can be made in `folder`, as a line.
+
+    Args:
+        folder: the folder.
+        flag: that the user gave it with.
+        missing: whether the folder, and those above it, may still be made.
+    """
+    for place in (folder, *folder.absolute().parents):
+        try:
+            os.lstat(place)
+            break
+        except (FileNotFoundError, NotADirectoryError):
+            if not missing:
+                return [f"there is no folder {folder}; make it or choose another {flag}"]
+        except OSError as error:
+            return [f"cannot write {folder}: {error.strerror}; choose another {flag}"]
+    folder = place
+    if not folder.is_dir():
+        return [f"{folder} is not a folder; choose another {flag}"]
+    if not os.access(folder, os.W_OK | os.X_OK):
+        return [f"cannot write in {folder}: {os.strerror(errno.EACCES)}; choose another {flag}"]
     return []
 
 
@@ -32,7 +89,7 @@ def new_file(path: Path, mode: str = "w", flag: str = "--output") -> Iterator[An
     """
     if found := problems(path, flag):
         raise UserError(found[0])
-    temporary = path.with_name(f".tmp-{os.getpid()}-{path.name}"[:200])
+    temporary = path.with_name(f".tmp-{secrets.token_hex(8)}")
     text: dict[str, Any] = {} if "b" in mode else {"encoding": "utf-8", "errors": "surrogateescape", "newline": ""}
     try:
         try:

@@ -9,7 +9,9 @@ if __name__ == "__main__":  # Before anything is imported that swallows Ctrl-C.
 
     interrupt.install()
 
+import contextlib
 import itertools
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,6 +22,7 @@ from absl import flags
 from ml_collections import ConfigDict
 
 from imgclf_jax import cli, output
+from imgclf_jax.data import atomic
 from imgclf_jax.errors import UserError
 
 FLAGS = flags.FLAGS
@@ -44,9 +47,7 @@ def main(argv: list[str]) -> int:
     if config is None:
         raise UserError("--config is missing; for example --config=configs/cnn.py")
     target = _output(FLAGS.output, Path(cli.config_path(argv) or "").stem)
-    folder = Path(FLAGS.save_dir) if FLAGS.save_dir else None
-    if folder is not None and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UserError(f"--save_dir={folder} exists and is not an empty folder; choose another one")
+    folder = None if FLAGS.save_dir is None else _save_dir(FLAGS.save_dir)
 
     from imgclf_jax import compiler, validate
 
@@ -57,9 +58,7 @@ def main(argv: list[str]) -> int:
     names, originals = _given(config, FLAGS.image) if FLAGS.image else _examples(config, FLAGS.rows)
     with compiler.quiet():
         versions = augmented(config, originals, FLAGS.versions)
-    if folder is not None:
-        _save_each(folder, names, originals, versions)
-    _save(grid(names, originals, versions), target, "--output")
+    write(target, folder, names, originals, versions)
     print(f"{target}: {len(names)} images, {FLAGS.versions} augmented versions of each")
     if folder is not None:
         print(f"{folder}: the same as {len(names) * (1 + FLAGS.versions)} single images")
@@ -98,6 +97,24 @@ def augmented(config: ConfigDict, images: np.ndarray, versions: int) -> np.ndarr
 
     found = [np.asarray(version(step)) for step in range(versions)]
     return np.round(np.clip(np.stack(found), 0, 1) * 255).astype(np.uint8)
+
+
+def write(target: Path, folder: Path | None, names: Sequence[str], originals: np.ndarray, versions: np.ndarray) -> None:
+    """Writes the picture and, if `folder` is given, each image on its own: everything or nothing.
+
+    Args:
+        target: the picture, a PNG.
+        folder: empty or missing.
+        names: see `grid`, as are the images.
+
+    Raises:
+        UserError: something cannot be written.
+    """
+    page = grid(names, originals, versions)
+    with output.new_file(target, "wb") as file:  # which appears when the images are there as well
+        page.save(file, format="png")
+        if folder is not None:
+            _save_each(folder, names, originals, versions)
 
 
 def grid(names: Sequence[str], originals: np.ndarray, versions: np.ndarray) -> Any:
@@ -172,7 +189,7 @@ def _output(given, stem):
     if given is None:
         suffixes = itertools.chain([""], (f"-{number}" for number in itertools.count(2)))
         places = (Path(f"preview-{stem}{suffix}.png") for suffix in suffixes)
-        return next(place for place in places if not place.exists())
+        given = next(place for place in places if not os.path.lexists(place))
     if Path(given).suffix.lower() != ".png":
         raise UserError(f"--output={given} must end in .png")
     if problems := output.problems(Path(given)):
@@ -180,21 +197,38 @@ def _output(given, stem):
     return Path(given)
 
 
+def _save_dir(given):
+    if not given:
+        raise UserError("--save_dir= is given without a name")
+    folder = Path(given)
+    problems = output.folder_problems(folder, "--save_dir", missing=True)
+    if not problems and folder.exists() and any(folder.iterdir()):
+        problems = [f"--save_dir={folder} is not empty; choose another one"]
+    if problems:
+        raise UserError(problems[0])
+    return folder
+
+
 def _save_each(folder, names, originals, versions):
+    """Writes all images or, where that fails, none: not even the folder."""
+    made = [place for place in (folder, *folder.absolute().parents) if not place.exists()]
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"cannot make --save_dir={folder}: {error.strerror or error}") from error
-    for row, name in enumerate(names):
-        stem = f"{row + 1:02}-{''.join(c if c.isalnum() else '-' for c in Path(name).stem)[:60]}"
-        _save(_picture(originals[row]), folder / f"{stem}-original.png", "--save_dir")
-        for number, image in enumerate(versions[:, row], start=1):
-            _save(_picture(image), folder / f"{stem}-{number:02}.png", "--save_dir")
-
-
-def _save(picture, path, flag):
-    with output.new_file(path, "wb", flag) as file:
-        picture.save(file, format="png")
+        with atomic.temporary_folder(folder) as temporary:
+            for row, name in enumerate(names):
+                stem = f"{row + 1:02}-{''.join(c if c.isalnum() else '-' for c in Path(name).stem)[:60]}"
+                _picture(originals[row]).save(temporary / f"{stem}-original.png")
+                for number, image in enumerate(versions[:, row], start=1):
+                    _picture(image).save(temporary / f"{stem}-{number:02}.png")
+            for path in sorted(temporary.iterdir()):
+                path.rename(folder / path.name)
+    except BaseException as error:
+        for place in made:
+            with contextlib.suppress(OSError):
+                place.rmdir()
+        if isinstance(error, OSError):
+            reason = error.strerror or error
+            raise UserError(f"cannot write --save_dir={folder}: {reason}; choose another one") from error
+        raise
 
 
 def _picture(image):

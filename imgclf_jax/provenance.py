@@ -1,40 +1,45 @@
-"""Where a result comes from: versions, commit, devices. Goes into `run.json`."""
+"""Where a result comes from: versions, commit, devices. Goes into `run.json`. What is not known is left out or null."""
 
+import hashlib
 import importlib.metadata
 import os
 import platform
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
-import jax
-
 import imgclf_jax
 
-PACKAGES = (
-    "jax",
-    "jaxlib",
-    "flax",
-    "optax",
-    "orbax-checkpoint",
-    "ml-collections",
-    "tensorflow-datasets",
-    "numpy",
-    "pillow",
-)
+# By distribution: the module that has its version.
+PACKAGES = {
+    "jax": "jax",
+    "jaxlib": "jaxlib",
+    "flax": "flax",
+    "optax": "optax",
+    "orbax-checkpoint": "orbax.checkpoint",
+    "ml-collections": "ml_collections",
+    "tensorflow-datasets": "tensorflow_datasets",
+    "numpy": "numpy",
+    "pillow": "PIL",
+}
 
 
 def collect() -> dict[str, Any]:
-    """What the numbers of this process may depend on, besides config and data."""
-    devices = jax.local_devices()
+    """What the numbers of this job may depend on, besides config and data.
+
+    `device_count`, `device_kind` and `process_count` are those of all processes; everything else is of this one.
+    """
+    import jax
+
     return {
         "imgclf_jax": imgclf_jax.__version__,
-        "git": _git(),
+        "git": _git(Path(imgclf_jax.__file__).parent),
         "python": platform.python_version(),
         "platform": platform.platform(),
         "cpu_count": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-        "packages": {name: _version(name) for name in PACKAGES},
-        "device_kind": devices[0].device_kind,
+        "packages": {name: _version(name, module) for name, module in PACKAGES.items()},
+        "device_kind": " + ".join(sorted({device.device_kind for device in jax.devices()})),
         "device_count": jax.device_count(),
         "process_count": jax.process_count(),
         "backend": jax.default_backend(),
@@ -42,23 +47,63 @@ def collect() -> dict[str, Any]:
     }
 
 
-def _version(name):
+def of_run(config_file: dict[str, str] | None, devices: int) -> dict[str, Any]:
+    """`collect`, and what a training run knows besides: its config file and how many of the devices it uses.
+
+    Args:
+        config_file: from `describe_file`; `None` if there is none.
+        devices: `config.parallel.devices`; 0 stands for all.
+    """
+    origin = collect()
+    return origin | {"config_file": config_file, "devices_used": devices or origin["device_count"]}
+
+
+def of_sessions(before: dict[str, Any], now: dict[str, Any]) -> dict[str, Any]:
+    """`provenance` of the session that begins, and `earlier_provenance`: of those before that differ from it.
+
+    Args:
+        before: the `run.json` so far, which may be empty.
+        now: from `of_run`.
+    """
+    last = before.get("provenance")
+    earlier = [found for found in before.get("earlier_provenance") or [] if found not in (now, last)]
+    if last and last != now:
+        earlier.append(last)
+    return {"provenance": now} | ({"earlier_provenance": earlier} if earlier else {})
+
+
+def describe_file(path: Path) -> dict[str, str]:
+    """Its absolute path and the SHA-256 of its content."""
+    return {"path": str(path.resolve()), "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+
+
+def _version(name, module):
+    """Of the module that is in use, which need not be the one that is installed; else of the one that would be."""
+    used = getattr(sys.modules.get(module), "__version__", None)
+    if isinstance(used, str):
+        return used
     try:
         return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
         return None
 
 
-def _git() -> dict[str, Any] | None:
-    """The commit of the source tree that the package runs from; `None` for an installed package."""
-    root = Path(imgclf_jax.__file__).parent.parent
+def _git(package: Path) -> dict[str, Any] | None:
+    """The commit of the source tree that `package` lies in, and whether the package's files differ from it.
+
+    `package_changed` covers every file of the package that git tracks and every other Python file in its folder. It
+    says nothing about files elsewhere. `None` for an installed package, which has no commit.
+    """
+    root = package.parent
     if not (root / ".git").exists():
         return None
     try:
         commit = _run(root, "rev-parse", "HEAD")
-        return {"commit": commit, "changed": bool(_run(root, "status", "--porcelain", "--untracked-files=no"))}
+        changed = _run(root, "diff", "--name-only", "HEAD", "--", package.name)
+        untracked = _run(root, "ls-files", "--others", "--", f"{package.name}/*.py")
     except (OSError, subprocess.SubprocessError):
         return None
+    return {"commit": commit, "package_changed": bool(changed or untracked)}
 
 
 def _run(root, *command):

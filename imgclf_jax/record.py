@@ -44,6 +44,10 @@ def _are_names(value):
     return isinstance(value, list) and bool(value) and all(isinstance(name, str) for name in value)
 
 
+def _are_origins(value):
+    return isinstance(value, list) and all(isinstance(origin, dict) for origin in value)
+
+
 TEXT = _Kind("a string", lambda value: isinstance(value, str))
 NATURAL = _Kind("an integer from 0", is_natural)
 NUMBER = _Kind("a number", is_number)
@@ -64,12 +68,21 @@ RESULT = {
     "loss": LOSS.or_null(),
     "correct": NATURAL,
     "count": NATURAL,
+    "not_finite": NATURAL,
+}
+PROVENANCE = {
+    "git": {"commit": TEXT},
+    "packages": {ANY: TEXT.or_null()},
+    "process_count": NATURAL,
+    "devices_used": NATURAL,
+    "config_file": {"path": TEXT, "sha256": TEXT},
 }
 FIELDS = {
     "status": TEXT,
     "started": TEXT,
     "error": TEXT,
     "sessions": NATURAL,
+    "killed_sessions": NATURAL,
     "seed": NATURAL,
     "step": NATURAL,
     "reported_step": NATURAL,
@@ -79,11 +92,16 @@ FIELDS = {
     "images_per_second": NUMBER.or_null(),
     "data": DATA,
     "results": {ANY: RESULT},
-    "provenance": {"git": {"commit": TEXT}, "packages": {ANY: TEXT.or_null()}, "process_count": NATURAL},
+    "provenance": PROVENANCE,
+    "earlier_provenance": _Kind("a list of objects", _are_origins),
 }
 # What a part must have if it is there at all.
-REQUIRED = {"results.*": tuple(RESULT), "provenance.git": ("commit",)}
-NULLABLE = ("provenance.git", "provenance.packages", "provenance", "data", "results")
+REQUIRED = {
+    "results.*": ("accuracy", "loss", "correct", "count"),
+    "provenance.git": ("commit",),
+    "provenance.config_file": ("path", "sha256"),
+}
+NULLABLE = ("provenance.git", "provenance.packages", "provenance.config_file", "provenance", "data", "results")
 
 
 def read(workdir: Path) -> dict[str, Any] | None:

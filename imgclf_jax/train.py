@@ -32,6 +32,7 @@ def train(
     new: bool = False,
     allow_config_change: bool = False,
     resume_command: Callable[[Path], str] = lambda folder: "",
+    config_file: dict[str, str] | None = None,
 ) -> int:
     """Trains in a workdir, or goes on with the run that is there.
 
@@ -40,7 +41,8 @@ def train(
         folder: the workdir, made if it is missing.
         new: whether the workdir must be a new one: -2, -3 and so on is added to a name that is taken.
         allow_config_change: go on although the config differs from the one the run was started with.
-        resume_command: workdir -> the command line that continues this run, told to a user who interrupts it.
+        resume_command: workdir -> the command line that continues this run, printed when a user interrupts it.
+        config_file: from `imgclf_jax.provenance.describe_file`, for the record.
 
     Returns:
         The exit status: 0 complete, 1 diverged, 128 + signal when interrupted.
@@ -68,7 +70,7 @@ def train(
             console.print(feed.notice(config, info))
         record = workdir.RunRecord(folder, before.record, writes)
         hosts.when_lost(record.fail)
-        writer = Writer(folder, config, claim, record)
+        writer = Writer(folder, config, claim, record, config_file)
         try:
             return _run(config, folder, console, writer, before, signal, resume_command, allow_config_change, streamed)
         except loop.Diverged as diverged:

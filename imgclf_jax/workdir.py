@@ -133,6 +133,22 @@ def _remove(path):
         path.rmdir() if path.is_dir() else path.unlink()
 
 
+def check_usable(workdir: Path) -> None:
+    """Raises the `UserError` that `claim` would raise; makes nothing."""
+    place = next(path for path in (workdir, *workdir.absolute().parents) if path.exists())
+    problem = 0
+    if not place.is_dir():
+        problem = errno.EEXIST if place == workdir else errno.ENOTDIR
+    elif not os.access(place, os.W_OK | os.X_OK):
+        problem = errno.EACCES
+    if problem:
+        reason = os.strerror(problem)
+        raise UserError(f"cannot write to workdir {workdir}: {reason}; choose another --workdir")
+    if (workdir / ".lock").exists():
+        with contextlib.ExitStack() as undo:
+            _lock(workdir, undo)
+
+
 def check_config(workdir: Path, config: ConfigDict, allow_change: bool) -> list[str]:
     """Compares a config with the one that `workdir` was started with.
 
@@ -194,12 +210,16 @@ class RunRecord:
 
     def begin(self, **content: Any) -> None:
         """Starts a session: status "running". What an earlier one said of its end is dropped, its time carried over."""
+        before = self.content
         self.content = {
             "status": "running",
-            "started": self.content.get("started", self._clock.isoformat(timespec="seconds")),
-            "sessions": self.content.get("sessions", 0) + 1,
+            "started": before.get("started", self._clock.isoformat(timespec="seconds")),
+            "sessions": before.get("sessions", 0) + 1,
             **content,
         }
+        # The time of a killed session after it last wrote this record is not known, and not counted.
+        if killed := before.get("killed_sessions", 0) + (before.get("status") == "running"):
+            self.content["killed_sessions"] = killed
         self.update()
 
     @property

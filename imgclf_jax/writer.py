@@ -22,7 +22,14 @@ class Writer:
         checkpoints: the checkpoints; `None` before `begin`.
     """
 
-    def __init__(self, folder: Path, config: ConfigDict, claim: Any, record: workdir.RunRecord):
+    def __init__(
+        self,
+        folder: Path,
+        config: ConfigDict,
+        claim: Any,
+        record: workdir.RunRecord,
+        config_file: dict[str, str] | None = None,
+    ):
         """Writes nothing.
 
         Args:
@@ -30,8 +37,10 @@ class Writer:
             config: the config.
             claim: see `imgclf_jax.workdir.claim`; used by the first process only.
             record: `run.json`.
+            config_file: from `imgclf_jax.provenance.describe_file`.
         """
         self.record = record
+        self._config_file = config_file
         self.begun = False
         self.files: MetricsFiles | NoFiles = NoFiles()
         self.checkpoints: Checkpoints | None = None
@@ -49,7 +58,9 @@ class Writer:
         if self.begun:
             return
         step = {"step": self._resume_step} if self._resume_step else {}
-        self.record.begin(seed=self._config.seed, data=self._data, provenance=provenance.collect(), **step)
+        origin = provenance.of_run(self._config_file, self._config.parallel.devices)
+        origin = provenance.of_sessions(self.record.content, origin)
+        self.record.begin(seed=self._config.seed, data=self._data, **origin, **step)
         self.begun = True
         if hosts.is_first():
             self._claim.keep()

@@ -9,10 +9,12 @@ import jax
 import jax.export
 import numpy as np
 import pytest
+from PIL import Image
 from runs import ROOT, environment
 from synthetic import make_config, make_data, make_experiment
 
 from imgclf_jax import export, inputs, predict, trained
+from imgclf_jax.predict.reading import predict_files
 
 pytest.importorskip("flatbuffers")  # which jax.export writes and reads with
 pytest_plugins = ["run_fixtures"]
@@ -21,6 +23,7 @@ BATCHES = (1, 3, 64)
 SHAPE = (20, 22, 3)
 NAMES = ("ant", "bee", "wasp", "fly")
 NORMED = {"model.name": "cnn", "model.widths": (4, 6), "model.hidden": (10,), "model.norm": "batch"}
+CROPPED = {"model.name": "softmax", "data.resize": "crop"}
 SIGMOID = {"model.name": "small_cnn", "model.widths": (4, 4), "model.hidden": (8,), "model.head": "sigmoid"}
 CASES = {
     "softmax": ({"model.name": "softmax", "data.pixels": "mean_image"}, SHAPE, NAMES),
@@ -30,6 +33,8 @@ CASES = {
     "cnn of padded images": ({**NORMED, "augment.crop": (24, 22), "augment.pad": 2}, SHAPE, NAMES),
     "cnn of grey images": (NORMED, (16, 16, 1), NAMES),
     "cnn in bfloat16": ({**NORMED, "model.dtype": "bfloat16"}, SHAPE, NAMES),
+    "softmax of cropped photos": (CROPPED, (16, 24, 3), NAMES),
+    "softmax of transparent photos": (CROPPED, (24, 16, 4), NAMES),
     "tutorial_cnn": ({"model.name": "tutorial_cnn"}, SHAPE, NAMES),
     "small_cnn": (SIGMOID, SHAPE, NAMES[:2]),
 }
@@ -73,19 +78,22 @@ def networks():
 
 # What a user does with the files, where neither this package nor Flax can be imported.
 USE = """
-import sys
+import os, sys
 sys.modules["imgclf_jax"] = sys.modules["flax"] = None
 import numpy as np
 folder, cases, batches = sys.argv[1], sys.argv[2].split(","), [int(size) for size in sys.argv[3].split(",")]
 found = {}
 for case in cases:
     images = np.load(f"{folder}/{case}.npy")
-    scope = {"images": images}
+    scope = {}
     exec(open(f"{folder}/{case}.py").read(), scope)
-    assert scope["probabilities"].shape == (len(images), len(scope["class_names"]))
+    assert scope["probabilities"].shape == (len(scope["model"]["class_names"]),)
     for size in batches:
         found[f"{case}/{size}"] = np.asarray(scope["network"](images[:size]))
-    found[f"{case}/names"] = np.array(scope["class_names"])
+    found[f"{case}/names"] = np.array(scope["model"]["class_names"])
+    photos = sorted(os.listdir(f"{folder}/photos"))
+    arrays = np.stack([scope["read"](f"photos/{name}") for name in photos])
+    found[f"{case}/photos"] = np.asarray(scope["network"](arrays))
     network = scope["jax"].export.deserialize(scope["archive"].read("model.stablehlo"))
     found[f"{case}/platforms"] = np.array(network.platforms)
     found[f"{case}/shapes"] = np.array([str(network.in_avals), str(network.out_avals)])
@@ -94,11 +102,34 @@ np.savez(f"{folder}/found.npz", **found)
 """
 
 
+def save_photos(folder):
+    """Photos of other sizes than any network takes, each with something that a careless reader gets wrong."""
+    folder.mkdir()
+    draws = np.random.default_rng(3)
+
+    def smooth(size, *channels):
+        coarse = draws.integers(0, 256, (5, 4, *channels)).astype(np.uint8)
+        return Image.fromarray(coarse).resize(size)
+
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    smooth((90, 50), 3).save(folder / "turned.jpg", exif=exif)
+    smooth((31, 80), 4).save(folder / "transparent.png")
+    smooth((70, 40)).save(folder / "grey.png")
+    smooth((40, 41), 3).quantize(8).save(folder / "palette.gif")
+    values = np.linspace(0, 65535, 60 * 45).astype(np.uint16).reshape(60, 45)
+    Image.fromarray(values).save(folder / "sixteen_bits.png")
+    smooth((64, 64), 3).convert("CMYK").save(folder / "cmyk.jpg")
+    return sorted(folder.iterdir())
+
+
 def use(folder, images):
     """Runs what `export.usage` says on `images` (by case) in a process of its own -> what it found, by name."""
+    photos = save_photos(folder / "photos")
+    (folder / "photo.jpg").write_bytes(photos[-1].read_bytes())
     for case, values in images.items():
         np.save(folder / f"{case}.npy", values)
-        (folder / f"{case}.py").write_text("\n".join(map(str.strip, export.usage(f"{folder / case}.zip").splitlines())))
+        (folder / f"{case}.py").write_text(export.usage(f"{folder / case}.zip"))
     environ = environment()
     environ.pop("PYTHONPATH")
     command = [sys.executable, "-c", USE, str(folder), ",".join(images), ",".join(map(str, BATCHES))]
@@ -133,6 +164,30 @@ def test_a_process_without_this_package_gets_the_same_probabilities(networks, us
         f"(ShapedArray(float32[batch,{len(network.class_names)}]),)",
     ]
     assert tuple(used[f"{case}/platforms"]) == ("cpu", "cuda", "tpu")
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_photos_get_the_probabilities_that_predict_gives_them(networks, used, tmp_path, case):
+    network = networks[case]
+    files = save_photos(tmp_path / "photos")
+    names = [(str(file), None) for file in files]
+    resize = network.config.data.resize
+    (rows,) = predict_files(names, predict.Predictor(network), network.image_shape, resize, len(files))
+    expected = np.stack([row.probabilities for row in rows])
+    np.testing.assert_allclose(used[f"{case}/photos"], expected, rtol=0, atol=1e-6)
+    assert expected.std(0).max() > 0.01
+
+
+def test_the_description_says_how_a_photo_becomes_an_image(networks):
+    found = {case: export.describe(network)["preprocessing"] for case, network in networks.items()}
+    shown = {case: (how["mode"], how["background"], how["resize"]) for case, how in found.items()}
+    assert shown["cnn"] == ("RGB", "white", "stretch")
+    assert shown["cnn of grey images"] == ("L", "white", "stretch")
+    assert shown["softmax of cropped photos"] == ("RGB", "white", "crop")
+    assert shown["softmax of transparent photos"] == ("RGBA", None, "crop")
+    assert "EXIF" in found["cnn"]["steps"][0]
+    network = networks["cnn"]
+    assert export.preprocessing(network._replace(image_shape=(20, 22, 2))) is None
 
 
 @pytest.mark.parametrize("case", CASES)

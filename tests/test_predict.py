@@ -146,6 +146,7 @@ def test_output_is_the_same_rows_and_never_overwritten(tool, photos, as_csv, tmp
     arguments = (f"--output={path}", "--format=csv", "--top_k=99", "cat", "*/empty.png", ".")
     done = tool(*arguments, cwd=photos)
     assert done.code == 1 and done.out == ""
+    assert done.err.splitlines()[-1] == "2 of 6 files could not be read, such as cat/empty.png: an empty file"
     rows = [row[:2] for row in csv.reader(io.StringIO(path.read_text()))]
     assert rows == [row[:2] for row in csv.reader(io.StringIO(as_csv.out))]
     before = path.read_bytes()
@@ -219,6 +220,9 @@ MISTAKES = {
     "no batch": (["--batch_size=0", "."], "--batch_size=0"),
     "unknown checkpoint": (["--checkpoint=first", "."], "--checkpoint=first", "reported"),
     "output exists": (["--output=cat/x.png", "."], "cat/x.png exists"),
+    "output without a name": (["--output=", "."], "--output= is given without a name"),
+    "name that is too long": (["x" * 300], "File name too long"),
+    "a device": (["/dev/null"], "'/dev/null' is not a regular file"),
     "output folder missing": (["--output=new/rows.csv", "."], "no folder new"),
 }
 

@@ -75,7 +75,7 @@ def test_names_that_match_nothing_are_told(tree, tmp_path):
     (tmp_path / "empty").mkdir()
     found = find(["a.png", "b.png", "*.jpg", "empty", ""])
     assert [str(file.path) for file in found.files] == ["a.png"]
-    words = ("no file matches 'b.png'", "no file matches '*.jpg'", "folder 'empty' holds no files", "matches ''")
+    words = ("no file matches 'b.png'", "no file matches '*.jpg'", "folder 'empty' holds no files", "an empty name")
     assert len(found.problems) == len(words)
     assert all(word in problem for word, problem in zip(words, found.problems, strict=True))
 
@@ -187,6 +187,21 @@ def test_photos_are_read_ahead_but_not_far(tmp_path, monkeypatch):
     assert threading.active_count() < 20
 
 
+def test_nan_is_no_prediction(tmp_path):
+    def network(images):
+        found = mean_colour(images)
+        found[1, 2] = np.nan
+        return found
+
+    files = [(name, 0) for name in some_photos(tmp_path, 3)]
+    (rows,) = predict_files(files, network, (6, 5, 3), "stretch", 8)
+    assert [row.probabilities is None for row in rows] == [False, True, False]
+    assert rows[1].reason == reading.NOT_FINITE
+    for form in (Csv(NAMES, 2), Table(NAMES, 2, [files[1][0]], 0), JsonLines(NAMES)):
+        text = form.row(rows[1])
+        assert reading.NOT_FINITE in text and not any(name in text for name in NAMES[1:])
+
+
 def test_an_error_that_is_not_the_files_is_not_hidden(tmp_path, monkeypatch):
     def read(*_):
         raise ZeroDivisionError
@@ -214,8 +229,19 @@ def test_csv_and_json_give_any_name_back(name, reason):
     text = form.head() + form.row(good) + form.row(bad)
     head, first, second = csv.reader(io.StringIO(text, newline=""))
     assert head == ["file", "class_1", "probability_1", "class_2", "probability_2", "class_3", "probability_3", "error"]
-    assert first == [name, "elephants", "0.7", "cars", "0.2", "sea, lions", "0.1", ""]
-    assert second == [name, *[""] * 6, reason]
+    assert [first[0].removeprefix("'"), *first[1:]] == [
+        name,
+        "elephants",
+        "0.7",
+        "cars",
+        "0.2",
+        "sea, lions",
+        "0.1",
+        "",
+    ]
+    assert [second[0].removeprefix("'"), *second[1:7]] == [name, *[""] * 6]
+    assert second[7].removeprefix("'") == reason
+    assert not {cell[:1] for cell in (first[0], second[0], second[7])} & set("=+-@\t\r\n")
     form = JsonLines(NAMES)
     lines = (form.row(good) + form.row(bad)).splitlines()
     probabilities = {"elephants": 0.7, "cars": 0.2, "sea, lions": 0.1}

@@ -1,6 +1,8 @@
 """The preview: what it draws is what training sees, and the picture shows all of it."""
 
+import errno
 import itertools
+import os
 
 import jax
 import jax.numpy as jnp
@@ -95,7 +97,9 @@ def test_command_on_training_examples(run, tmp_path):
         ([], "--config is missing"),
         (["--config=configs/cnn.py", "--image=nowhere.jpg"], "--image=nowhere.jpg: cannot be read: No such file"),
         (["--config=configs/cnn.py", "--output=picture.jpg"], "must end in .png"),
-        (["--config=configs/cnn.py", "--save_dir=configs"], "exists and is not an empty folder"),
+        (["--config=configs/cnn.py", "--save_dir=configs"], "--save_dir=configs is not empty; choose another one"),
+        (["--config=configs/cnn.py", "--save_dir="], "--save_dir= is given without a name"),
+        (["--config=configs/cnn.py", "--save_dir=README.md/x"], "README.md is not a folder; choose another --save_dir"),
         (["--config=configs/cnn.py", "--config.augment.pad=-1"], "augment.pad=-1"),
         (["--config=configs/cnn.py", "--config.data.resize=fit"], "data.resize='fit' must be one of"),
     ],
@@ -107,3 +111,28 @@ def test_mistakes_are_one_line(run, arguments, words):
     assert done.code == 2
     (line,) = done.err.splitlines()
     assert words in line
+
+
+@pytest.mark.parametrize("call", [1, 3])
+@pytest.mark.parametrize("there", [False, True])
+def test_a_disk_that_is_full_leaves_neither_the_picture_nor_some_images(tmp_path, monkeypatch, call, there):
+    folder = tmp_path / "a" / "each"
+    if there:
+        folder.mkdir(parents=True)
+    images = make_data(2)[0]
+    calls = itertools.count(1)
+    save = Image.Image.save
+
+    def full(image, target, *args, **options):
+        if next(calls) == call:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        save(image, target, *args, **options)
+
+    monkeypatch.setattr(Image.Image, "save", full)
+    with pytest.raises(UserError, match="No space left on device; choose another"):
+        preview.write(tmp_path / "out.png", folder, ["one", "two"], images, images[None])
+    left = sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*"))
+    assert left == (["a", "a/each"] if there else [])
+    monkeypatch.undo()
+    preview.write(tmp_path / "out.png", folder, ["one", "two"], images, images[None])
+    assert len(list(folder.iterdir())) == 4 and (tmp_path / "out.png").exists()

@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -298,7 +299,7 @@ def test_a_folder_that_is_no_report_is_left_alone(copy, undrawn):
     assert (output / "thesis.txt").read_text() == "years of work"
     with pytest.raises(UserError, match="is not an earlier report but holds"):
         report(copy, output=copy)
-    with pytest.raises(UserError, match="is no folder"):
+    with pytest.raises(UserError, match="is not a folder"):
         report(copy, output=copy / "run.json")
     (output / "thesis.txt").unlink()
     report(copy)
@@ -325,6 +326,41 @@ def test_a_report_that_fails_leaves_the_one_before(copy, monkeypatch, undrawn):
         report(copy)
     assert (output / "index.html").read_text() == before
     assert not list(copy.glob(".tmp-*"))
+
+
+def test_a_report_that_is_interrupted_while_it_is_exchanged_leaves_the_one_before(copy, monkeypatch, undrawn):
+    output = copy / "report"
+    report(copy)
+    before = (output / "index.html").read_text()
+    rename = Path.rename
+
+    def interrupted(self, target):
+        if self.name == "new":
+            raise KeyboardInterrupt
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        report(copy)
+    assert (output / "index.html").read_text() == before
+    assert not list(copy.glob(".tmp-*"))
+
+
+def test_a_report_through_a_link_keeps_the_link(copy, tmp_path, undrawn):
+    (copy / "report").symlink_to(tmp_path / "elsewhere")
+    for _ in range(2):
+        report(copy)
+        assert (copy / "report").is_symlink() and (tmp_path / "elsewhere" / "index.html").exists()
+
+
+@pytest.mark.parametrize("results", [None, {}, {"test": {}}, {"test": None}, {"test": {"accuracy": 0.5, "loss": None}}])
+def test_results_that_are_not_whole_are_not_shown(copy, undrawn, results):
+    told = record(copy)
+    told["results"] = results
+    (copy / "run.json").write_text(json.dumps(told))
+    shutil.rmtree(copy / "checkpoints")
+    page, _ = report(copy)
+    assert "run.json holds no results" in page and "Test accuracy" not in page
 
 
 def command(*arguments):

@@ -5,6 +5,7 @@ import html
 import re
 import shutil
 import subprocess
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from PIL import Image
 
 from imgclf_jax.config import default
 from imgclf_jax.data.types import LazyImages
-from imgclf_jax.report import markup, page, predictions, thumbnails
+from imgclf_jax.report import drawing, markup, page, predictions, thumbnails
 from imgclf_jax.report.predictions import Predictions
 from imgclf_jax.report.runs import Run
 
@@ -172,14 +173,63 @@ def test_an_image_is_encoded_without_loss():
 
 
 def test_csv_is_read_back_as_it_was(tmp_path):
-    run = make_run(names=(*HOSTILE, 'comma, "quote"\nline'))
+    run = make_run(names=(*HOSTILE, 'comma, "quote"\nline', "=1+1", "'quoted'"))
     predictions.write_csv(tmp_path / "predictions.csv", run.found)
     with (tmp_path / "predictions.csv").open(newline="", encoding="utf-8", errors="surrogateescape") as file:
         rows = list(csv.reader(file))
     assert rows[0][5:] == [f"p({name})" for name in run.found.class_names]
-    assert [row[0] for row in rows[1:]] == list(run.found.ids)
-    assert [row[1] for row in rows[1:]] == [run.found.class_names[label] for label in run.found.labels]
+    text = [[cell.removeprefix("'") for cell in row[:3]] for row in rows[1:]]
+    assert "'=1+1" in {row[1] for row in rows[1:]}
+    assert [row[0] for row in text] == list(run.found.ids)
+    assert [row[1] for row in text] == [run.found.class_names[label] for label in run.found.labels]
     np.testing.assert_allclose(np.array([row[5:] for row in rows[1:]], float), run.found.probabilities, rtol=1e-5)
+
+
+@pytest.fixture
+def undrawn(monkeypatch):
+    """Pictures are not drawn, which takes most of a page's time."""
+    blank = '<svg width="1pt" height="1pt"></svg>'
+    monkeypatch.setattr(drawing, "finish", lambda figure, name, alt, *_: drawing.Picture(name, alt, blank, b"", {}))
+
+
+def test_nan_counts_as_wrong_and_is_measured_nowhere(tmp_path, undrawn):
+    run = make_run(names=("a", "b", "c"))
+    scores = run.found.scores.copy()
+    lost = [0, 7, 59]
+    scores[lost, 1] = np.nan
+    found = run.found._replace(scores=scores, images=OnDisk(run.found.images))
+    kept = np.setdiff1d(np.arange(60), lost)
+    right = int((run.found.predicted[kept] == run.found.labels[kept]).sum())
+    assert found.correct == right and list(np.flatnonzero(found.predicted == -1)) == lost
+    finite = found.only_finite()
+    np.testing.assert_array_equal(finite.scores, run.found.scores[kept])
+    np.testing.assert_array_equal(finite.images[5], run.found.images[kept[5]])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        built = page.build([run._replace(found=found)])
+        predictions.write_csv(tmp_path / "predictions.csv", found)
+    assert f"{right} of 60 examples of the test split are right" in built.html
+    # The confusion matrix is about the other 57 examples.
+    assert f"confusion matrix of 3 classes: {right} of 57 predictions are right" in built.html
+    assert not re.search(r"\bnan\b", re.sub(r"base64,[^\"]*", "", built.html), re.IGNORECASE)
+    with (tmp_path / "predictions.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [index for index, row in enumerate(rows) if not row["predicted"]] == lost
+    assert {rows[index]["probability"] for index in lost} == {"nan"}
+
+
+def test_nothing_but_nan_is_said_in_a_sentence(undrawn):
+    run = make_run(names=("a", "b"))
+    nothing = run._replace(found=run.found._replace(scores=np.full((60, 2), np.nan, np.float32)))
+    built = page.build([nothing, make_run(names=("a", "b"), name="other")])
+    assert "All 60 predictions on the test split are NaN" in built.html
+    assert "test accuracy 0.0000" in built.html
+
+
+def test_text_cannot_turn_the_direction_of_what_follows(undrawn):
+    built = page.build([make_run(names=("gnp\u202ejpg", "שלום", "\u2067x"))])
+    assert not set(built.html) & set("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+    assert "gnp\ufffdjpg" in built.html and "שלום" in built.html
 
 
 def test_predictions_without_a_mistake_and_without_a_class():

@@ -37,18 +37,27 @@ def published_files(base: str) -> tuple[Published, ...]:
 def check_obtainable(config_data: Any, root: Path) -> None:
     """Raises Unavailable when the set could only come from the network and that is switched off.
 
-    Raises UserError when the configured archive does not exist.
+    Raises UserError when the configured archive does not exist, or the set cannot be written to `root`.
     """
     base = stored.split_name(config_data.name)[0]
     if config_data.archive and not Path(config_data.archive).expanduser().exists():
         raise UserError(f"data.archive={config_data.archive!r}: does not exist")
     if config_data.archive or config_data.download:
+        _check_writable(base, root)
         return
     have = _download_folder(base, root).is_dir()  # asked first, to be spared importing TFDS
     if not have or not all(_downloaded(base, p, root).is_file() for p in published_files(base)):
         raise Unavailable(
             f"data.name={config_data.name!r}: not prepared under {root}, and data.download=False; set "
             "data.download=True, data.archive or data.dir"
+        )
+
+
+def _check_writable(base: str, root: Path) -> None:
+    if not atomic.is_writable(root):
+        raise UserError(
+            f"{root}: {base} is not prepared there and the folder cannot be written; set data.dir or TFDS_DATA_DIR to "
+            "a folder that you can write to"
         )
 
 
@@ -62,11 +71,7 @@ def prepare(config_data: Any, root: Path, progress: Progress) -> Path:
         UserError: `archive` is not what was published, or `root` cannot be written.
     """
     base = stored.split_name(config_data.name)[0]
-    if not atomic.is_writable(root):
-        raise UserError(
-            f"{root}: {base} is not prepared there and the folder cannot be written; set data.dir or TFDS_DATA_DIR to "
-            "a folder that you can write to"
-        )
+    _check_writable(base, root)
     try:
         paths = _archives(base, config_data, root, progress)
         return _build(base, paths, root, progress)

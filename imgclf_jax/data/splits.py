@@ -56,16 +56,16 @@ def resolve(
             if not _count(ranges):
                 problem = "selects no example of the bundled sample, to which its boundaries are scaled; select more"
         ranges = _merge(ranges)
-        if not problem and any(_common([a], [b]) for a, b in itertools.combinations(ranges, 2)):
+        if not problem and any(common((a,), (b,)) for a, b in itertools.combinations(ranges, 2)):
             problem = "names the same examples twice"
         if problem:
             problems.append(f"data.{role}_split={text!r}: {problem}; available splits: {available}")
         else:
             resolved[role] = ranges
     for role in ("valid", "test"):
-        if common := _common(resolved.get("train", ()), resolved.get(role, ())):
+        if shared := common(resolved.get("train", ()), resolved.get(role, ())):
             problems.append(
-                f"data.{role}_split={wanted[role]!r} shares {common} examples with data.train_split="
+                f"data.{role}_split={wanted[role]!r} shares {shared} examples with data.train_split="
                 f"{wanted['train']!r}: what it measures would be meaningless; make them disjoint"
             )
     if problems:
@@ -75,9 +75,9 @@ def resolve(
 
 def overlaps(resolved: Mapping[str, Ranges]) -> tuple[str, ...]:
     """Sentences about overlaps that are allowed: choosing a checkpoint on images that the test then measures."""
-    common = _common(resolved.get("valid", ()), resolved.get("test", ()))
-    return (f"the validation and test splits share {common} examples: the test result is not independent",) * bool(
-        common
+    shared = common(resolved.get("valid", ()), resolved.get("test", ()))
+    return (f"the validation and test splits share {shared} examples: the test result is not independent",) * bool(
+        shared
     )
 
 
@@ -147,7 +147,8 @@ def _count(ranges: Ranges) -> int:
     return sum(max(0, last - first) for _, first, last in ranges)
 
 
-def _common(a: Any, b: Any) -> int:
+def common(a: Ranges, b: Ranges) -> int:
+    """How many examples are in both, each of which names an example once."""
     return sum(
         max(0, min(last_a, last_b) - max(first_a, first_b))
         for name_a, first_a, last_a in a

@@ -4,12 +4,13 @@ Folders are searched for files, those in their subfolders included; in a quoted 
 row a file, in order, with the most probable classes: a table, `--format=csv` (columns file, class_1, probability_1 and
 so on, error) or `--format=json` (an object a line: file, class, probability, the probabilities of all classes, true
 where it is known; or file and error). A file that cannot be read has its reason instead of a class.
+In CSV, names that a spreadsheet would take for a formula have a `'` in front; see README.md.
 
 Where files lie in folders that are named like classes, the predictions are scored: how many are right, and what is
 taken for what. The score follows the table; with csv, json and --output it goes to standard error.
 
-Exit status: 0: all is predicted; 1: it is, but for files that cannot be read and names that match nothing; 2: nothing
-is, or there is a mistake on the command line.
+Exit status: 0: all files are predicted; 1: all but those that cannot be read or get NaN from the network, and names
+that match nothing; 2: no file is predicted, or there is a mistake on the command line.
 """
 
 if __name__ == "__main__":  # Before anything is imported that swallows Ctrl-C.
@@ -52,7 +53,8 @@ def main(argv: list[str]) -> int:
     from imgclf_jax.predict import files
 
     problems = [] if FLAGS.workdir else ["--workdir is missing; give the folder that training printed"]
-    problems += output.problems(Path(FLAGS.output)) if FLAGS.output else []
+    if FLAGS.output is not None:
+        problems += output.problems(Path(FLAGS.output)) if FLAGS.output else ["--output= is given without a name"]
     found = files.find(names)
     if not names:
         problems.append("no files are given; name photos, folders or globs after the flags")
@@ -68,16 +70,24 @@ def main(argv: list[str]) -> int:
     compiler.configure_xla()
     cli.begin_work()
     network = trained.load(Path(FLAGS.workdir), FLAGS.checkpoint)
-    unread = _predict(network, found)
-    if unread:
-        print(f"{unread} of {len(found.files)} files could not be read", file=sys.stderr)
-    return 2 if unread == len(found.files) else 1 if unread or found.problems else 0
+    unread, not_finite, first = _predict(network, found)
+    for count, what in ((unread, "files could not be read"), (not_finite, "files get NaN from the network")):
+        if count:
+            why = f", such as {first}" if FLAGS.output else ""  # Other rows say it on the terminal.
+            print(f"{count} of {len(found.files)} {what}{why}", file=sys.stderr)
+    lost = unread + not_finite
+    return 2 if lost == len(found.files) else 1 if lost or found.problems else 0
 
 
-def _predict(network, found) -> int:
-    """Writes the rows and the score; returns how many files could not be read."""
+def _predict(network, found) -> tuple[int, int, str]:
+    """Writes the rows and the score.
+
+    Returns:
+        How many files could not be read, how many got NaN, and the first of them with the reason.
+    """
     from imgclf_jax.predict import files, reading
     from imgclf_jax.predict.bar import Bar
+    from imgclf_jax.predict.formats import printable
     from imgclf_jax.predict.score import Score
 
     channels = network.image_shape[2]
@@ -87,7 +97,8 @@ def _predict(network, found) -> int:
     todo = ((str(file.path), files.label(file, labels)) for file in found.files)
     predictor = predict.Predictor(network, FLAGS.batch_size)
     score = Score(network.class_names)
-    done = unread = 0
+    done = unread = not_finite = 0
+    first = ""
     with _rows_file() as stream:
         form = _format(network.class_names, found.files, stream)
         bar = Bar("predicting", len(found.files))
@@ -97,7 +108,11 @@ def _predict(network, found) -> int:
             for rows in reading.predict_files(todo, predictor, shape, resize, FLAGS.batch_size):
                 bar.write("".join(map(form.row, rows)), stream)
                 for row in rows:
-                    if row.probabilities is None:
+                    if row.reason and not first:
+                        first = printable(f"{row.file}: {row.reason}")
+                    if row.reason == reading.NOT_FINITE:
+                        not_finite += 1
+                    elif row.probabilities is None:
                         unread += 1
                     elif row.label is not None:
                         score.add(row.label, reading.best(row.probabilities, 1)[0])
@@ -105,10 +120,9 @@ def _predict(network, found) -> int:
                 bar.update(done)
         finally:
             bar.close()
-    _show_score(
-        score, done - unread, found, sys.stdout if stream is sys.stdout and FLAGS.format == "table" else sys.stderr
-    )
-    return unread
+    beside = sys.stdout if stream is sys.stdout and FLAGS.format == "table" else sys.stderr
+    _show_score(score, done - unread - not_finite, found, beside)
+    return unread, not_finite, first
 
 
 @contextlib.contextmanager

@@ -3,6 +3,7 @@
 import glob
 import os
 import re
+import stat
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -49,8 +50,7 @@ def find(names: Sequence[str]) -> Found:
         found = list(_matches(name, unreadable)) if name else []  # Path("") is the folder we are in.
         problems += unreadable
         if not found and not unreadable:
-            empty = name and Path(name).is_dir()
-            problems.append(f"folder {name!r} holds no files" if empty else f"no file matches {name!r}")
+            problems.append(_why_nothing(name))
         for file in found:
             files.setdefault(_absolute(file.path), file)
             has_subfolders |= _absolute(file.path).parent != _absolute(file.root)
@@ -73,9 +73,27 @@ def label(file: File, labels: dict[str, int]) -> int | None:
     return None
 
 
+def _why_nothing(name: str) -> str:
+    if not name:
+        return "an empty name matches no file"
+    if os.path.isdir(name):  # noqa: PTH112
+        return f"folder {name!r} holds no files"
+    try:
+        mode = os.lstat(name).st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return f"no file matches {name!r}"
+    except OSError as error:
+        return f"{_shortened(name)} cannot be read: {error.strerror}"
+    return f"{name!r} is a link to nothing" if stat.S_ISLNK(mode) else f"{name!r} is not a regular file"
+
+
+def _shortened(name: str) -> str:
+    return repr(name if len(name) <= 100 else f"{name[:100]}...")
+
+
 def _matches(name: str, problems: list[str]) -> Iterator[File]:
     path = Path(name)
-    if path.exists() or not glob.has_magic(name):
+    if os.path.exists(name) or not glob.has_magic(name):  # noqa: PTH110 (Path.exists raises for long names)
         yield from _given(path, path.parent, problems)
         return
     start = Path(re.split(r"[*?[]", name, maxsplit=1)[0] + "_").parent  # the part before the first wildcard
@@ -85,18 +103,18 @@ def _matches(name: str, problems: list[str]) -> Iterator[File]:
 
 
 def _given(path: Path, root: Path, problems: list[str]) -> Iterator[File]:
-    if path.is_dir():
+    if os.path.isdir(path):  # noqa: PTH112
         yield from _walk(path, path, (), problems)
-    elif path.is_file():  # not a pipe, which would be waited for
+    elif os.path.isfile(path):  # noqa: PTH113 (not a pipe, which would be waited for)
         yield File(path, root)
 
 
 def _walk(folder: Path, root: Path, above: tuple[Path, ...], problems: list[str]) -> Iterator[File]:
     """Follows links to folders, but not in circles."""
-    real = folder.resolve()
-    if real in above:
-        return
     try:
+        real = folder.resolve()
+        if real in above:
+            return
         entries = sorted(folder.iterdir(), key=lambda entry: entry.name)
     except OSError as error:
         problems.append(f"folder {str(folder)!r} cannot be read: {error.strerror}")
@@ -104,9 +122,9 @@ def _walk(folder: Path, root: Path, above: tuple[Path, ...], problems: list[str]
     for entry in entries:
         if entry.name.startswith("."):
             continue
-        if entry.is_dir():
+        if os.path.isdir(entry):  # noqa: PTH112
             yield from _walk(entry, root, (*above, real), problems)
-        elif entry.is_file() or (entry.is_symlink() and not entry.exists()):  # a link to nothing is told as such
+        elif entry.is_file() or entry.is_symlink():  # A link to nothing gets a row that says so.
             yield File(entry, root)
 
 

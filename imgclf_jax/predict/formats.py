@@ -1,13 +1,13 @@
 """Rows as text: a table for people, CSV and JSON Lines for programs. Each is written row by row."""
 
 import abc
-import csv
-import io
 import json
 from collections.abc import Sequence
 
+import numpy as np
 from rich.cells import cell_len, set_cell_size
 
+from imgclf_jax.output import csv_line
 from imgclf_jax.predict.reading import Row, best
 
 
@@ -31,33 +31,28 @@ class Format(abc.ABC):
     def row(self, row: Row) -> str:
         """A row, with the end of its line."""
 
-    def top(self, row: Row) -> list[tuple[str, str]]:
-        """(class name, the shortest number that float32 takes for its probability), most probable first."""
+    def top(self, row: Row) -> list[tuple[str, np.float32]]:
+        """(class name, its probability), most probable first; nothing for a file that has no prediction."""
         if row.probabilities is None:
             return []
-        return [
-            (self.class_names[label], str(row.probabilities[label])) for label in best(row.probabilities, self.top_k)
-        ]
+        return [(self.class_names[label], row.probabilities[label]) for label in best(row.probabilities, self.top_k)]
 
 
 class Csv(Format):
-    """Columns: file, class_1, probability_1 and so on, error (empty where the file could be read)."""
+    """Columns: file, class_1, probability_1 and so on, error (empty where the file could be read).
+
+    Names that a spreadsheet would take for formulas are escaped, see `imgclf_jax.output.csv_line`.
+    """
 
     def head(self) -> str:
         """The names of the columns."""
         pairs = [f"{column}_{place + 1}" for place in range(self.top_k) for column in ("class", "probability")]
-        return self._line("file", *pairs, "error")
+        return csv_line(["file", *pairs, "error"])
 
     def row(self, row: Row) -> str:
         """A file that could not be read has empty classes."""
         pairs = [cell for pair in self.top(row) for cell in pair] or [""] * (2 * self.top_k)
-        return self._line(row.file, *pairs, row.reason)
-
-    def _line(self, *cells):
-        text = io.StringIO()
-        # Quotes what holds a character of this terminator, hence both kinds of line ends; one of them is then dropped.
-        csv.writer(text, lineterminator="\r\n").writerow(cells)
-        return text.getvalue()[:-2] + "\n"
+        return csv_line([row.file, *pairs, row.reason])
 
 
 class JsonLines(Format):
@@ -75,7 +70,8 @@ class JsonLines(Format):
         if row.probabilities is None:
             content["error"] = row.reason
         else:
-            probabilities = {name: float(number) for name, number in self.top(row)}
+            # By way of the shortest text that gives the float32 back.
+            probabilities = {name: float(str(number)) for name, number in self.top(row)}
             name = next(iter(probabilities))
             content |= {"class": name, "probability": probabilities[name], "probabilities": probabilities}
         if row.label is not None:
@@ -113,7 +109,7 @@ class Table(Format):
 
     def row(self, row: Row) -> str:
         """The reason stands where the classes of a file would, which could not be read."""
-        cells = [f"{_fit(name, max(self._class, len('class')))} {float(number):.4f}" for name, number in self.top(row)]
+        cells = [f"{_fit(name, max(self._class, len('class')))} {number:.4f}" for name, number in self.top(row)]
         return self._line(row.file, *(cells or [row.reason]))
 
     def _line(self, file, *cells):

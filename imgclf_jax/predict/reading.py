@@ -12,14 +12,16 @@ import numpy as np
 
 from imgclf_jax.data.photos import BadPhoto, read
 
+NOT_FINITE = "the network gives it no probabilities but NaN"
+
 
 class Row(NamedTuple):
     """What became of a file.
 
     Attributes:
         file: its name.
-        probabilities: float32 [classes]; `None` if it could not be read or the network's output is not finite.
-        reason: why there are none.
+        probabilities: float32 [classes]; `None` if the file could not be read, or they are NaN.
+        reason: why there are none; `NOT_FINITE` if the file is not at fault.
         label: the class that it should be, where that is known.
     """
 
@@ -64,10 +66,10 @@ def predict_files(
         ]
 
 
-def _row(name, probabilities, label):
-    if np.isfinite(probabilities).all():
-        return Row(name, probabilities, "", label)
-    return Row(name, None, "the network's output for it is not finite", label)
+def _row(name: str, probabilities: np.ndarray, label: int | None) -> Row:
+    if np.isnan(probabilities).any():
+        return Row(name, None, NOT_FINITE, label)
+    return Row(name, probabilities, "", label)
 
 
 def _ahead(

@@ -7,7 +7,7 @@ from imgclf_jax.console import count, duration
 from imgclf_jax.cost import parameter_table
 from imgclf_jax.report.markup import Markup, join, name, table, tag
 from imgclf_jax.report.measures import wilson
-from imgclf_jax.report.runs import Run
+from imgclf_jax.report.runs import Run, is_result
 
 
 def accuracy_with_interval(result: dict[str, Any]) -> str:
@@ -18,7 +18,7 @@ def accuracy_with_interval(result: dict[str, Any]) -> str:
 
 def results(run: Run) -> Markup:
     """Accuracy and loss by split, from `run.json`."""
-    found = run.record.get("results") or {}
+    found = {split: value for split, value in (run.record.get("results") or {}).items() if is_result(value)}
     if not found:
         return tag("p", "The run has not come to its final evaluation, so run.json holds no results.")
     rows = [
@@ -59,11 +59,12 @@ def provenance(run: Run) -> Markup:
     """When, on what and with which versions."""
     record, origin = run.record, run.record.get("provenance") or {}
     data, git = record.get("data") or {}, origin.get("git")
-    commit = (
-        "none: an installed package" if not git else git["commit"] + (", with changes" if git.get("changed") else "")
-    )
-    devices = f"{origin.get('device_count', '?')} × {origin.get('device_kind', '?')}"
+    present, used = origin.get("device_count", "?"), origin.get("devices_used")
+    devices = f"{used or present} × {origin.get('device_kind', '?')}"
+    if used and used != present:
+        devices += f", of {present}"
     processes = origin.get("process_count", 1)
+    file = origin.get("config_file")
     versions = {name: version for name, version in (origin.get("packages") or {}).items() if version}
     counts = ", ".join(f"{split} {size:,}" for split, size in (data.get("counts") or {}).items())
     shape = "×".join(map(str, data.get("image_shape") or ()))
@@ -75,7 +76,8 @@ def provenance(run: Run) -> Markup:
         ("examples", counts or "?"),
         ("data found in", data.get("location", "?")),
         ("fingerprint of the data", data.get("fingerprint", "?")),
-        ("git commit", commit),
+        ("git commit", _commit(git)),
+        ("config file", f"{file['path']}, SHA-256 {file['sha256']}" if file else "not known"),
         ("devices", devices + (f", {processes} processes" if processes > 1 else "")),
         ("machine", f"{origin.get('platform', '?')}, {origin.get('cpu_count', '?')} CPUs"),
         (
@@ -84,16 +86,37 @@ def provenance(run: Run) -> Markup:
         ),
         ("XLA_FLAGS", origin.get("xla_flags") or "none"),
     ]
-    return table(("", ""), pairs, text=2, css="pairs")
+    found = table(("", ""), pairs, text=2, css="pairs")
+    changes = [_changed(before, origin) for before in record.get("earlier_provenance") or []]
+    if not changes:
+        return found
+    text = "This is the last session. Earlier sessions of this run differed from it in what follows:"
+    return join([found, tag("p", text), tag("ul", *(tag("li", change) for change in changes))])
+
+
+def _commit(git):
+    if not git:
+        return "none: an installed package"
+    if "package_changed" not in git:  # Older records speak of the tracked files of the whole repository.
+        return git["commit"] + (", with changes" if git.get("changed") else "")
+    return git["commit"] + (", but files of the package differ from it" if git["package_changed"] else "")
+
+
+def _changed(before, now):
+    flat = [configs.flatten(origin) for origin in (before, now)]
+    names = sorted(name for name in flat[0].keys() | flat[1].keys() if flat[0].get(name) != flat[1].get(name))
+    return ", ".join(f"{name}: {flat[0].get(name)}" for name in names)
 
 
 def time(run: Run) -> Markup:
     """How long it took and how fast it was."""
     record = run.record
     rate, flops = record.get("images_per_second"), record.get("flops_per_step")
+    killed = record.get("killed_sessions")
+    lost = f", not counting what {killed} killed after their last checkpoint" if killed else ""
     pairs = [
         ("total time", total_time(run)),
-        ("sessions", f"{record.get('sessions', '?')}"),
+        ("sessions", f"{record.get('sessions', '?')}{lost}"),
         ("steps", f"{record.get('step', 0):,}"),
         ("reported checkpoint", f"step {run.network.step:,}" if run.network else "none"),
         ("throughput, median", f"{rate:,.0f} images/s" if rate else "not known"),

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 LONGEST = 24
+_TURNING = ("LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI")
 
 
 class Markup(str):
@@ -13,9 +14,14 @@ class Markup(str):
 
 
 def clean(text: Any) -> str:
-    """Text without what no page may hold: control characters, and halves of characters from strange file names."""
+    """Text without what no page may hold: control characters, those that turn the direction of all that follows, and
+    halves of characters from strange file names."""
     whole = str(text).encode("utf-8", "replace").decode("utf-8")
-    return "".join("\N{REPLACEMENT CHARACTER}" if unicodedata.category(c) in ("Cc", "Cs") else c for c in whole)
+    return "".join("\N{REPLACEMENT CHARACTER}" if _is_control(c) else c for c in whole)
+
+
+def _is_control(c):
+    return unicodedata.category(c) in ("Cc", "Cs") or unicodedata.bidirectional(c) in _TURNING
 
 
 def shorten(text: Any, longest: int = LONGEST) -> str:

@@ -121,7 +121,7 @@ def _comparison(runs: list[Run]) -> list[Section]:
                 if result
                 else "–",
                 f"{result['loss']:.4g}" if result else "–",
-                f"{measures.calibration(found.probabilities, found.labels).error:.4f}" if found else "–",
+                _calibration_error(found),
                 f"{facts.parameter_count(run):,}" if run.network else "–",
                 facts.total_time(run),
                 run.record.get("status", "?"),
@@ -150,6 +150,13 @@ def _comparison(runs: list[Run]) -> list[Section]:
     if pictures:
         parts.append(Section("curves", "Learning curves", tag("div", *shown, css="pair"), pictures))
     return [*parts, Section("differences", "What differs in the configs", _config_differences(runs))]
+
+
+def _calibration_error(found):
+    finite = found.only_finite() if found else None
+    if finite is None or not len(finite.labels):
+        return "–"
+    return f"{measures.calibration(finite.probabilities, finite.labels).error:.4f}"
 
 
 def different_data(runs: list[Run]) -> str:

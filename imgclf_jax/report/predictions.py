@@ -1,6 +1,5 @@
 """What a trained network says about every example of a split."""
 
-import csv
 from pathlib import Path
 from typing import NamedTuple
 
@@ -8,8 +7,26 @@ import numpy as np
 
 from imgclf_jax import data, feed, trained
 from imgclf_jax.data import sample
-from imgclf_jax.data.types import Images, Progress
+from imgclf_jax.data.types import Images, LazyImages, Progress
 from imgclf_jax.errors import UserError
+from imgclf_jax.output import csv_line
+
+
+class Chosen(LazyImages):
+    """Some of the images of a split, in another order perhaps; none is decoded or copied before it is asked for.
+
+    Args:
+        images: uint8 [N, H, W, C].
+        indices: int [M], which of them.
+    """
+
+    def __init__(self, images: Images, indices: np.ndarray):
+        super().__init__((len(indices), *images.shape[1:]))
+        self._images, self._indices = images, indices
+
+    def read(self, index: int) -> np.ndarray:
+        """One image, uint8 [H, W, C]."""
+        return np.asarray(self._images[int(self._indices[index])])
 
 
 class Predictions(NamedTuple):
@@ -37,15 +54,32 @@ class Predictions(NamedTuple):
         return np.exp(self.scores)
 
     @property
+    def finite(self) -> np.ndarray:
+        """bool [N], whether the network gave an example probabilities, rather than NaN."""
+        return ~np.isnan(self.scores).any(axis=1)
+
+    @property
     def predicted(self) -> np.ndarray:
-        """int [N], the class with the highest probability."""
-        return self.scores.argmax(axis=1)
+        """int [N], the class with the highest probability; -1, which is no class, if that is NaN."""
+        return np.where(self.finite, self.scores.argmax(axis=1), -1)
 
     @property
     def correct(self) -> int:
         """How many are right. As in `imgclf_jax.evaluate`, an example whose scores are not finite is wrong."""
         defined = ~np.isnan(self.scores).any(axis=1)
         return int(((self.predicted == self.labels) & defined).sum())
+
+    def only_finite(self) -> "Predictions":
+        """Those of the examples that have probabilities: what can be measured and drawn."""
+        kept = np.flatnonzero(self.finite)
+        if len(kept) == len(self.labels):
+            return self
+        return self._replace(
+            ids=self.ids[kept],
+            images=Chosen(self.images, kept),
+            labels=self.labels[kept],
+            scores=self.scores[kept],
+        )
 
     def own_scores(self) -> np.ndarray:
         """float32 [N], the log-probability of each example's true class."""
@@ -98,16 +132,20 @@ def predict(network: trained.Trained, progress: Progress) -> Predictions:
 
 
 def write_csv(path: Path, found: Predictions) -> None:
-    """A line for each example: id, true and predicted class, their probabilities, then those of all classes."""
+    """A line for each example: id, true and predicted class, their probabilities, then those of all classes.
+
+    An example whose probabilities are NaN has no predicted class.
+    Names that a spreadsheet would take for formulas are escaped, see `imgclf_jax.output.csv_line`.
+    """
     names, probabilities = found.class_names, found.probabilities
     columns = ["id", "true", "predicted", "probability", "probability_of_true", *(f"p({name})" for name in names)]
     # File names that are no text, as some systems allow them, come out as they went in.
     with path.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
-        table = csv.writer(file, lineterminator="\n")
-        table.writerow(columns)
+        file.write(csv_line(columns))
         for name, label, guess, row in zip(found.ids, found.labels, found.predicted, probabilities, strict=True):
-            values = (f"{value:.6g}" for value in (row[guess], row[label], *row))
-            table.writerow([name, names[label], names[guess], *values])
+            taken, probability = (names[guess], row[guess]) if guess >= 0 else ("", np.nan)
+            values = (float(f"{value:.6g}") for value in (probability, row[label], *row))
+            file.write(csv_line([str(name), names[label], taken, *values]))
 
 
 def _shape(sizes):

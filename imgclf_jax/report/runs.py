@@ -1,7 +1,7 @@
 """What is known of a run: its files, its network, its predictions, and what of these could not be had."""
 
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 
 from ml_collections import ConfigDict
 
@@ -49,7 +49,8 @@ class Run(NamedTuple):
     def result(self) -> dict[str, Any] | None:
         """`correct`, `count`, `accuracy` and `loss` on that split: of the predictions, else those of `run.json`."""
         if self.found is None:
-            return (self.record.get("results") or {}).get(self.split)
+            told = (self.record.get("results") or {}).get(self.split)
+            return told if is_result(told) else None
         correct, count = self.found.correct, len(self.found.labels)
         return {
             "correct": correct,
@@ -57,6 +58,13 @@ class Run(NamedTuple):
             "accuracy": correct / count,
             "loss": float(-self.found.own_scores().mean(dtype="float64")),
         }
+
+
+def is_result(value: Any) -> TypeGuard[dict[str, Any]]:
+    """Whether it is the result of an evaluation, as `run.json` has it."""
+    return isinstance(value, dict) and all(
+        isinstance(value.get(name), int | float) for name in ("correct", "count", "accuracy", "loss")
+    )
 
 
 def read(folders: list[Path], progress: Progress) -> list[Run]:
@@ -116,6 +124,11 @@ def _read(folder: Path, name: str, progress: Progress) -> Run:
                 "The run has no test split: this report is on its validation split, by which checkpoints and settings "
                 "may have been chosen, so its accuracy may flatter."
             )
+        if lost := int((~found.finite).sum()):
+            notes.append(
+                f"For {lost:,} of {len(found.labels):,} examples of the {found.split} split the network's "
+                "probabilities are NaN. They count as wrong in the accuracy; all else is about the other examples."
+            )
         notes += _different(found, content, config)
     return Run(name, folder, config, content, read_rows(folder), network, found, tuple(notes))
 
@@ -143,7 +156,7 @@ def _replaced(network):
 def _different(found, record, config):
     """The accuracy of these predictions must be that of the run, or this is a report on something else."""
     told = (record.get("results") or {}).get(found.split)
-    if not told or (told["correct"], told["count"]) == (found.correct, len(found.labels)):
+    if not is_result(told) or (told["correct"], told["count"]) == (found.correct, len(found.labels)):
         return []
     what = (
         f"This is not quite the result of the run: {found.correct:,} of {len(found.labels):,} predictions are right, "

@@ -40,7 +40,7 @@ def of(run: Run, prefix: str) -> list[Section]:
     """
     found: list[Section | None] = [_curves(run, prefix)]
     if run.found is not None:
-        found += [_quality(run, run.found, prefix), _classes(run.found, prefix), _examples(run.found)]
+        found += _of_predictions(run.found, prefix)
     if run.network is not None:
         found.append(_weights(run))
     found += [_configuration(run), _provenance(run)]
@@ -81,16 +81,25 @@ def _curves(run, prefix):
     return Section("curves", "Learning curves", body, pictures)
 
 
-def _quality(run, found: Predictions, prefix):
-    """Accuracy, top-k, calibration."""
-    classes, count = len(found.class_names), len(found.labels)
+def _of_predictions(found: Predictions, prefix):
+    """What needs probabilities is about the examples that have some."""
+    finite = found.only_finite()
+    if len(finite.labels):
+        return [_quality(found, finite, prefix), _classes(finite, prefix), _examples(finite)]
+    text = f"All {len(found.labels):,} predictions on the {found.split} split are NaN, so there is nothing to show."
+    return [Section("quality", f"Accuracy, {found.split} split", tag("p", text))]
+
+
+def _quality(every: Predictions, found: Predictions, prefix):
+    """Accuracy, over every example; top-k and calibration, over those that have probabilities."""
+    classes, count = len(found.class_names), len(every.labels)
     calibration = measures.calibration(found.probabilities, found.labels)
     picture = charts.reliability(calibration)
     low, high = measures.wilson(found.correct, count)
     ranks = [(f"top {k}", f"{measures.top_k(found.scores, found.labels, k):.4f}") for k in TOP if k < classes]
     confidence = float(found.probabilities.max(axis=1).mean())
     accuracy = found.correct / count
-    side = "more" if confidence > accuracy else "less"
+    side = "more" if confidence > found.correct / len(found.labels) else "less"
     left = join(
         [
             tag(

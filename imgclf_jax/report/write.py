@@ -1,9 +1,12 @@
 """A report as a folder, which is there whole or not at all."""
 
 import json
+import os
+import stat
 from collections.abc import Callable
 from pathlib import Path
 
+from imgclf_jax import output
 from imgclf_jax.data import atomic
 from imgclf_jax.data.types import Progress
 from imgclf_jax.errors import UserError
@@ -14,12 +17,12 @@ MARKER = ".imgclf_jax_report.json"  # the list of a report's files, by which it 
 INDEX = "index.html"
 
 
-def report(folders: list[Path], output: Path | None, progress: Progress, warn: Callable[[str], None]) -> Path:
+def report(folders: list[Path], target: Path | None, progress: Progress, warn: Callable[[str], None]) -> Path:
     """Writes a report on one run, or on several side by side; an earlier one in the same place is replaced.
 
     Args:
         folders: the workdirs.
-        output: the folder to write; `None`: `report` in the first workdir.
+        target: the folder to write; `None`: `report` in the first workdir.
         progress: told how far the work is.
         warn: told what the reader of the report must know.
 
@@ -30,7 +33,7 @@ def report(folders: list[Path], output: Path | None, progress: Progress, warn: C
         UserError: no run, or a folder that is not an earlier report, or one that cannot be written.
     """
     runs.check(folders)
-    folder = (folders[0] / "report" if output is None else output).resolve()
+    folder = (folders[0] / "report" if target is None else target).resolve()
     check(folder)
     found = runs.read(folders, progress)
     for run in found:
@@ -40,31 +43,48 @@ def report(folders: list[Path], output: Path | None, progress: Progress, warn: C
         with atomic.temporary_folder(folder.parent) as temporary:
             new = temporary / "new"
             _write(new, found, progress)
+            old = temporary / "old"
             if folder.exists():
                 check(folder)  # Again: something may have come into it meanwhile.
-                folder.rename(temporary / "old")
-            new.rename(folder)
+                folder.rename(old)
+            try:
+                new.rename(folder)
+            except BaseException:  # Ctrl-C as well: until the new report is there, the old one is the report.
+                if old.exists():
+                    old.rename(folder)
+                raise
     except OSError as error:
         raise UserError(f"cannot write {folder}: {error.strerror or error}; choose another --output") from error
     return folder / INDEX
 
 
 def check(folder: Path) -> None:
-    """Raises `UserError` for a folder with anything in it that an earlier report did not put there."""
-    if not folder.exists():
-        return
+    """Raises `UserError` for a folder that cannot be written or holds what an earlier report did not put there."""
+    if problems := output.folder_problems(folder.parent, "--output", missing=True):
+        raise UserError(problems[0])
     advice = "move it away, or choose another --output"
-    if not folder.is_dir():
-        raise UserError(f"{folder} is no folder; {advice}")
-    there = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir()}
     try:
-        own = set(json.loads((folder / MARKER).read_text())["files"]) | {MARKER}
-    except (OSError, ValueError, KeyError, TypeError):
-        own = set()
+        if not stat.S_ISDIR(os.lstat(folder).st_mode):
+            raise UserError(f"{folder} is not a folder; {advice}")
+        own = _own(folder)
+        if not own and (names := sorted(os.listdir(folder))):  # noqa: PTH208 (of names, not of paths)
+            raise UserError(f"{folder} is not an earlier report but holds {names[0]}; {advice}")
+        there = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir()}
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise UserError(f"cannot read {folder}: {error.strerror}; choose another --output") from error
     if foreign := sorted(there - own):
-        if own:
-            raise UserError(f"{folder} holds {foreign[0]}, which is not of an earlier report; {advice}")
-        raise UserError(f"{folder} is not an earlier report but holds {foreign[0]}; {advice}")
+        raise UserError(f"{folder} holds {foreign[0]}, which is not of an earlier report; {advice}")
+
+
+def _own(folder: Path) -> set[str]:
+    """The files that a report in `folder` consists of; none if there is no report."""
+    try:
+        files = json.loads((folder / MARKER).read_text())["files"]
+        return {str(name) for name in files} | {MARKER}
+    except (OSError, ValueError, KeyError, TypeError):
+        return set()
 
 
 def _write(folder: Path, found: list[Run], progress: Progress) -> None:
