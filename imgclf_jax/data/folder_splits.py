@@ -108,13 +108,11 @@ def notices(listing: Listing, seen: "Seen", chosen: Sequence[Chosen]) -> list[st
         labels = [listing.files[photo.file].label for photo in chosen]
         known = sparse_files(listing)
         lines = [line for line in _sparse(listing, labels, [photo.role for photo in chosen]) if line not in known]
-    if odd := [photo.file for photo in chosen if seen.notes[photo.file]]:
-        kinds = collections.Counter(seen.notes[index] for index in odd)
-        summary = ", ".join(f"{count} × {kind}" for kind, count in kinds.most_common())
-        lines.append(
-            f"{listing.name}: {len(odd)} of {len(chosen)} photos come out dark ({summary}), e.g. "
-            f"{shown(listing.files[odd[0]].path)}; if their values fill fewer bits than their files have, scale them up"
-        )
+    noted = [(shown(listing.files[c.file].path), seen.notes[c.file]) for c in chosen if seen.notes[c.file]]
+    if noted:
+        from imgclf_jax.data import photos
+
+        lines.append(f"{listing.name}: {photos.odd(noted, len(chosen))}")
     return lines
 
 

@@ -1,5 +1,6 @@
 """One photo to one array, whatever its format and its mode; what is none is told in a line."""
 
+import collections
 import contextlib
 import ctypes
 import hashlib
@@ -8,7 +9,7 @@ import logging
 import re
 import stat
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -107,6 +108,20 @@ def decode(file: Path | bytes, channels: int = 3) -> Photo:
     """
     encoded = file if isinstance(file, bytes) else content(file)
     return _attempt(lambda: _convert(encoded, _MODES[channels]))
+
+
+def odd(noted: Sequence[tuple[str, str]], total: int) -> str:
+    """A line about photos that are odd.
+
+    Args:
+        noted: name and note of each.
+        total: how many photos there are with the others.
+    """
+    summary = ", ".join(f"{count} × {note}" for note, count in collections.Counter(n for _, n in noted).most_common())
+    return (
+        f"{len(noted)} of {total} photos come out dark ({summary}), e.g. {noted[0][0]}; if the values fill fewer bits "
+        "than the files have room for, scale them up"
+    )
 
 
 def content(file: Path) -> bytes:
