@@ -218,6 +218,15 @@ def test_a_flipped_bit_in_a_record_file_is_noticed(tiny, stream):
     assert noticed > 20
 
 
+def test_a_folder_in_the_place_of_a_record_file_is_named_once(tiny):
+    path = tiny / "tiny-train.array_record-00000-of-00002"
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(UserError, match="Is a directory") as caught:
+        data.load(tiny_config(tiny))
+    assert str(caught.value).count(path.name) == 1
+
+
 @pytest.mark.parametrize("kind", [*DAMAGES, "folder", "missing"])
 @pytest.mark.parametrize("name", ["dataset_info.json", "features.json", "label.labels.txt"])
 def test_the_description_of_a_prepared_set_is_checked(tiny, name, kind):

@@ -205,7 +205,7 @@ def test_damaged_memo_is_asked_again(tmp_path):
 @pytest.mark.parametrize(
     ("split", "message"),
     [
-        ("foo", "--split='foo': Unknown split"),
+        ("foo", "--split='foo': Unknown split 'foo'; available splits"),
         ("train[", "--split='train[': not an expression"),
         ("train[:21]", "--split='train[:21]': "),
         ("train[3:3]", "--split='train[3:3]': selects no example"),

@@ -316,7 +316,7 @@ def test_published_file_that_is_no_archive(content, archives, tmp_path, monkeypa
     path = archives / "cifar-10-binary.tar.gz"
     path.write_bytes(content)
     publish(monkeypatch, [path])
-    with pytest.raises(UserError, match="not a binary archive of cifar10"):
+    with pytest.raises(UserError, match="cannot be read as a binary archive of cifar10"):
         data.load(make_config(tmp_path / "data", archive=str(path)))
 
 

@@ -135,6 +135,14 @@ def test_batch_must_be_shared_evenly_by_the_devices():
     assert f"train.batch_size / train.accumulate={devices + 1}" in line or f"train.batch_size={devices + 1}" in line
 
 
+def test_a_mistake_is_reported_once(tmp_path):
+    (line,) = problems(data__source="disk")
+    assert line.startswith("data.source='disk'")
+    fractions = {"data.source": "folder", "data.dir": str(tmp_path), "data.image_size": (8, 8), "data.on_bad": "maybe"}
+    lines = problems(**fractions)
+    assert len({line.partition("=")[0] for line in lines}) == len(lines) > 1
+
+
 # Plans
 
 

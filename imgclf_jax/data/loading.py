@@ -157,7 +157,7 @@ def _alone(config_data: Any, split: str) -> tuple[Any, dict[str, str]]:
 def _image_shape(config_data: Any, native: tuple[int, int, int]) -> tuple[int, int, int]:
     size = tuple(config_data.image_size or ())
     if size:
-        if len(size) != 2 or any(int(s) != s or s < 1 for s in size):
+        if len(size) != 2 or any(not isinstance(s, int) or s < 1 for s in size):
             raise UserError(f"data.image_size={size}: must be () or two positive numbers, (height, width)")
         return int(size[0]), int(size[1]), native[2]
     if min(native) < 1:

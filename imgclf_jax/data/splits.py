@@ -102,7 +102,8 @@ def _resolve_one(text: str, shard_lengths: Mapping[str, tuple[int, ...]], memo_d
     except Exception as e:  # the parser raises ValueError, NotImplementedError, AssertionError, ...
         if "Unrecognized split format" in str(e):
             return (), "not an expression such as train, train[:90%] or train[:100]+train[200:]"
-        return (), " ".join(str(e).split()).rstrip(".") or repr(e)
+        reason = " ".join(str(e).split()).partition(". Should be one of ")[0]  # What there is follows anyway.
+        return (), reason.rstrip(".") or repr(e)
     if memo is not None:
         atomic.write_text_if_possible(memo, seals.sealed({"question": question, "ranges": ranges}))
     return ranges, ""
