@@ -72,7 +72,7 @@ def _data() -> dict[str, Any]:
         "valid_split": "train[45000:]",
         "test_split": "test",
         # Fractions for training, validation and test of photos that lie in CLASS/* alone. By the content of the files,
-        # class by class: the same on every machine.
+        # class by class: the same on every machine. A class of three photos or more has some in every split.
         "split": (0.7, 0.15, 0.15),
         # (height, width) to which images are resized when they are decoded. Empty: as they are.
         "image_size": (),

@@ -65,7 +65,9 @@ def validate(config: ConfigDict) -> tuple[Plan, data.Info]:
     try:
         info = data.describe(config.data)
     except UserError as error:
-        problems += str(error).splitlines()
+        # What is wrong with the value of a field may have been found already, in other words.
+        told = {problem.partition("=")[0] for problem in problems}
+        problems += [line for line in str(error).splitlines() if line.partition("=")[0] not in told]
     image_shape = info.image_shape if info else _image_shape(config)
     wrong_images = augment.problems(config.augment, image_shape) if image_shape else []
     input_shape = inputs.shape(config, image_shape) if image_shape and not wrong_images else None

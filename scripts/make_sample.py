@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from imgclf_jax.data import catalog, records, sample, stored
+from imgclf_jax.data import catalog, records, sample, seals, stored
 
 SEED = 20090408  # any number does; it must only stay the same
 PER_CLASS = {"train": 400, "test": 100}
@@ -125,6 +125,7 @@ def main() -> None:
         target = sample.FOLDER / catalog.SAMPLED
         shutil.rmtree(target, ignore_errors=True)
         shutil.copytree(Path(temporary) / catalog.SAMPLED, target)
+    seals.seal(target / catalog.KNOWN[catalog.SAMPLED].version)
     files = [p for p in target.rglob("*") if p.is_file()]
     print(f"{target}: {len(files)} files, {sum(p.stat().st_size for p in files) / 1e6:.1f} MB")
 

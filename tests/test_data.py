@@ -12,73 +12,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from ml_collections import ConfigDict
 from PIL import Image
+from prepared_sets import encode, make_config, tiny_config, write_set
 
 from imgclf_jax import data
 from imgclf_jax.data import cache, sample, splits
 from imgclf_jax.errors import UserError
 
 SHARED = Path(__file__).resolve().parents[1].parent / "shared" / "data" / "tfds"
-
-
-def make_config(**changes):
-    config = ConfigDict(
-        {
-            "name": "cifar10",
-            "source": "tfds",
-            "dir": "",
-            "train_split": "train",
-            "valid_split": "",
-            "test_split": "test",
-            "image_size": (),
-            "resize": "stretch",
-            "allow_sample": False,
-            "archive": "",
-            "url": "",
-            "download": False,
-        }
-    )
-    config.update(changes)
-    return config
-
-
-def encode(image, kind="PNG"):
-    buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, kind)
-    return buffer.getvalue()
-
-
-def write_set(root, examples, image_shape, name="tiny", num_shards=2):
-    """Writes {split: [(encoded image, label)]} as `root`/`name`/1.0.0 with two classes and no ids."""
-    import tensorflow_datasets as tfds
-
-    tfds.disable_progress_bar()
-    with tfds.core.registered.skip_registration():
-
-        class Tiny(tfds.core.GeneratorBasedBuilder):
-            VERSION = tfds.core.Version("1.0.0")
-
-            def _info(self):
-                features = {
-                    "image": tfds.features.Image(shape=image_shape),
-                    "label": tfds.features.ClassLabel(names=["no", "yes"]),
-                }
-                return tfds.core.DatasetInfo(
-                    builder=self, features=tfds.features.FeaturesDict(features), disable_shuffling=True
-                )
-
-            def _split_generators(self, dl_manager):
-                return {split: self._generate_examples(e) for split, e in examples.items()}
-
-            def _generate_examples(self, listed):
-                yield from ((i, {"image": image, "label": label}) for i, (image, label) in enumerate(listed))
-
-        Tiny.name = name
-        builder = Tiny(data_dir=root)
-    config = tfds.download.DownloadConfig(try_download_gcs=False, num_shards=num_shards)
-    builder.download_and_prepare(download_config=config, file_format="array_record")
-    return Path(root) / name / "1.0.0"
 
 
 @pytest.fixture(scope="module")
@@ -109,10 +50,6 @@ def tiny(tmp_path, tiny_pixels):
     """The folder of a set of 20 training and 10 test images in two shards a split; labels are i % 2."""
     examples = [(encode(image), i % 2) for i, image in enumerate(tiny_pixels)]
     return write_set(tmp_path / "data", {"train": examples[:20], "test": examples[20:]}, (8, 6, 3))
-
-
-def tiny_config(tiny, **changes):
-    return make_config(name="tiny", dir=str(tiny.parents[1]), **changes)
 
 
 # The sample
@@ -250,9 +187,41 @@ def test_damaged_memo_is_asked_again(tmp_path):
     lengths = {"train": (20,)}
     first = splits.resolve({"train": "train[:50%]"}, lengths, tmp_path)
     (memo,) = tmp_path.iterdir()
-    for text in ("", "{}", '{"question": 1}', memo.read_text()[:-9]):
+    for text in ("{}", '{"question": 1}', "[[1]]"):  # not of this version
         memo.write_text(text)
         assert splits.resolve({"train": "train[:50%]"}, lengths, tmp_path) == first == {"train": (("train", 0, 10),)}
+    whole = memo.read_text()
+    for text in ("", whole[:-9], whole.replace("10]", "11]")):
+        memo.write_text(text)
+        with pytest.warns(UserWarning, match=f"{memo} cannot be used"):
+            assert splits.resolve({"train": "train[:50%]"}, lengths, tmp_path) == first
+        assert memo.read_text() == whole
+
+
+# One split alone
+
+
+@pytest.mark.parametrize("call", [data.describe_split, data.load_split])
+@pytest.mark.parametrize(
+    ("split", "message"),
+    [
+        ("foo", "--split='foo': Unknown split 'foo'; available splits"),
+        ("train[", "--split='train[': not an expression"),
+        ("train[:21]", "--split='train[:21]': "),
+        ("train[3:3]", "--split='train[3:3]': selects no example"),
+        ("", "--split='': must not be empty"),
+        ("valid", "--split='valid': data.valid_split of this run is empty"),
+        ("test", "data.test_split='nothing': Unknown split"),
+    ],
+)
+def test_a_split_that_there_is_not_goes_by_its_name(tiny, call, split, message):
+    with pytest.raises(UserError) as caught:
+        call(tiny_config(tiny, test_split="nothing"), split)
+    line = str(caught.value)
+    name, _, reason = message.partition(": ")
+    assert line.startswith(f"{name}: ") and reason in line
+    assert "train_split" not in line and "\n" not in line
+    assert "such as train" in line or "train (20 examples), test (10 examples)" in line
 
 
 # Sets of other kinds
@@ -425,7 +394,7 @@ def test_fingerprint_tells_content_apart(tiny, tiny_pixels, tmp_path):
 
 
 @pytest.mark.parametrize("damage", ["short images", "no labels", "no meta", "wrong ids"])
-def test_damaged_cache_is_rebuilt(tiny, tiny_pixels, damage, caplog):
+def test_damaged_cache_is_rebuilt(tiny, tiny_pixels, damage):
     data.load(tiny_config(tiny))
     folder = next(p for p in cache_folders(tiny.parents[1] / ".imgclf_jax") if "-train-" in p.name)
     if damage == "short images":
@@ -437,9 +406,11 @@ def test_damaged_cache_is_rebuilt(tiny, tiny_pixels, damage, caplog):
         (folder / "meta.json").write_text("")
     else:
         np.save(folder / "ids.npy", np.array(["a"]))
-    loaded = data.load(tiny_config(tiny))
+    with pytest.warns(UserWarning, match=f"^the cache {folder} is damaged .*: the data are read again$"):
+        loaded = data.load(tiny_config(tiny))
     np.testing.assert_array_equal(loaded.splits["train"].images, tiny_pixels[:20])
-    assert len(loaded.splits["train"].ids) == 20 and str(folder) in caplog.text
+    assert len(loaded.splits["train"].ids) == 20
+    data.load(tiny_config(tiny), progress=lambda *_: pytest.fail("decoded again"))
 
 
 def test_read_only_data_is_cached_elsewhere(tiny, fresh_cache):

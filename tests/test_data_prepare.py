@@ -244,10 +244,11 @@ data.load(config, progress=lambda what, done, total: os._exit(9) if (what, done)
     root = Path(__file__).parents[1]
     assert subprocess.run([sys.executable, "-c", script], cwd=root, timeout=100).returncode == 9
     (left,) = (tmp_path / "data" / "cifar10").iterdir()
-    assert left.name.startswith("incomplete.")
+    assert left.name.startswith(".tmp-")
     assert not data.describe(make_config(tmp_path / "data")).is_prepared
-    for path in [left, *left.iterdir()]:
-        os.utime(path, (1, 1))
+    unfinished = left.with_name("incomplete.ABCDEF_3.0.2")  # what TFDS itself leaves behind
+    unfinished.mkdir()
+    os.utime(unfinished, (1, 1))
     loaded = data.load(make_config(tmp_path / "data", archive=str(archive)))
     assert len(loaded.splits["train"]) == 30
     assert [p.name for p in (tmp_path / "data" / "cifar10").iterdir()] == ["3.0.2"]
@@ -315,7 +316,7 @@ def test_published_file_that_is_no_archive(content, archives, tmp_path, monkeypa
     path = archives / "cifar-10-binary.tar.gz"
     path.write_bytes(content)
     publish(monkeypatch, [path])
-    with pytest.raises(UserError, match="not a binary archive of cifar10"):
+    with pytest.raises(UserError, match="cannot be read as a binary archive of cifar10"):
         data.load(make_config(tmp_path / "data", archive=str(path)))
 
 

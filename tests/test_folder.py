@@ -123,7 +123,7 @@ def test_one_split_alone(tmp_path):
     root = make_splits(tmp_path)
     dataset = data.load_split(settings_of(root), "valid")
     assert list(dataset.splits) == ["valid"] and len(dataset.splits["valid"]) == 4
-    with pytest.raises(UserError, match=r"no split 'train\[:3\]'.*train, valid, test"):
+    with pytest.raises(UserError, match=r"^--split='train\[:3\]': .*train, valid, test$"):
         data.load_split(settings_of(root), "train[:3]")
 
 

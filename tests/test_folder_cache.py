@@ -18,8 +18,8 @@ from imgclf_jax.errors import UserError
 def decoding(monkeypatch):
     """The list of what is decoded from here on."""
     decoded = []
-    read = photos.read
-    monkeypatch.setattr(photos, "read", lambda *arguments: decoded.append(1) or read(*arguments))
+    decode = photos.decode
+    monkeypatch.setattr(photos, "decode", lambda *arguments: decoded.append(1) or decode(*arguments))
     return decoded
 
 
@@ -111,7 +111,8 @@ def test_a_damaged_cache_is_made_again(tmp_path, file):
     expected = first.splits["test"].images.copy()
     (place,) = (root / ".imgclf_jax").iterdir()
     (place / file).write_bytes((place / file).read_bytes()[:-9])
-    again = data.load(settings_of(root))
+    with pytest.warns(UserWarning, match=f"the cache {place} is damaged"):
+        again = data.load(settings_of(root))
     assert again.fingerprint == first.fingerprint
     np.testing.assert_array_equal(again.splits["test"].images, expected)
 

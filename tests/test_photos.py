@@ -376,3 +376,61 @@ def test_many_threads_at_once():
         together = list(pool.map(lambda one: photos.read(one, (20, 20)), encoded * 4))
     for ours, expected in zip(together, alone * 4, strict=True):
         np.testing.assert_array_equal(ours, expected)
+
+
+def sixteen_bit_rgb(values, side=4):
+    """A PNG file of 16-bit colours, of one value each for red, green and blue; Pillow writes none."""
+    row = b"\0" + struct.pack(">3H", *values) * side
+    header = struct.pack(">IIBBBBB", side, side, 16, 2, 0, 0, 0)
+    chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(row * side)), (b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body)) for name, body in chunks
+    )
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF"])
+@pytest.mark.parametrize(
+    ("highest", "limit"), [(4095, "4,096"), (200, "256"), (16383, "16,384"), (16384, ""), (65535, ""), (0, "")]
+)
+def test_values_far_below_the_range_are_noted(kind, highest, limit):
+    photo = photos.decode(encode(np.array([[0, highest]], np.uint16), kind))
+    assert photo.note == (f"values stay below {limit} of 65,535" if limit else "")
+    assert np.asarray(photo.image).max() == (highest + 128) // 257  # They are never scaled on a guess.
+
+
+@pytest.mark.parametrize(("value", "limit"), [(4095, "4,096"), (16383, "16,384"), (20000, ""), (65535, "")])
+def test_dark_colors_of_16_bits_are_noted(value, limit):
+    photo = photos.decode(sixteen_bit_rgb((0, value, 0)))
+    assert photo.note == (f"values stay below {limit} of 65,535" if limit else "")
+    assert np.asarray(photo.image).max() == value >> 8
+
+
+def test_dark_photos_of_8_bits_are_not_noted():
+    for kind in FORMATS:
+        assert photos.decode(encode(noise() // 20, kind)).note == ""
+
+
+def test_twelve_bits_in_a_file_that_says_so():
+    values = np.array([[0, 2048, 4095, 1]], np.uint16)
+    packed = bytes([0x00, 0x08, 0x00, 0xFF, 0xF0, 0x01])
+    tags = [(256, 4), (257, 1), (258, 12), (259, 1), (262, 1), (273, 8), (277, 1), (278, 1), (279, len(packed))]
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags)
+    start = 8 + len(packed)
+    encoded = struct.pack("<2sHI", b"II", 42, start) + packed + struct.pack("<H", len(tags)) + entries + bytes(4)
+    np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(encoded))), values)
+    photo = photos.decode(encoded, channels=1)
+    np.testing.assert_array_equal(np.asarray(photo.image)[0], [0, 128, 255, 0])
+    assert photo.note == ""
+
+
+def test_equal_pixels_have_equal_digests_whatever_the_format():
+    digests = {photos.digest(photos.decode(encode(noise(), kind)).image) for kind in LOSSLESS}
+    assert len(digests) == 1
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    turned = photos.decode(encode(np.rot90(noise()), exif=exif)).image
+    assert photos.digest(turned) in digests
+    changed = noise()
+    changed[3, 4, 1] ^= 1
+    for other in (changed, noise()[:6], noise().reshape(9, 7, 3)):
+        assert photos.digest(photos.decode(encode(other)).image) not in digests

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from rich.cells import cell_len
 
-from imgclf_jax.predict import reading
+from imgclf_jax.data import photos
 from imgclf_jax.predict.files import find, label
 from imgclf_jax.predict.formats import Csv, JsonLines, Table
 from imgclf_jax.predict.reading import Row, best, predict_files
@@ -168,11 +168,11 @@ def test_photos_get_the_shape_that_the_network_takes(tmp_path, image_shape):
 def test_photos_are_read_ahead_but_not_far(tmp_path, monkeypatch):
     started = []
 
-    def read(name, *_):
+    def decode(name, *_):
         started.append(name)
-        return np.zeros((2, 2, 3), np.uint8)
+        return photos.Photo(Image.new("RGB", (2, 2)), "")
 
-    monkeypatch.setattr(reading, "read", read)
+    monkeypatch.setattr(photos, "decode", decode)
     files = ((f"{index}.png", None) for index in range(500))
     batches = predict_files(files, mean_colour, (2, 2, 3), "stretch", 8)
     for index in range(3):
@@ -202,11 +202,23 @@ def test_nan_is_no_prediction(tmp_path):
         assert reading.NOT_FINITE in text and not any(name in text for name in NAMES[1:])
 
 
+def test_photos_that_are_odd_are_reported_once(tmp_path):
+    names = [str(tmp_path / f"{number}.png") for number in range(5)]
+    for number, name in enumerate(names):
+        values = np.full((4, 4), 4095 if number in (1, 3) else 65535, np.uint16)
+        Image.fromarray(values).save(name)
+    with pytest.warns(UserWarning) as told:
+        rows = list(predict_files([(name, None) for name in names], mean_colour, (2, 2, 3), "stretch", 2))
+    assert sum(map(len, rows)) == 5
+    (line,) = [str(warning.message) for warning in told]
+    assert line.startswith(f"2 of 5 photos come out dark (2 × values stay below 4,096 of 65,535), e.g. {names[1]}; if ")
+
+
 def test_an_error_that_is_not_the_files_is_not_hidden(tmp_path, monkeypatch):
-    def read(*_):
+    def decode(*_):
         raise ZeroDivisionError
 
-    monkeypatch.setattr(reading, "read", read)
+    monkeypatch.setattr(photos, "decode", decode)
     with pytest.raises(ZeroDivisionError):
         list(predict_files([("x.png", None)], mean_colour, (2, 2, 3), "stretch", 8))
 

@@ -172,6 +172,14 @@ def test_overlapping_splits_are_warned_of():
     assert warnings(config, info) == list(info.overlaps) != []
 
 
+def test_a_mistake_is_reported_once(tmp_path):
+    (line,) = problems(data__source="disk")
+    assert line.startswith("data.source='disk'")
+    fractions = {"data.source": "folder", "data.dir": str(tmp_path), "data.image_size": (8, 8), "data.on_bad": "maybe"}
+    lines = problems(**fractions)
+    assert len({line.partition("=")[0] for line in lines}) == len(lines) > 1
+
+
 # Plans
 
 

@@ -55,7 +55,7 @@ class Cifar:
                 for split, group in files.items()
             }
         except (OSError, EOFError, ValueError, KeyError, tarfile.TarError, zlib.error) as e:
-            raise UserError(f"{path}: not a binary archive of {name} ({e})") from e
+            raise UserError(f"{path}: cannot be read as a binary archive of {name} ({_reason(e)})") from e
         self.sizes = {split: len(rows) for split, rows in self._rows.items()}
 
     def examples(self, split: str) -> Iterator[Example]:
@@ -122,4 +122,9 @@ def _read_idx(path: Path, rank: int) -> np.ndarray:
             raise ValueError(f"magic number {magic}")
         return np.frombuffer(data, np.uint8, offset=4 * (1 + rank)).reshape(shape)
     except (OSError, EOFError, ValueError, struct.error, zlib.error) as e:
-        raise UserError(f"{path}: not a gzipped IDX file ({e})") from e
+        raise UserError(f"{path}: cannot be read as a gzipped IDX file ({_reason(e)})") from e
+
+
+def _reason(error: Exception) -> str:
+    """What happened, without the path, which the text of an `OSError` repeats."""
+    return getattr(error, "strerror", None) or str(error) or type(error).__name__

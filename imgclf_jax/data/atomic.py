@@ -1,16 +1,25 @@
-"""Files and folders that appear whole or not at all."""
+"""Files and folders that appear whole or not at all, also when the power fails."""
 
 import contextlib
 import os
+import re
 import shutil
+import socket
 import stat
 import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
-_STALE_SECONDS = 24 * 3600  # what a killed process left behind is swept after this
-_PREFIX = ".tmp-"
+try:
+    import fcntl
+except ImportError:  # On Windows, where what a killed process left behind is deleted only when it is old.
+    fcntl = None  # type: ignore[assignment]
+
+_STALE_SECONDS = 24 * 3600  # after which something is a leftover, where there is no other way to tell
+_HOST = re.sub(r"[^A-Za-z0-9.]", "_", socket.gethostname())
+_PREFIX = f".tmp-{_HOST}-"
+_TEMPORARY = re.compile(r"\.tmp-([A-Za-z0-9._]+-)?[a-z0-9_]{8}")  # what `tempfile` makes of such a prefix, of any host
 
 
 def is_writable(folder: Path) -> bool:
@@ -18,25 +27,84 @@ def is_writable(folder: Path) -> bool:
 
     A folder without a write bit is meant to stay as it is, even where the superuser could write to it.
     """
-    while not folder.exists() and folder != folder.parent:
+    # Unlike `Path.exists`, this says no instead of raising an error when a folder above cannot be entered.
+    while not os.path.exists(folder) and folder != folder.parent:  # noqa: PTH110
         folder = folder.parent
     return folder.is_dir() and bool(stat.S_IMODE(folder.stat().st_mode) & 0o222) and os.access(folder, os.W_OK)
 
 
 @contextlib.contextmanager
 def temporary_folder(parent: Path) -> Iterator[Path]:
-    """A new folder in `parent`, deleted at the end unless it was renamed before; sweeps forgotten ones."""
+    """A new folder in `parent`, deleted at the end unless it was renamed before; sweeps those of dead processes."""
     parent.mkdir(parents=True, exist_ok=True)
-    for old in parent.glob(f"{_PREFIX}*"):
-        with contextlib.suppress(OSError):
-            if time.time() - old.stat().st_mtime > _STALE_SECONDS:
-                shutil.rmtree(old)
-    folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=parent))
+    sweep(parent)
+    while True:
+        folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=parent))
+        lock = _lock(folder)
+        if folder.exists():
+            break
+        _unlock(lock)  # Another process swept it before it was locked.
     folder.chmod(0o755)  # mkdtemp makes it private, but what is published is for everybody who reads the data
     try:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+        _unlock(lock)
+
+
+def sweep(parent: Path) -> None:
+    """Deletes the temporary folders and files in `parent` that dead processes left behind.
+
+    The owner of a folder holds a lock on it, which ends with the process however that ends; unlike its number, it
+    never becomes that of another process. Locks of other hosts cannot be relied upon on network file systems: their
+    folders, and files, count as left behind when they are a day old.
+    """
+    try:
+        found = [entry for entry in parent.iterdir() if _TEMPORARY.fullmatch(entry.name)]
+    except OSError:
+        return
+    for old in found:
+        with contextlib.suppress(OSError):
+            if not stat.S_ISDIR(old.lstat().st_mode):
+                if _age(old) > _STALE_SECONDS:
+                    old.unlink()
+                continue
+            lock = _lock(old, wait=False)
+            try:
+                if (lock is not None and old.name.startswith(_PREFIX)) or _age(old) > _STALE_SECONDS:
+                    shutil.rmtree(old)
+            finally:
+                _unlock(lock)
+
+
+def discard(folder: Path) -> None:
+    """Deletes a folder, or a file in its place, which others never see half deleted. Raises `OSError`."""
+    with temporary_folder(folder.parent) as temporary, contextlib.suppress(FileNotFoundError):
+        folder.rename(temporary / "discarded")
+
+
+def sync(path: Path) -> None:
+    """Returns when a file, or a folder with everything in it, would outlast a power cut. Raises `OSError`.
+
+    Renaming what was not written out yet may leave a file with its name and without its content.
+    """
+    if not path.is_dir():
+        with path.open("rb+") as f:
+            os.fsync(f.fileno())
+        return
+    for inside in path.iterdir():
+        sync(inside)
+    sync_names(path)
+
+
+def sync_names(folder: Path) -> None:
+    """Likewise for the names of what is in a folder; file systems that cannot do that are left alone."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def write_text_if_possible(path: Path, text: str) -> None:
@@ -47,9 +115,44 @@ def write_text_if_possible(path: Path, text: str) -> None:
     except OSError:
         return
     try:
-        with os.fdopen(descriptor, "w") as f:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as f:
             f.write(text)
+            f.flush()
+            os.fsync(descriptor)
         Path(name).chmod(0o644)
         Path(name).replace(path)
+        sync_names(path.parent)
     except OSError:
-        Path(name).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            Path(name).unlink(missing_ok=True)
+
+
+def _lock(folder, wait=True):
+    """A descriptor that holds a lock on a folder; None where folders cannot be locked.
+
+    Raises:
+        BlockingIOError: another process has it, and there is no wish to wait.
+    """
+    if fcntl is None:
+        return None
+    descriptor = None
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        return descriptor
+    except OSError as e:
+        _unlock(descriptor)
+        if isinstance(e, BlockingIOError):
+            raise
+        return None
+
+
+def _unlock(descriptor):
+    if descriptor is not None:
+        os.close(descriptor)
+
+
+def _age(path):
+    """Seconds since anything in it changed."""
+    newest = [path, *(path.iterdir() if path.is_dir() else ())]
+    return time.time() - max(entry.lstat().st_mtime for entry in newest)

@@ -4,29 +4,18 @@ A cache folder is named after everything its content depends on, so it is never 
 """
 
 import dataclasses
-import errno
 import hashlib
 import json
-import logging
-import os
-import shutil
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, BinaryIO, TypeVar
+from typing import Any
 
 import numpy as np
 
-from imgclf_jax.data import atomic, records
+from imgclf_jax.data import kept, records
 from imgclf_jax.data.stored import Stored, StoredSplit
 from imgclf_jax.data.types import Progress, Split
-from imgclf_jax.errors import UserError
 
 _FORMAT = 1  # of the files below; raise it when decoding or their layout changes
-_FOLDER = ".imgclf_jax"  # hidden: data set tools list the folders beside it as data sets
-
-Kept = TypeVar("Kept")
-
-_log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,13 +33,6 @@ class Labelled:
     labels: np.ndarray
     ids: np.ndarray
     digest: str
-
-
-def places(root: Path | None) -> list[Path]:
-    """Folders that may hold caches, best first: beside the data in `root` if that can be written, then the user's."""
-    user = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "imgclf_jax" / "data"
-    beside = [root / _FOLDER] if root is not None else []
-    return [p for p in beside if atomic.is_writable(p)] + [user]
 
 
 def load(
@@ -73,7 +55,7 @@ def load(
     """
     name = f"{stored.name}-{stored.version}-{split.name}-{_key(stored, split, image_shape)}"
     name += f"-{resize}" * (resize != "stretch")
-    return keep(
+    return kept.keep(
         name,
         root,
         f"the decoded images of {stored.name}",
@@ -84,61 +66,13 @@ def load(
 
 def load_labels(stored: Stored, split: StoredSplit, root: Path | None, progress: Progress) -> Labelled:
     """Likewise, but without the images, which are to stay where they are."""
-    return keep(
+    return kept.keep(
         f"{stored.name}-{stored.version}-{split.name}-labels-{_key(stored, split, ())}",
         root,
         f"the labels of {stored.name}",
         lambda folder: _open_labels(folder, len(split)),
         lambda folder: _write_labels(folder, stored, split, progress),
     )
-
-
-def keep(
-    name: str,
-    root: Path | None,
-    what: str,
-    open_cache: Callable[[Path], Kept | None],
-    write: Callable[[Path], None],
-) -> Kept:
-    """Opens a cache, after making it if need be; it appears whole or not at all.
-
-    Args:
-        name: of its folder, which stands for everything that its content depends on.
-        root: the data directory; None keeps the cache out of it.
-        what: is kept, for messages.
-        open_cache: the content of a folder, or None when it is not there or not whole.
-        write: writes the content into a new folder.
-
-    Raises:
-        UserError: no cache can be written; and what `write` raises.
-    """
-    folders = [place / name for place in places(root)]
-    for folder in folders:
-        if (found := open_cache(folder)) is not None:
-            return found
-        if folder.exists():
-            _log.warning("the cache %s is damaged: reading the data again", folder)
-    reasons = []
-    for folder in folders:
-        try:
-            return _build(folder, open_cache, write)
-        except OSError as e:
-            reasons.append(f"{folder.parent}: {e.strerror or e}")
-            if e.errno not in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR):
-                break  # a full disk is for the user to know about, not to be worked around
-    raise UserError(
-        f"cannot keep {what} ({'; '.join(reasons)}); free space there, or set "
-        "XDG_CACHE_HOME to a folder with space that you can write to"
-    )
-
-
-def write_header(f: BinaryIO, shape: tuple[int, ...]) -> None:
-    """Begins an .npy file of uint8 in a plain file: on a full disk a memory map would end the process with a bus error.
-
-    Its length depends on none but the rank, so that it can be written again once the number of images is known.
-    """
-    header = {"descr": "|u1", "fortran_order": False, "shape": shape}
-    np.lib.format.write_array_header_1_0(f, header)
 
 
 def _key(stored: Stored, split: StoredSplit, image_shape: tuple[int, ...]) -> str:
@@ -178,25 +112,6 @@ def _open_labels(folder: Path, count: int) -> Labelled | None:
     return Labelled(labels, ids, digest) if len(labels) == len(ids) == count else None
 
 
-def _build(folder: Path, open_cache: Callable[[Path], Kept | None], write: Callable[[Path], None]) -> Kept:
-    with atomic.temporary_folder(folder.parent) as temporary:
-        write(temporary)
-        for _ in range(3):
-            try:
-                temporary.rename(folder)
-                break
-            except OSError as e:
-                if e.errno not in (errno.ENOTEMPTY, errno.EEXIST):
-                    raise
-            if open_cache(folder) is not None:
-                break  # another process was quicker, with the same content
-            shutil.rmtree(folder, ignore_errors=True)
-    kept = open_cache(folder)
-    if kept is None:
-        raise OSError(errno.EIO, "the files read back differ from what was written")
-    return kept
-
-
 def _write(
     folder: Path,
     stored: Stored,
@@ -210,7 +125,7 @@ def _write(
     all_labels, all_ids = [], []
     doing = f"decoding {stored.name} {split.name}"
     with (folder / "images.npy").open("wb") as f:
-        write_header(f, (count, *image_shape))
+        kept.write_header(f, (count, *image_shape))
         for images, labels, ids in records.read_split(stored, split, image_shape, resize):
             pixels = images.tobytes()
             f.write(pixels)

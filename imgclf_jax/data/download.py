@@ -1,26 +1,23 @@
 """Files from the network: quick to fail, and checked against a published SHA-256 before they get their name."""
 
-import contextlib
 import dataclasses
 import hashlib
 import http.client
-import os
 import queue
 import threading
-import time
 import urllib.error
 import urllib.parse
 import urllib.request
 from pathlib import Path
 from typing import Any
 
+from imgclf_jax.data import atomic
 from imgclf_jax.data.types import Progress
 from imgclf_jax.errors import UserError
 
 _ANSWER_SECONDS = 5.0  # to look the host up, connect and answer
 _STALL_SECONDS = 20.0  # without a byte
 _CHUNK = 1 << 20
-_STALE_SECONDS = 24 * 3600
 
 
 class Unavailable(UserError):
@@ -45,12 +42,10 @@ def fetch(published: Published, url: str, path: Path, progress: Progress) -> Non
         OSError: `path` cannot be written.
     """
     response = _open(url)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    _sweep(path.parent)
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    try:
+    with response, atomic.temporary_folder(path.parent) as temporary:
+        part = temporary / path.name
         digest, done = hashlib.sha256(), 0
-        with response, part.open("wb") as f:
+        with part.open("wb") as f:
             while True:
                 try:
                     chunk = response.read(_CHUNK)
@@ -71,9 +66,9 @@ def fetch(published: Published, url: str, path: Path, progress: Progress) -> Non
             raise Unavailable(f"{url}: truncated, got {done} of {promised} bytes; the partial file is removed")
         if (done, digest.hexdigest()) != (published.size, published.sha256):
             raise Unavailable(f"{url} {_difference(published, done, digest.hexdigest())}; the file is removed")
+        atomic.sync(part)
         part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+        atomic.sync_names(path.parent)
 
 
 def check(published: Published, path: Path) -> str:
@@ -86,7 +81,7 @@ def check(published: Published, path: Path) -> str:
                 while chunk := f.read(_CHUNK):
                     digest.update(chunk)
     except OSError as e:
-        return f"cannot be read ({e.strerror})"
+        return f"cannot be read ({e.strerror or e})"
     return "" if digest.hexdigest() == published.sha256 else _difference(published, size, digest.hexdigest())
 
 
@@ -124,11 +119,3 @@ def _open(url: str) -> Any:
 
 def _reason(error: Any) -> str:
     return getattr(error, "strerror", None) or str(error) or repr(error)
-
-
-def _sweep(folder: Path) -> None:
-    """Deletes what killed downloads left behind."""
-    for part in folder.glob("*.part"):
-        with contextlib.suppress(OSError):
-            if time.time() - part.stat().st_mtime > _STALE_SECONDS:
-                part.unlink()

@@ -5,25 +5,40 @@ Every list of files, with their sizes and times, has caches of its own, so that 
 
 import collections
 import concurrent.futures
+import contextlib
 import dataclasses
 import hashlib
 import json
 import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
-from imgclf_jax.data import atomic, cache, photos
+from imgclf_jax.data import atomic, kept, photos, seals
 from imgclf_jax.data.folder_layout import Listing
 from imgclf_jax.data.types import Progress
 
-_FORMAT = 1  # of the files below; raise it when decoding or their layout changes
+_FORMAT = 2  # of the files below; raise it when decoding or their layout changes
 _AHEAD = 4  # photos a thread that may wait to be written
 _EVERY = 32  # photos between two reports of progress
 
-_One = tuple[str, str, np.ndarray | None]  # hash, reason, pixels
+
+class Look(NamedTuple):
+    """What reading a file has shown.
+
+    Attributes:
+        hash: SHA-256 (hex) of its content; "" where it cannot be read.
+        reason: why it is no photo; "" where it is one.
+        pixels: SHA-256 (hex) of the decoded photo, see `imgclf_jax.data.photos.digest`; "" where it is none.
+        note: what is odd about the photo; "" where nothing is.
+    """
+
+    hash: str
+    reason: str
+    pixels: str
+    note: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,12 +46,13 @@ class Seen:
     """What reading the files of a listing has shown, in its order.
 
     Attributes:
-        hashes: SHA-256 (hex) of each file's content; "" where it cannot be read.
-        reasons: why a file is no photo; "" where it is one.
+        hashes, reasons, pixels, notes: of each file, see `Look`.
     """
 
     hashes: tuple[str, ...]
     reasons: tuple[str, ...]
+    pixels: tuple[str, ...]
+    notes: tuple[str, ...]
 
 
 def decoded(listing: Listing, resize: str, progress: Progress) -> tuple[Seen, np.ndarray]:
@@ -52,7 +68,7 @@ def decoded(listing: Listing, resize: str, progress: Progress) -> tuple[Seen, np
     key = _key(listing)
 
     def open_cache(folder: Path) -> tuple[Seen, np.ndarray] | None:
-        seen = _open(folder / "seen.json", listing)
+        seen = _open(folder / "seen.json", listing, report=False)
         if seen is None:
             return None
         count = seen.reasons.count("")
@@ -63,37 +79,39 @@ def decoded(listing: Listing, resize: str, progress: Progress) -> tuple[Seen, np
         return (seen, images) if images.shape == (count, *shape) else None
 
     def write(folder: Path) -> None:
-        seen: list[tuple[str, str]] = []
+        seen: list[Look] = []
         count = 0
         with (folder / "images.npy").open("wb") as f:
-            cache.write_header(f, (len(listing.files), *shape))
-            for digest, reason, image in _read(listing, resize, progress):
-                seen.append((digest, reason))
+            kept.write_header(f, (len(listing.files), *shape))
+            for look, image in _read(listing, resize, progress):
+                seen.append(look)
                 if image is not None:
                     f.write(image.tobytes())
                     count += 1
             f.seek(0)
-            cache.write_header(f, (count, *shape))
-        (folder / "seen.json").write_text(json.dumps(seen))
+            kept.write_header(f, (count, *shape))
+        (folder / "seen.json").write_text(seals.sealed(seen))
 
     name = f"photos-{shape[0]}x{shape[1]}-{resize}-{key}"
-    for place in cache.places(listing.root):
-        if (before := _open(place / name / "seen.json", listing)) and not _is_final(before, listing):
-            shutil.rmtree(place / name, ignore_errors=True)
-    return cache.keep(name, listing.root, f"the decoded images of {listing.name}", open_cache, write)
+    for place in kept.places(listing.root):
+        before = _open(place / name / "seen.json", listing, report=False)
+        if before and not _is_final(before, listing):
+            with contextlib.suppress(OSError):
+                atomic.discard(place / name)
+    return kept.keep(name, listing.root, f"the decoded images of {listing.name}", open_cache, write)
 
 
 def examined(listing: Listing, resize: str, progress: Progress) -> Seen:
     """What reading the files of a listing shows; keeps no pixels. Only the first call reads them."""
     key = _key(listing)
     name = f"photos-{key}.json"
-    places = cache.places(listing.root)
+    places = kept.places(listing.root)
     for place in places:
         for path in (place / name, *place.glob(f"photos-*-{key}/seen.json")):
             if (seen := _open(path, listing)) and _is_final(seen, listing):
                 return seen
-    found = [(digest, reason) for digest, reason, _ in _read(listing, resize, progress)]
-    atomic.write_text_if_possible(places[0] / name, json.dumps(found))
+    found = [look for look, _ in _read(listing, resize, progress)]
+    atomic.write_text_if_possible(places[0] / name, seals.sealed(found))
     return _seen(found)
 
 
@@ -108,11 +126,11 @@ def _key(listing: Listing) -> str:
     return digest.hexdigest()[:16]
 
 
-def _open(path: Path, listing: Listing) -> Seen | None:
-    """What was seen before; None when it was not kept or is damaged."""
+def _open(path: Path, listing: Listing, report: bool = True) -> Seen | None:
+    """What was seen before; None when it was not kept or is damaged, which is reported if `report`."""
     try:
-        seen = _seen(json.loads(path.read_text()))
-    except (OSError, ValueError, TypeError):
+        seen = _seen([Look(*map(str, look)) for look in seals.read_json(path, report) or ()])
+    except TypeError:
         return None
     return seen if len(seen.hashes) == len(listing.files) else None
 
@@ -123,26 +141,28 @@ def _is_final(seen: Seen, listing: Listing) -> bool:
     return not any(path.is_file() and os.access(path, os.R_OK) for path in unread)
 
 
-def _seen(pairs: list[tuple[str, str]]) -> Seen:
-    return Seen(tuple(str(digest) for digest, _ in pairs), tuple(str(reason) for _, reason in pairs))
+def _seen(looks: list[Look]) -> Seen:
+    return Seen(*(tuple(values) for values in zip(*looks, strict=True))) if looks else Seen((), (), (), ())
 
 
-def _read(listing: Listing, resize: str, progress: Progress) -> Iterator[_One]:
+def _read(listing: Listing, resize: str, progress: Progress) -> Iterator[tuple[Look, np.ndarray | None]]:
     """Reads and decodes all files with several threads; yields in their order, of few at a time the pixels."""
 
-    def one(path: str) -> _One:
+    def one(path: str) -> tuple[Look, np.ndarray | None]:
         digest = ""
         try:
             content = photos.content(listing.root / path)
             digest = hashlib.sha256(content).hexdigest()
-            return digest, "", photos.read(content, listing.image_size, resize)
+            photo = photos.decode(content)
         except photos.BadPhoto as e:
-            return digest, str(e), None
+            return Look(digest, str(e), "", ""), None
+        pixels = photos.pixels(photo.image, listing.image_size, resize)
+        return Look(digest, "", photos.digest(photo.image), photo.note), pixels
 
     total = len(listing.files)
     doing = f"decoding {listing.name}"
     threads = min(32, os.cpu_count() or 1)
-    waiting: collections.deque[concurrent.futures.Future[_One]] = collections.deque()
+    waiting: collections.deque[concurrent.futures.Future[tuple[Look, np.ndarray | None]]] = collections.deque()
     with concurrent.futures.ThreadPoolExecutor(threads) as pool:
         for done, file in enumerate(listing.files):
             waiting.append(pool.submit(one, file.path))

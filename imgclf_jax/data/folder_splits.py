@@ -2,15 +2,18 @@
 
 import collections
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from imgclf_jax.data import splits
+from imgclf_jax.data import folder_cut, splits
 from imgclf_jax.data.folder_layout import Listing, shown
 from imgclf_jax.errors import UserError
 
-_MOST_LINES = 50  # files that are listed under a problem
+if TYPE_CHECKING:
+    from imgclf_jax.data.folder_cache import Seen
 
-Fractions = tuple[float, float, float]
+_MOST_LINES = 50  # files that are listed under a problem
+_MOST_CLASSES = 10  # that are listed one by one
+_SPLITS = {"train": "training", "valid": "validation", "test": "test"}
 
 
 class Chosen(NamedTuple):
@@ -27,31 +30,34 @@ class Problem(NamedTuple):
     notice: str
 
 
-def choose(listing: Listing, hashes: Sequence[str], reasons: Sequence[str]) -> tuple[list[Chosen], list[Problem]]:
+def choose(listing: Listing, seen: "Seen") -> tuple[list[Chosen], list[Problem]]:
     """The photos of the data set in their order, without those that must be left out, and why those must.
 
     Left out are files that are no photos, photos under two classes (none of the two can be believed) and training
     and validation photos that are in a later split as well. The order is that of the listing, or, where photos are
     split by content, by class and content: then no file's name makes a difference.
 
+    Photos are the same when their decoded pixels are: one that was saved again in another format without loss is found.
+
     Args:
         listing: the files.
-        hashes: of each file's content.
-        reasons: why a file is no photo; "" where it is one.
+        seen: what reading them has shown.
     """
     problems = []
-    files = listing.files
-    if any(reasons):
-        problems.append(_bad(listing, reasons))
-    good = [index for index, reason in enumerate(reasons) if not reason]
-    if torn := _groups(good, hashes, [file.label for file in files]):
+    files, hashes, pixels = listing.files, seen.hashes, seen.pixels
+    if any(seen.reasons):
+        problems.append(_bad(listing, seen.reasons))
+    good = [index for index, reason in enumerate(seen.reasons) if not reason]
+    if torn := _groups(good, pixels, [file.label for file in files]):
         problems.append(_under_two_classes(listing, torn))
         good = _without(good, torn)
     if listing.fractions is not None:
         good.sort(key=lambda index: (files[index].label, hashes[index], files[index].path))
-        roles = by_content([files[i].label for i in good], [hashes[i] for i in good], listing.fractions)
+        roles = folder_cut.by_content(
+            [files[i].label for i in good], [hashes[i] for i in good], [pixels[i] for i in good], listing.fractions
+        )
         return [Chosen(*pair) for pair in zip(good, roles, strict=True)], problems
-    if shared := _groups(good, hashes, [file.role for file in files]):
+    if shared := _groups(good, pixels, [file.role for file in files]):
         last = [max(splits.ROLES.index(files[index].role) for index in group) for group in shared]
         dropped = [
             [index for index in group if splits.ROLES.index(files[index].role) < role]
@@ -87,59 +93,52 @@ def check_sizes(listing: Listing, sizes: dict[str, int]) -> None:
         )
 
 
-def by_content(labels: Sequence[int], hashes: Sequence[str], fractions: Fractions) -> list[str]:
-    """The role of each photo: those of a class are ordered by `hashes` and cut where the fractions say.
-
-    Neither names nor the order of files make a difference. Equal photos of a class get the role of the first of them,
-    so that none is in two splits; the first of each class is for training.
-
-    Args:
-        labels: of each photo.
-        hashes: of each photo's content.
-        fractions: for training, validation and test.
-    """
-    roles = [""] * len(labels)
-    members: dict[int, list[int]] = {}
-    for index, label in enumerate(labels):
-        members.setdefault(label, []).append(index)
-    for indices in members.values():
-        indices.sort(key=lambda index: hashes[index])
-        trained, validated = _cuts(len(indices), fractions)
-        before = -1
-        for position, index in enumerate(indices):
-            if before >= 0 and hashes[before] == hashes[index]:
-                roles[index] = roles[before]
-            else:
-                roles[index] = splits.ROLES[(position >= trained) + (position >= validated)]
-            before = index
-    return roles
+def sparse_files(listing: Listing) -> tuple[str, ...]:
+    """Sentences about classes that have too few files for every split; () where folders say the splits."""
+    if listing.fractions is None:
+        return ()
+    labels = [file.label for file in listing.files]
+    return _sparse(listing, labels, folder_cut.all_different(labels, listing.fractions))
 
 
-def sizes(labels: Sequence[int], fractions: Fractions) -> dict[str, int]:
-    """How many photos `by_content` gives each role where no two are equal."""
-    roles = by_content(labels, [f"{index:020}" for index in range(len(labels))], fractions)
-    return {role: roles.count(role) for role in splits.ROLES}
+def notices(listing: Listing, seen: "Seen", chosen: Sequence[Chosen]) -> list[str]:
+    """What to know about photos that were chosen, a line each, and is not known before the files are read."""
+    lines = []
+    if listing.fractions is not None:
+        labels = [listing.files[photo.file].label for photo in chosen]
+        known = sparse_files(listing)
+        lines = [line for line in _sparse(listing, labels, [photo.role for photo in chosen]) if line not in known]
+    noted = [(shown(listing.files[c.file].path), seen.notes[c.file]) for c in chosen if seen.notes[c.file]]
+    if noted:
+        from imgclf_jax.data import photos
+
+        lines.append(f"{listing.name}: {photos.odd(noted, len(chosen))}")
+    return lines
 
 
-def _groups(indices: Iterable[int], hashes: Sequence[str], kinds: Sequence[object]) -> list[list[int]]:
+def _sparse(listing, labels, roles):
+    found = folder_cut.sparse(labels, roles, listing.fractions)
+    lines = [
+        f"class {shown(listing.class_names[label])} has {count} photo{'s' * (count != 1)}, and so none "
+        f"{' and none '.join(f'in the {_SPLITS[role]} split' for role in lacking)}"
+        for label, count, lacking in found[:_MOST_CLASSES]
+    ]
+    if len(found) > _MOST_CLASSES:
+        lines.append(f"{len(found) - _MOST_CLASSES} more classes have too few photos for every split")
+    return tuple(lines)
+
+
+def _groups(indices: Iterable[int], contents: Sequence[str], kinds: Sequence[object]) -> list[list[int]]:
     """Those of equal content whose `kinds` differ, group by group."""
     same: dict[str, list[int]] = {}
     for index in indices:
-        same.setdefault(hashes[index], []).append(index)
+        same.setdefault(contents[index], []).append(index)
     return [group for group in same.values() if len({kinds[index] for index in group}) > 1]
 
 
 def _without(indices, groups):
     dropped = {index for group in groups for index in group}
     return [index for index in indices if index not in dropped]
-
-
-def _cuts(count, fractions):
-    """Where validation and test begin among `count` photos."""
-    trained = max(1, round(count * fractions[0]))
-    # Not always the sum of the first two, which may come out a little above or below 1.
-    validated = count if not fractions[2] else max(trained, round(count * (fractions[0] + fractions[1])))
-    return trained, validated if fractions[1] else trained
 
 
 def _bad(listing, reasons):

@@ -1,18 +1,20 @@
 """One photo to one array, whatever its format and its mode; what is none is told in a line."""
 
+import collections
 import contextlib
 import ctypes
+import hashlib
 import io
 import logging
 import re
 import stat
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
-from PIL import Image
+from PIL import Image, TiffImagePlugin
 
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 # Not all that Pillow knows: some of its readers start other programs. Each with what its files begin with.
@@ -24,6 +26,8 @@ _FORMATS = {
     "GIF": (b"GIF8",),
     "TIFF": (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"),
 }
+_DARK = 1 / 4  # of the range that a file's values could have: 14 bits or fewer in 16
+_BITS_PER_SAMPLE = 258  # a TIFF tag
 _ORIENTATION = 0x0112  # the EXIF tag; what undoes each of its values that is not 1:
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -41,32 +45,83 @@ class BadPhoto(Exception):
     """A file that is no photo; `str(error)` is the reason, a short line without the file's name."""
 
 
+class Photo(NamedTuple):
+    """A decoded photo.
+
+    Attributes:
+        image: all of it, of mode L, RGB or RGBA.
+        note: what is odd about it, a short line without the file's name; "" where nothing is.
+    """
+
+    image: Image.Image
+    note: str
+
+
 def read(
     file: Path | bytes, image_size: tuple[int, int] | None, resize: str = "stretch", channels: int = 3
 ) -> np.ndarray:
-    """Decodes a JPEG, PNG, WebP, BMP, GIF (its first frame) or TIFF file; may be called by several threads at once.
+    """The pixels, uint8 [H, W, channels], of a file; see `decode` and `pixels`."""
+    return pixels(decode(file, channels).image, image_size, resize)
 
-    The photo is turned as its EXIF orientation says. What is transparent is laid over white, unless there are to be
-    four channels. Grey values of 16 bits are scaled to 8.
+
+def pixels(image: Image.Image, image_size: tuple[int, int] | None, resize: str) -> np.ndarray:
+    """A decoded image as an array.
 
     Args:
-        file: its path or its content.
+        image: of mode L, RGB or RGBA.
         image_size: (height, width) of the result; None leaves it as it is.
-        resize: how, see `fit`.
-        channels: 1 (grey), 3 (RGB) or 4 (RGBA).
+        resize: how it gets that size, see `fit`.
 
     Returns:
         uint8 [H, W, channels].
+    """
+    if image_size is not None:
+        image = fit(image, image_size, resize)
+    return np.asarray(image).reshape(image.height, image.width, len(image.getbands()))
+
+
+def digest(image: Image.Image) -> str:
+    """SHA-256 (hex) of the size, mode and pixels of a decoded image.
+
+    Files of different formats that show the same have the same digest.
+    """
+    found = hashlib.sha256(f"{image.mode} {image.width} {image.height} ".encode())
+    found.update(image.tobytes())
+    return found.hexdigest()
+
+
+def decode(file: Path | bytes, channels: int = 3) -> Photo:
+    """Decodes a JPEG, PNG, WebP, BMP, GIF (its first frame) or TIFF file; may be called by several threads at once.
+
+    The photo is turned as its EXIF orientation says. What is transparent is laid over white, unless there are to be
+    four channels. Values of more than 8 bits are scaled to 8 from the full range of the bits that a sample has in the
+    file. Nothing in a file says for certain that its values fill less: PNG wants them scaled up whatever its chunk sBIT
+    says, and TIFF has MaxSampleValue for statistics alone. Values that stay far below the range are noted.
+
+    Args:
+        file: its path or its content.
+        channels: 1 (grey), 3 (RGB) or 4 (RGBA).
 
     Raises:
         BadPhoto: it cannot be read, is empty, damaged or no image, has more pixels than Pillow takes for harmless
             (`PIL.Image.MAX_IMAGE_PIXELS`), or has pixels that are not colours.
     """
     encoded = file if isinstance(file, bytes) else content(file)
-    image = _attempt(lambda: _convert(_turn(_open(encoded)), _MODES[channels]))
-    if image_size is not None:
-        image = fit(image, image_size, resize)
-    return np.asarray(image).reshape(image.height, image.width, channels)
+    return _attempt(lambda: _convert(encoded, _MODES[channels]))
+
+
+def odd(noted: Sequence[tuple[str, str]], total: int) -> str:
+    """A line about photos that are odd.
+
+    Args:
+        noted: name and note of each.
+        total: how many photos there are with the others.
+    """
+    summary = ", ".join(f"{count} × {note}" for note, count in collections.Counter(n for _, n in noted).most_common())
+    return (
+        f"{len(noted)} of {total} photos come out dark ({summary}), e.g. {noted[0][0]}; if the values fill fewer bits "
+        "than the files have room for, scale them up"
+    )
 
 
 def content(file: Path) -> bytes:
@@ -120,7 +175,7 @@ def _open(encoded: bytes) -> Image.Image:
     return image
 
 
-def _attempt(decode: Callable[[], Image.Image]) -> Image.Image:
+def _attempt(decode: Callable[[], Photo]) -> Photo:
     """What a damaged file raises depends on where the damage is: anything but too little memory is the file's fault."""
     try:
         return decode()
@@ -140,11 +195,18 @@ def _turn(image: Image.Image) -> Image.Image:
     return image if turn is None else image.transpose(turn)
 
 
-def _convert(image: Image.Image, mode: str) -> Image.Image:
+def _convert(encoded: bytes, mode: str) -> Photo:
+    opened = _open(encoded)
+    full = 2 ** _bits(encoded, opened) - 1
+    image = _turn(opened)
     if image.mode == "F":
         raise BadPhoto("pixels are floating-point numbers, whose range is unknown; save it with 8 or 16 bits")
+    note = ""
     if image.mode.startswith("I"):
-        image = _eight_bits(image)
+        image, highest = _eight_bits(image, full)
+        note = _note(highest, full)
+    elif image.mode in ("RGB", "RGBA") and full > 255:  # Pillow keeps the upper eight bits.
+        note = _note(max(high for _, high in image.getextrema()[:3]) * 256, full)  # type: ignore[misc]
     if image.mode == "LAB":
         raise BadPhoto("pixels are of the colour space LAB; save it as RGB")
     if image.has_transparency_data:
@@ -152,19 +214,36 @@ def _convert(image: Image.Image, mode: str) -> Image.Image:
         if mode != "RGBA":
             white = Image.new("RGBA", image.size, "white")
             image = Image.alpha_composite(white, image)
-    return image if image.mode == mode else image.convert(mode)
+    return Photo(image if image.mode == mode else image.convert(mode), note)
 
 
-def _eight_bits(image: Image.Image) -> Image.Image:
-    """Grey values of 16 bits, which Pillow would clip at 255, to the nearest of 8."""
+def _bits(encoded: bytes, image: Image.Image) -> int:
+    """Bits of a sample in the file, as far as that matters: 8, 12 or 16."""
+    if image.format == "PNG":
+        return 16 if encoded[24] == 16 else 8  # The ninth byte of the header chunk, which comes first.
+    if isinstance(image, TiffImagePlugin.TiffImageFile):
+        bits = max(image.tag_v2.get(_BITS_PER_SAMPLE, (8,)))
+        return int(min(bits, 16)) if bits > 8 else 8  # Numbers of 32 bits are taken for values of 16.
+    return 8
+
+
+def _eight_bits(image: Image.Image, full: int) -> tuple[Image.Image, int]:
+    """Grey values from 0 to `full`, which Pillow would clip at 255, to the nearest of 8 bits; and the highest."""
     values: Any = np.asarray(image).astype(np.int64)
-    if values.min() < 0 or values.max() > 65535:
-        raise BadPhoto("grey values outside 0 to 65535; save it with 8 or 16 bits")
-    scaled = Image.fromarray(((values + 128) // 257).astype(np.uint8))
+    highest = int(values.max())
+    if values.min() < 0 or highest > full:
+        raise BadPhoto(f"grey values outside 0 to {full}; save it with 8 or 16 bits")
+    scaled = Image.fromarray(((values * 510 + full) // (2 * full)).astype(np.uint8))
     transparent = image.info.get("transparency")
     if isinstance(transparent, int):
         scaled.putalpha(Image.fromarray(np.where(values == transparent, 0, 255).astype(np.uint8)))
-    return scaled
+    return scaled, highest
+
+
+def _note(highest: int, full: int) -> str:
+    """What to say of an image that is dark, perhaps because its values fill fewer bits than the file has."""
+    limit = 2 ** highest.bit_length()
+    return f"values stay below {limit:,} of {full:,}" if 1 < limit <= _DARK * (full + 1) else ""
 
 
 def _too_large() -> str:

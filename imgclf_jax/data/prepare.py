@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from imgclf_jax.data import archives, atomic, catalog, stored
+from imgclf_jax.data import archives, atomic, catalog, seals, stored
 from imgclf_jax.data.download import Published, Unavailable, check, fetch
 from imgclf_jax.data.types import Progress
 from imgclf_jax.errors import UserError
@@ -129,13 +129,19 @@ def _build(base: str, paths: dict[str, Path], root: Path, progress: Progress) ->
     folder = root / base / known.version
     reader = {"cifar": archives.Cifar, "idx": archives.Idx}[known.kind]
     content = reader(base, paths)
-    _sweep(folder.parent)
     downloaded = sum(p.stat().st_size for p in paths.values())
     tfds.disable_progress_bar()  # it would draw over ours
-    builder = _builder_class(base, content, downloaded, progress)(data_dir=root)
     config = tfds.download.DownloadConfig(try_download_gcs=False)
     try:
-        builder.download_and_prepare(download_config=config, file_format="array_record")
+        with atomic.temporary_folder(folder.parent) as temporary:
+            _sweep(folder.parent)
+            builder = _builder_class(base, content, downloaded, progress)(data_dir=temporary)
+            builder.download_and_prepare(download_config=config, file_format="array_record")
+            written = temporary / base / known.version
+            seals.seal(written)
+            atomic.sync(written)
+            written.rename(folder)
+            atomic.sync_names(folder.parent)
     except Exception as e:
         if stored.find(root, f"{base}:{known.version}") == folder:
             return folder  # another process was quicker
@@ -192,7 +198,7 @@ def _png(image: np.ndarray) -> bytes:
 
 
 def _sweep(folder: Path) -> None:
-    """Deletes what killed preparations left behind. TFDS never takes it for whole; it only fills the disk."""
+    """Deletes what killed preparations by TFDS itself, or by earlier versions, left behind; it only fills the disk."""
     for old in folder.glob("incomplete.*"):
         try:
             newest = max(p.stat().st_mtime for p in [old, *old.iterdir()])

@@ -72,6 +72,7 @@ def naming_damage(folder: Path, file: str) -> Iterator[None]:
         yield
     except Exception as e:
         reason = str(e).splitlines()[0] if str(e) else repr(e)
+        reason = reason.replace(str(folder / file), "it")  # Some readers name the file themselves.
         raise UserError(f"{folder / file}: damaged ({reason}); {_mend(folder)}") from e
 
 

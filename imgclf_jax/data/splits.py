@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from imgclf_jax.data import atomic
+from imgclf_jax.data import atomic, seals
 from imgclf_jax.data.types import Ranges
 from imgclf_jax.errors import UserError
 
@@ -29,6 +29,7 @@ def resolve(
     shard_lengths: Mapping[str, tuple[int, ...]],
     memo_dir: Path | None,
     scaled_to: Mapping[str, int] | None = None,
+    called: Mapping[str, str] | None = None,
 ) -> dict[str, Ranges]:
     """Resolves every configured split, or says everything that is wrong with them at once.
 
@@ -38,15 +39,17 @@ def resolve(
         memo_dir: where answers are kept between runs; None keeps none.
         scaled_to: size by stored split of a sample: boundaries found on the full sizes shrink in proportion. Ranges
             that do not overlap on the full set do not overlap on the sample.
+        called: by role, what the user set to the expression, where that is not `data.{role}_split`.
 
     Raises:
         UserError: a line for each split that is malformed, unknown, out of range, empty, names an example twice, or
             shares examples with the training split.
     """
+    names = {role: f"data.{role}_split" for role in ROLES} | dict(called or {})
     sizes = {name: sum(lengths) for name, lengths in shard_lengths.items()}
     available = ", ".join(f"{n} ({size} examples)" for n, size in sizes.items())
     resolved: dict[str, Ranges] = {}
-    problems = [] if "train" in wanted else [f"data.train_split is empty; available splits: {available}"]
+    problems = [] if "train" in wanted else [f"{names['train']} is empty; available splits: {available}"]
     for role, text in wanted.items():
         ranges, problem = _resolve_one(text, shard_lengths, memo_dir)
         if not problem and not _count(ranges):
@@ -59,13 +62,13 @@ def resolve(
         if not problem and any(common((a,), (b,)) for a, b in itertools.combinations(ranges, 2)):
             problem = "names the same examples twice"
         if problem:
-            problems.append(f"data.{role}_split={text!r}: {problem}; available splits: {available}")
+            problems.append(f"{names[role]}={text!r}: {problem}; available splits: {available}")
         else:
             resolved[role] = ranges
     for role in ("valid", "test"):
         if shared := common(resolved.get("train", ()), resolved.get(role, ())):
             problems.append(
-                f"data.{role}_split={wanted[role]!r} shares {shared} examples with data.train_split="
+                f"{names[role]}={wanted[role]!r} shares {shared} examples with {names['train']}="
                 f"{wanted['train']!r}: what it measures would be meaningless; make them disjoint"
             )
     if problems:
@@ -92,21 +95,17 @@ def _resolve_one(text: str, shard_lengths: Mapping[str, tuple[int, ...]], memo_d
         return ((text, 0, sum(shard_lengths[text])),), ""
     question = json.dumps([text, sorted(shard_lengths.items())])
     memo = memo_dir / f"split-{hashlib.sha256(question.encode()).hexdigest()[:24]}.json" if memo_dir else None
-    if memo is not None:
-        try:
-            kept = json.loads(memo.read_text())
-            if kept["question"] == question:
-                return tuple((str(n), int(a), int(b)) for n, a, b in kept["ranges"]), ""
-        except (OSError, ValueError, KeyError, TypeError):
-            pass  # not asked before, or a file that something else damaged: ask again
+    if memo is not None and (remembered := seals.read_json(memo)) and remembered["question"] == question:
+        return tuple((str(n), int(a), int(b)) for n, a, b in remembered["ranges"]), ""
     try:
         ranges = _parse(text, shard_lengths)
     except Exception as e:  # the parser raises ValueError, NotImplementedError, AssertionError, ...
         if "Unrecognized split format" in str(e):
             return (), "not an expression such as train, train[:90%] or train[:100]+train[200:]"
-        return (), " ".join(str(e).split()).rstrip(".") or repr(e)
+        reason = " ".join(str(e).split()).partition(". Should be one of ")[0]  # What there is follows anyway.
+        return (), reason.rstrip(".") or repr(e)
     if memo is not None:
-        atomic.write_text_if_possible(memo, json.dumps({"question": question, "ranges": ranges}))
+        atomic.write_text_if_possible(memo, seals.sealed({"question": question, "ranges": ranges}))
     return ranges, ""
 
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from imgclf_jax.data import atomic, cache, stream
+from imgclf_jax.data import atomic, kept, seals, stream
 from imgclf_jax.data.types import Progress, Split
 
 _BATCH = 64  # images that one thread decodes at a time
@@ -56,15 +56,11 @@ def of_stream(split: Split, fingerprint: str, progress: Progress) -> Sums:
     name = hashlib.sha256(json.dumps([fingerprint, split.images.shape]).encode())
     for example in split.ids:
         name.update(f"{example}\n".encode())
-    memo = cache.places(None)[0] / f"sums-{name.hexdigest()[:32]}.json"
-    try:
-        kept = Sums(*(np.array(values, np.uint64) for values in json.loads(memo.read_text())))
-        if kept.total.shape == split.images.shape[1:]:
-            return kept
-    except (OSError, ValueError, TypeError, OverflowError):
-        pass  # not summed before, or a file that something else damaged
+    memo = kept.places(None)[0] / f"sums-{name.hexdigest()[:32]}.json"
+    if remembered := seals.read_json(memo):
+        return Sums(*(np.array(values, np.uint64) for values in remembered))
     found = add_up(_batches(split, progress), split.images.shape[1:])
-    atomic.write_text_if_possible(memo, json.dumps([values.tolist() for values in found]))
+    atomic.write_text_if_possible(memo, seals.sealed([values.tolist() for values in found]))
     return found
 
 

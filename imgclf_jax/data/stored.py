@@ -12,10 +12,12 @@ import re
 from pathlib import Path
 from typing import Any
 
+from imgclf_jax.data import seals
 from imgclf_jax.errors import UserError
 
 _VERSION = re.compile(r"(\d+)\.(\d+)\.(\d+)")
-_INFO, _FEATURES = "dataset_info.json", "features.json"
+_INFO, _FEATURES, _LABELS = "dataset_info.json", "features.json", "label.labels.txt"
+_STRINGS = (("name", ""), ("version", ""), ("fileFormat", "tfrecord"))  # of dataset_info.json, and their defaults
 
 
 def data_dir(config_data: Any) -> Path:
@@ -59,34 +61,48 @@ def read(folder: Path) -> "Stored":
     try:
         texts = [(folder / _INFO).read_bytes(), (folder / _FEATURES).read_bytes()]
         info, features = (json.loads(text) for text in texts)
-        features = features["featuresDict"]["features"]
-        splits = {s["name"]: _read_split(info["name"], s) for s in info["splits"]}
-    except (OSError, ValueError, KeyError, TypeError) as e:
-        raise UserError(f"{folder}: {_INFO} or {_FEATURES} is missing or damaged ({e!r}); delete the folder") from e
-    if info.get("fileFormat", "tfrecord") != "array_record":
+        features = dict(features["featuresDict"]["features"])
+        name, version, kind = (str(info.get(key, usual)) for key, usual in _STRINGS)
+        splits = {s["name"]: _read_split(name, s) for s in info["splits"]}
+        kinds = {key: set(feature) for key, feature in features.items()}
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as e:
+        raise _damaged(folder, f"{_INFO} or {_FEATURES} is missing or damaged ({e!r})") from e
+    if kind != "array_record":
         raise UserError(
-            f"{folder}: prepared as {info.get('fileFormat', 'tfrecord')}, which cannot be read without TensorFlow; "
-            f"delete it and prepare it again with `tfds build {info['name']} --file_format=array_record`"
+            f"{folder}: prepared as {kind}, which cannot be read without TensorFlow; "
+            f"delete it and prepare it again with `tfds build {name} --file_format=array_record`"
         )
-    for key, kind in (("image", "image"), ("label", "classLabel")):
-        if kind not in features.get(key, {}):
-            raise UserError(f"{folder}: no feature {key!r} of kind {kind}; it has {', '.join(sorted(features))}")
-    image = features["image"]["image"]
-    if image.get("dtype", "uint8") != "uint8":
-        raise UserError(f"{folder}: images are {image['dtype']}; only uint8 images can be trained on")
-    dims = [int(d) for d in image["shape"]["dimensions"]]
+    for key, wanted in (("image", "image"), ("label", "classLabel")):
+        if wanted not in kinds.get(key, ()):
+            raise UserError(f"{folder}: no feature {key!r} of kind {wanted}; it has {', '.join(sorted(features))}")
+    if seals.is_sealed(folder) and (reason := seals.damage(folder, (_INFO, _FEATURES, _LABELS))):
+        raise _damaged(folder, reason)
+    try:
+        image = features["image"]["image"]
+        dtype = image.get("dtype", "uint8")
+        dims = [int(d) for d in image["shape"]["dimensions"]]
+        classes = int(features["label"]["classLabel"]["numClasses"])
+        class_names = _class_names(folder, classes)
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as e:
+        raise _damaged(folder, f"{_FEATURES} or {_LABELS} is damaged ({e!r})") from e
+    if dtype != "uint8":
+        raise UserError(f"{folder}: images are {dtype}; only uint8 images can be trained on")
     if len(dims) != 3 or dims[2] not in (1, 3, 4):
         raise UserError(f"{folder}: images of shape {dims}; needed are height, width and 1, 3 or 4 channels")
     return Stored(
         folder=folder,
-        name=info["name"],
-        version=info.get("version", ""),
+        name=name,
+        version=version,
         image_shape=(dims[0], dims[1], dims[2]),
-        class_names=_class_names(folder, int(features["label"]["classLabel"]["numClasses"])),
-        has_ids="text" in features.get("id", {}),
+        class_names=class_names,
+        has_ids="text" in kinds.get("id", ()),
         splits=splits,
         metadata=b"".join(texts),
     )
+
+
+def _damaged(folder: Path, reason: str) -> UserError:
+    return UserError(f"{folder}: {reason}; to mend it delete the folder {folder} and run again")
 
 
 def _versions(folder: Path, wanted: str) -> list[Path]:
@@ -101,13 +117,16 @@ def _versions(folder: Path, wanted: str) -> list[Path]:
 
 def _default_config(folder: Path) -> str:
     try:
-        return json.loads((folder / ".config" / "metadata.json").read_text())["default_config_name"]
-    except (OSError, ValueError, KeyError):
+        name = json.loads((folder / ".config" / "metadata.json").read_bytes())["default_config_name"]
+    except (OSError, ValueError, LookupError, TypeError):
         return ""
+    return name if isinstance(name, str) else ""
 
 
 def _read_split(dataset: str, split: dict[str, Any]) -> "StoredSplit":
     lengths = tuple(int(n) for n in split.get("shardLengths", ()))
+    if any(length < 0 for length in lengths):
+        raise ValueError(f"shards of {lengths} examples")
     template = split.get("filepathTemplate") or "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"
     known = {"DATASET": dataset, "SPLIT": split["name"], "FILEFORMAT": "array_record"}
     files = [
@@ -125,11 +144,13 @@ def _read_split(dataset: str, split: dict[str, Any]) -> "StoredSplit":
 def _class_names(folder: Path, count: int) -> tuple[str, ...]:
     """The names TFDS keeps beside the records; data sets whose classes have none get their numbers."""
     try:
-        names = (folder / "label.labels.txt").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        names = []
+        names = (folder / _LABELS).read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        return tuple(str(i) for i in range(count))
     names = [n for n in names if n]
-    return tuple(names) if len(names) == count else tuple(str(i) for i in range(count))
+    if len(names) != count:
+        raise ValueError(f"{len(names)} names of {count} classes")
+    return tuple(names)
 
 
 @dataclasses.dataclass(frozen=True)

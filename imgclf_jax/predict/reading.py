@@ -3,6 +3,7 @@
 import collections
 import itertools
 import os
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from imgclf_jax.data.photos import BadPhoto, read
+from imgclf_jax.data import photos
 
 NOT_FINITE = "the network gives it no probabilities but NaN"
 
@@ -40,6 +41,8 @@ def predict_files(
 ) -> Iterator[list[Row]]:
     """Rows in the order of the files, a batch at a time.
 
+    Photos that are odd are reported by one `UserWarning` after the last row.
+
     At most two batches of decoded photos are in memory, and some more for the threads that decode.
 
     Args:
@@ -50,20 +53,29 @@ def predict_files(
         batch_size: most files in a batch.
     """
 
+    noted: list[tuple[str, str]] = []
+    total = 0
+
     def decode(name: str) -> np.ndarray | str:
         try:
-            return read(Path(name), image_shape[:2], resize, image_shape[2])
-        except BadPhoto as error:
+            photo = photos.decode(Path(name), image_shape[2])
+        except photos.BadPhoto as error:
             return str(error)
+        if photo.note:
+            noted.append((name, photo.note))
+        return photos.pixels(photo.image, image_shape[:2], resize)
 
     decoded = _ahead(decode, files, batch_size)
     while batch := list(itertools.islice(decoded, batch_size)):
-        photos = [photo for _, photo in batch if not isinstance(photo, str)]
-        scores = iter(predict(np.stack(photos)) if photos else ())
+        total += len(batch)
+        images = [photo for _, photo in batch if not isinstance(photo, str)]
+        scores = iter(predict(np.stack(images)) if images else ())
         yield [
             Row(name, None, photo, label) if isinstance(photo, str) else _row(name, next(scores), label)
             for (name, label), photo in batch
         ]
+    if noted:
+        warnings.warn(photos.odd(sorted(noted), total), UserWarning, stacklevel=2)
 
 
 def _row(name: str, probabilities: np.ndarray, label: int | None) -> Row:

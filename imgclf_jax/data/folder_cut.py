@@ -1,0 +1,96 @@
+"""Where the photos of a class are cut into training, validation and test."""
+
+import collections
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from imgclf_jax.data import splits
+
+Fractions = tuple[float, float, float]
+
+
+class Sparse(NamedTuple):
+    """A class with too few photos.
+
+    Attributes:
+        label: the class.
+        photos: how many it has.
+        lacking: the splits that should have some and have none.
+    """
+
+    label: int
+    photos: int
+    lacking: tuple[str, ...]
+
+
+def by_content(labels: Sequence[int], hashes: Sequence[str], pixels: Sequence[str], fractions: Fractions) -> list[str]:
+    """The role of each photo: those of a class are ordered by `hashes` and cut where the fractions say.
+
+    Neither names nor the order of files make a difference. Photos of a class with equal pixels get the role of the
+    first of them, so that none is in two splits. The first of each class is for training. A class of at least as many
+    different photos as there are splits has one or more in every split.
+
+    Args:
+        labels: of each photo.
+        hashes: of each file's content.
+        pixels: of each photo's pixels; equal files have equal pixels.
+        fractions: for training, validation and test.
+    """
+    roles = [""] * len(labels)
+    members: dict[int, list[int]] = {}
+    for index, label in enumerate(labels):
+        members.setdefault(label, []).append(index)
+    for indices in members.values():
+        indices.sort(key=lambda index: hashes[index])
+        trained, validated = _cuts(len(indices), fractions)
+        first: dict[str, int] = {}  # by pixels, the place in the order
+        for position, index in enumerate(indices):
+            first.setdefault(pixels[index], position)
+        given = {content: (place >= trained) + (place >= validated) for content, place in first.items()}
+        filled = dict(zip(given, _fill(list(given.values()), fractions), strict=True))
+        for index in indices:
+            roles[index] = splits.ROLES[filled[pixels[index]]]
+    return roles
+
+
+def all_different(labels: Sequence[int], fractions: Fractions) -> list[str]:
+    """What `by_content` gives photos of which no two are equal: how many of a class get a role is known before."""
+    contents = [f"{index:020}" for index in range(len(labels))]
+    return by_content(labels, contents, contents, fractions)
+
+
+def sparse(labels: Sequence[int], roles: Sequence[str], fractions: Fractions) -> list[Sparse]:
+    """The classes without photos in a split that should have some, by label.
+
+    Args:
+        labels: of each photo.
+        roles: of each photo.
+        fractions: for training, validation and test.
+    """
+    there = set(zip(labels, roles, strict=True))
+    wanted = [role for role, fraction in zip(splits.ROLES, fractions, strict=True) if fraction]
+    found = []
+    for label, count in sorted(collections.Counter(labels).items()):
+        if lacking := tuple(role for role in wanted if (label, role) not in there):
+            found.append(Sparse(label, count, lacking))
+    return found
+
+
+def _cuts(count, fractions):
+    """Where validation and test begin among `count` photos."""
+    trained = max(1, round(count * fractions[0]))
+    # Not always the sum of the first two, which may come out a little above or below 1.
+    validated = count if not fractions[2] else max(trained, round(count * (fractions[0] + fractions[1])))
+    return trained, validated if fractions[1] else trained
+
+
+def _fill(given, fractions):
+    """The numbers of the splits of different photos, cut anew where a split has none and there are enough for all."""
+    wanted = [split for split, fraction in enumerate(fractions) if fraction]
+    counts = [given.count(split) for split in range(len(fractions))]
+    if len(given) < len(wanted) or all(counts[split] for split in wanted):
+        return given
+    while empty := [split for split in wanted if not counts[split]]:
+        counts[counts.index(max(counts))] -= 1
+        counts[empty[0]] += 1
+    return [split for split, count in enumerate(counts) for _ in range(count)]
