@@ -16,7 +16,7 @@ numbers, something changed or lost, a signal ignored); traceback; silent (an end
 A try is a function of the seed and its number, but for the moments at which signals arrive. One that failed leaves its
 folder, for at most three of each kind and outcome; everything else is deleted at the end. Runs are of a thousand
 parameters and 14 steps; most are forked from a process that has everything imported, some are started from nothing.
-Exit status: 0, or 1 if anything is not as expected, or 130 after Ctrl-C.
+Exit status: 0, or 1 if anything is not as expected, or 130 after Ctrl-C or SIGTERM.
 """
 
 import argparse
@@ -26,6 +26,7 @@ import itertools
 import json
 import random
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -66,6 +67,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Runs the stress test; returns the exit status."""
     options = parse(arguments)
     inherit_default_signals()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # It ends as with Ctrl-C: with a table, and cleanly.
     if options.keep:
         options.keep.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix="torture-", dir=options.keep))

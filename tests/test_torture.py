@@ -9,11 +9,14 @@ import sys
 import time
 
 import pytest
+from runs import ROOT, environment
+
+sys.path.insert(0, str(ROOT / "scripts"))
+
 import torture
 import torture_damage
 import torture_judge as judge
-from runs import ROOT, TINY, environment
-from torture_processes import Run, inherit_default_signals, members
+from torture_processes import Run, members
 from torture_runs import outcome
 
 pytest_plugins = ["run_fixtures"]
@@ -107,7 +110,7 @@ def test_process_that_hangs(ended):
 
 
 def test_death_by_a_signal_that_was_sent_is_an_ending_but_not_in_training(ended):
-    early, late = ended(-15, sent=[(15, 0.2)]), None
+    early = ended(-15, sent=[(15, 0.2)])
     assert kinds((judge.ending, early), (judge.stopping, early)) == "identical"
     late = ended(-15, out="step  4/14  loss", sent=[(15, 3.0)])
     assert kinds((judge.stopping, late)) == "wrong"
@@ -144,11 +147,8 @@ def other_results(folder):
 
 
 def other_weights(folder):
-    for name in ("12", "14"):
-        shutil.rmtree(folder / "checkpoints" / "14")
-        shutil.copytree(folder / "checkpoints" / "12", folder / "checkpoints" / "14")
-        del name
-        break
+    shutil.rmtree(folder / "checkpoints" / "14")
+    shutil.copytree(folder / "checkpoints" / "12", folder / "checkpoints" / "14")
 
 
 def test_comparison_of_runs(same):
