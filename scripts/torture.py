@@ -55,6 +55,7 @@ KINDS: dict[Callable[[Try], None], int] = {
     torture_places.output: 4,
     torture_damage.damage: 16,
     torture_damage.lost: 2,
+    torture_damage.launcher: 3,
     torture_damage.cache: 8,
 }
 BY_NAME = {kind.__name__: kind for kind in KINDS}

@@ -1,13 +1,16 @@
 """Damage that `torture.py` does to the files of runs and to caches, and what must come of it."""
 
+import contextlib
 import os
 import random
 import re
 import shutil
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
 import torture_judge as judge
+from torture_kinds import interrupted
 from torture_processes import Run
 from torture_runs import TOOLS, product
 from torture_try import SINGLE, Try
@@ -44,6 +47,25 @@ def lost(a: Try) -> None:
     _use(a, recipe, "resume", half)
 
 
+def launcher(a: Try) -> None:
+    """A launcher starts a run again and again; in between it is killed and its newest checkpoint is damaged."""
+    recipe = a.random.choice(SINGLE)
+    for _ in range(a.random.randint(3, 6)):
+        interrupted(a, recipe, False, (signal.SIGKILL, signal.SIGTERM), 1)
+        there = [path for path in a.workdir.glob("checkpoints/*") if path.name.isdigit()]
+        hurts, draws = a.random.random() < 0.3, random.Random(a.random.random())
+        if hurts and there:
+            newest = max(there, key=lambda path: int(path.name))
+            files = sorted(path for path in newest.rglob("*") if path.is_file())
+            harm(draws.choice(files), a, draws)
+    for _ in range(3):
+        (run,) = a.world.train(a.logs, recipe, a.workdir)
+        if a.finish(run).code == 0:
+            judge.compare(a.workdir, a.world.reference(recipe)[1], a.findings)
+            return
+        a.findings.refusals += 1
+
+
 def cache(a: Try) -> None:
     """Damages files of the caches: decoded arrays, labels, ids, statistics, compiled programs."""
     recipe, half = a.random.choice(SINGLE), a.random.random() < 0.5
@@ -51,7 +73,8 @@ def cache(a: Try) -> None:
     source = a.world.half(recipe) if half else a.world.reference(recipe)[0]
     expected = a.world.product(recipe, tool, half) if tool in TOOLS else None
     caches = a.folder / "cache"
-    shutil.copytree(a.world.cache, caches)
+    with contextlib.suppress(shutil.Error):  # Other tries may be writing new compiled programs.
+        shutil.copytree(a.world.cache, caches)
     files = [path for path in caches.rglob("*") if path.is_file()]
     photos = a.world.photos
     if recipe.startswith("photos"):
@@ -72,32 +95,32 @@ def cache(a: Try) -> None:
     _use(a, recipe, tool, half, photos=photos, caches=caches, expected=expected)
 
 
-def harm(path: Path, a: Try) -> None:
+def harm(path: Path, a: Try, draws: random.Random | None = None) -> None:
     """Damages one file, in one of several ways."""
+    draws = draws or a.random
     ways: tuple[Callable[[Path, random.Random], None], ...]
     ways = (flip_bits, flip_bits, zero_page, truncate, delete, append, line_of_junk, replace_by_junk)
-    how = a.random.choice(ways)
+    how = draws.choice(ways)
     a.note(f"{how.__name__} {path.relative_to(a.folder)}")
     if path.is_file():  # It may have been deleted by then.
-        how(path, a.random)
+        how(path, draws)
 
 
 def flip_bits(path: Path, draws: random.Random) -> None:
-    """Flips one to sixteen bits."""
+    """Flips one bit, two, sixteen or one in every page."""
     content = bytearray(path.read_bytes())
-    for _ in range(draws.choice((1, 2, 16))):
+    for _ in range(draws.choice((1, 2, 16, len(content) // PAGE + 1))):
         if content:
             content[int(draws.random() * len(content))] ^= 1 << draws.randrange(8)
     _write(path, content)
 
 
 def zero_page(path: Path, draws: random.Random) -> None:
-    """Zeroes a page or all of the file, as after a power cut."""
+    """Zeroes a page, a tenth of the file from there on or all of it, as after a power cut."""
     content = bytearray(path.read_bytes())
     first = int(draws.random() * (len(content) // PAGE + 1)) * PAGE
-    if draws.random() < 0.2:
-        content = bytearray(len(content))
-    content[first : first + PAGE] = bytes(len(content[first : first + PAGE]))
+    first, length = draws.choice(((first, PAGE), (first, max(PAGE, len(content) // 10)), (0, len(content))))
+    content[first : first + length] = bytes(len(content[first : first + length]))
     _write(path, content)
 
 

@@ -56,11 +56,13 @@ def ending(run: Run, findings: Findings, native: bool = False, mute: bool = Fals
         findings.add("hang", f"{where} did not end")
     if run.left:
         findings.add("hang", f"{where} left processes behind")
+    stacks = False
     for line in (said + "\n" + out).splitlines():
         if STACKS.match(line):
             last = [text for text in said.splitlines() if re.match(r"^[\w.]+(Error|Exit|Exception|Interrupt)\b", text)]
             if last and last[-1] == "KeyboardInterrupt" and PACKAGE not in said:
                 continue  # Python itself was not up yet.
+            stacks = True
             findings.add("traceback", f"{where}: {line[:40]} ... {last[-1][:160] if last else ''}")
             break
     if run.hung or run.code is None or run.code == 0:
@@ -69,7 +71,7 @@ def ending(run: Run, findings: Findings, native: bool = False, mute: bool = Fals
         findings.add("silent", f"{where} died of {signal.Signals(-run.code).name}: {_tail(said)}")
     elif run.code > 0 and not mute and not said.strip() and not STOPPED.search(out):
         findings.add("silent", f"{where} ended with {run.code} and no word")
-    elif run.code > 0 and not native and len(said.splitlines()) > MOST_LINES:
+    elif run.code > 0 and not native and not stacks and len(said.splitlines()) > MOST_LINES:
         findings.add("wrong", f"{where} says {len(said.splitlines())} lines: {_tail(said)}")
 
 

@@ -4,6 +4,7 @@ import contextlib
 import os
 import signal
 import time
+from collections.abc import Sequence
 
 import torture_judge as judge
 from torture_processes import members
@@ -23,8 +24,25 @@ def kill(a: Try) -> None:
     """SIGKILL, SIGTERM, SIGINT and SIGHUP at random moments, several runs in a row."""
     recipe, real = a.random.choice(SINGLE), a.random.random() < 0.25
     for _ in range(a.random.randint(1, 4)):
-        _interrupted(a, recipe, real, (signal.SIGKILL, *STOPPING), a.random.choice((1, 1, 1, 2)))
+        interrupted(a, recipe, real, (signal.SIGKILL, *STOPPING), a.random.choice((1, 1, 1, 2)))
     a.complete(recipe)
+
+
+def interrupted(a: Try, recipe: str, real: bool, signals: Sequence[signal.Signals], count: int) -> None:
+    """A run that gets `count` of `signals` at random moments, and ends as it should."""
+    sent = early = False
+    (run,) = a.world.train(a.logs, recipe, a.workdir, real=real)
+    for _ in range(count):
+        _wait_for_moment(a, run, recipe, real)
+        number, group = a.random.choice(signals), a.random.random() < 0.3
+        a.note(f"{recipe}{', real' * real}: {number.name} to {'the group' if group else 'the process'}")
+        trained = judge.FIRST_STEP.search(run.text("out"))
+        sent = a.world.processes.signal(run, number, group)
+        early = sent and trained is None
+    a.finish(run)
+    judge.stopping(run, a.findings)
+    if count == 1 and early and run.code == 0:
+        a.findings.add("wrong", f"{number.name} after {run.sent[0][1]} s was swallowed: the run went on to its end")
 
 
 def start(a: Try) -> None:
@@ -104,22 +122,6 @@ def job(a: Try) -> None:
     if what == "frozen" and any(run.code for run in runs):
         a.findings.add("wrong", f"frozen for {length:.1f} s, the job ended with {[run.code for run in runs]}")
     a.complete("job")
-
-
-def _interrupted(a, recipe, real, signals, count):
-    """A run that gets `count` signals."""
-    (run,) = a.world.train(a.logs, recipe, a.workdir, real=real)
-    for _ in range(count):
-        _wait_for_moment(a, run, recipe, real)
-        number, group = a.random.choice(signals), a.random.random() < 0.3
-        a.note(f"{recipe}{', real' * real}: {number.name} to {'the group' if group else 'the process'}")
-        trained = judge.FIRST_STEP.search(run.text("out"))
-        sent = a.world.processes.signal(run, number, group)
-        early = sent and not trained
-    a.finish(run)
-    judge.stopping(run, a.findings)
-    if count == 1 and early and run.code == 0:
-        a.findings.add("wrong", f"{number.name} after {run.sent[0][1]} s was swallowed: the run went on to its end")
 
 
 def _wait_for_moment(a, run, recipe, real):

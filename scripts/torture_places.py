@@ -48,7 +48,8 @@ def output(a: Try) -> None:
     how = a.random.choice(("reader", "reader", ">/dev/full", ">&-", "2>&-", "2>/dev/full", "ascii"))
     a.folder.mkdir(parents=True, exist_ok=True)
     env = a.world.environment() | ({"PYTHONIOENCODING": "ascii"} if how == "ascii" else {})
-    source = None if tool == "train" else a.world.reference(recipe)[0]
+    reference = a.world.reference(recipe)[0]
+    source = None if tool == "train" else reference
     expected = None if tool == "train" else a.world.product(recipe, tool, False)
     fifo, result = a.folder / "fifo", a.folder / "result"
     a.note(f"{tool} of {recipe}: {how}")

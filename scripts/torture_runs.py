@@ -94,17 +94,9 @@ class World:
         return [*RECIPES[recipe], *data, f"--workdir={workdir}"]
 
     def train(self, logs: Path, recipe: str, workdir: Path, cache: Path | None = None, **options: Any) -> list[Run]:
-        """Starts a training run: one process, or the two of a job."""
-        arguments, env = self.arguments(recipe, workdir), self.environment(cache)
-        if recipe != "job":
-            return [self.processes.start(logs, MAIN, arguments, env, **options)]
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        job = [*arguments, f"--coordinator=127.0.0.1:{port}", "--num_processes=2", "--connect_seconds=60"]
-        return [
-            self.processes.start(logs, MAIN, [*job, f"--process_id={process}"], env, **options) for process in range(2)
-        ]
+        """Starts a training run: one process, or the two of a job. The reference is made before."""
+        self.reference(recipe)
+        return self._train(logs, recipe, workdir, cache, **options)
 
     def reference(self, recipe: str) -> tuple[Path, Outcome, float]:
         """(workdir, what is compared, seconds) of an undisturbed run, whose programs had been compiled before."""
@@ -131,6 +123,18 @@ class World:
         }[tool]
         return self.processes.start(logs, module, [f"--workdir={workdir}", *arguments], env, **options)
 
+    def _train(self, logs, recipe, workdir, cache=None, **options):
+        arguments, env = self.arguments(recipe, workdir), self.environment(cache)
+        if recipe != "job":
+            return [self.processes.start(logs, MAIN, arguments, env, **options)]
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        job = [*arguments, f"--coordinator=127.0.0.1:{port}", "--num_processes=2", "--connect_seconds=60"]
+        return [
+            self.processes.start(logs, MAIN, [*job, f"--process_id={process}"], env, **options) for process in range(2)
+        ]
+
     def _once(self, key, make):
         with self._lock:
             lock = self._locks.setdefault(key, threading.Lock())
@@ -140,19 +144,19 @@ class World:
             return self._made[key]
 
     def _reference(self, recipe):
-        for name in ("first", recipe):  # The first one compiles.
+        for name in (f"{recipe}-first", recipe):  # The first one compiles.
             workdir, began = self.folder / "references" / name, time.monotonic()
             shutil.rmtree(workdir, ignore_errors=True)
-            for run in self.train(self.folder / "logs", recipe, workdir):
+            for run in self._train(self.folder / "logs", recipe, workdir):
                 if self.processes.finish(run).code != 0:
-                    raise RuntimeError(f"an undisturbed run failed: {run.command}\n{run.text('out')}{run.text()}")
+                    raise RuntimeError(f"an undisturbed run failed{' to end' * run.hung}: {run.command}\n{run.text()}")
             seconds = time.monotonic() - began
         return workdir, outcome(workdir), seconds
 
     def _half(self, recipe):
         self.reference(recipe)
         workdir = self.folder / "references" / f"{recipe}-half"
-        (run,) = self.train(self.folder / "logs", recipe, workdir, die_at_save=HALF_SAVES)
+        (run,) = self._train(self.folder / "logs", recipe, workdir, die_at_save=HALF_SAVES)
         self.processes.finish(run)
         if run.code != -9:
             raise RuntimeError(f"a run that was to be killed was not: {run.command}\n{run.text('out')}{run.text()}")

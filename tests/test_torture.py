@@ -8,8 +8,12 @@ import subprocess
 import sys
 import time
 
+import jax.numpy as jnp
 import pytest
 from runs import ROOT, environment
+
+from imgclf_jax.checkpoint import Checkpoints
+from imgclf_jax.logs import MetricsFiles
 
 sys.path.insert(0, str(ROOT / "scripts"))
 
@@ -18,8 +22,6 @@ import torture_damage
 import torture_judge as judge
 from torture_processes import Run, members
 from torture_runs import outcome
-
-pytest_plugins = ["run_fixtures"]
 
 
 @pytest.fixture
@@ -48,7 +50,7 @@ def kinds(*looks):
 def test_short_pass_finds_nothing_and_leaves_nothing(tmp_path):
     report = tmp_path / "report.json"
     kept = tmp_path / "kept"
-    command = [sys.executable, "scripts/torture.py", "--only=kill", "--tries=2", "--seed=0", "--timeout=100"]
+    command = [sys.executable, "scripts/torture.py", "--only=kill,freeze", "--tries=2", "--seed=25710"]
     done = subprocess.run(
         [*command, f"--keep={kept}", f"--output={report}"],
         cwd=ROOT,
@@ -60,7 +62,7 @@ def test_short_pass_finds_nothing_and_leaves_nothing(tmp_path):
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stderr == ""
     tries = json.loads(report.read_text())["tries"]
-    assert [(one["kind"], one["outcome"]) for one in tries] == [("kill", "identical")] * 2
+    assert sorted((one["kind"], one["outcome"]) for one in tries) == [("freeze", "identical"), ("kill", "identical")]
     assert any("SIG" in line for one in tries for line in one["plan"])
     assert "identical" in done.stdout
     assert list(kept.iterdir()) == []
@@ -116,14 +118,33 @@ def test_death_by_a_signal_that_was_sent_is_an_ending_but_not_in_training(ended)
     assert kinds((judge.stopping, late)) == "wrong"
 
 
+@pytest.fixture(scope="module")
+def complete(tmp_path_factory):
+    """What a complete run leaves, as far as it is compared."""
+    folder = tmp_path_factory.mktemp("complete")
+    checkpoints = Checkpoints(folder)
+    files = MetricsFiles(folder, tensorboard=False)
+    for step in (12, 14):
+        checkpoints.save(step, {"weights": jnp.full((3,), step, jnp.float32)})
+        for split in ("train", "valid"):
+            files.write(step=step, epoch=step / 7, split=split, loss=1 / step, accuracy=0.5)
+    checkpoints.wait()
+    checkpoints.close()
+    files.close()
+    results = {"test": {"correct": 5, "count": 10}}
+    record = {"status": "complete", "step": 14, "results": results, "data": {"fingerprint": "abc"}}
+    (folder / "run.json").write_text(json.dumps(record))
+    return folder
+
+
 @pytest.fixture
-def same(finished, tmp_path):
+def same(complete, tmp_path):
     """Compares a changed copy of a complete run with the run: (change, what was said) -> outcome."""
-    expected = outcome(finished.folder)
+    expected = outcome(complete)
 
     def compare(change, said=""):
         folder = tmp_path / f"copy-{random.random()}"
-        shutil.copytree(finished.folder, folder)
+        shutil.copytree(complete, folder)
         change(folder)
         findings = judge.Findings()
         judge.compare(folder, expected, findings, said)
