@@ -1,0 +1,70 @@
+"""One try of `torture.py`: what it works with, and what is expected of the processes in it."""
+
+import dataclasses
+import random
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torture_judge as judge
+from torture_processes import Run
+from torture_runs import World
+
+SINGLE = ("resident", "streamed", "photos", "photos-streamed")  # recipes of one process
+RETRIES = 3  # of a command that nobody disturbs any more
+
+
+@dataclasses.dataclass
+class Try:
+    """One try.
+
+    Attributes:
+        world: what all tries share.
+        folder: its own folder.
+        random: everything that is drawn comes from here.
+        findings: what is wrong so far.
+        plan: what was done, in words, in order.
+        log: called with each line of `plan`.
+    """
+
+    world: World
+    folder: Path
+    random: random.Random
+    log: Callable[[str], None]
+    findings: judge.Findings = dataclasses.field(default_factory=judge.Findings)
+    plan: list[str] = dataclasses.field(default_factory=list)
+
+    @property
+    def logs(self) -> Path:
+        """Folder of what its processes print."""
+        return self.folder / "logs"
+
+    @property
+    def workdir(self) -> Path:
+        """Folder of its run."""
+        return self.folder / "run"
+
+    def note(self, text: str) -> None:
+        """Writes down what is done."""
+        self.plan.append(text)
+        self.log(text)
+
+    def finish(self, run: Run, **options: bool) -> Run:
+        """Waits for a process and looks at how it has ended; `options` are those of `torture_judge.ending`."""
+        self.world.processes.finish(run)
+        self.note(f"exit status {run.code} after {time.monotonic() - run.began:.1f} s, signals {run.sent}")
+        judge.ending(run, self.findings, **options)
+        return run
+
+    def complete(self, recipe: str, cache: Path | None = None, workdir: Path | None = None, **options: Any) -> None:
+        """Runs the command, now undisturbed, and compares what it leaves; if it fails, which is wrong, tries again."""
+        workdir = workdir or self.workdir
+        for _ in range(RETRIES):
+            runs = [self.finish(run) for run in self.world.train(self.logs, recipe, workdir, cache, **options)]
+            if all(run.code == 0 for run in runs):
+                judge.compare(workdir, self.world.reference(recipe)[1], self.findings)
+                return
+            self.findings.add("wrong", f"an undisturbed run ended with {runs[0].code}: {runs[0].text()[-200:]}")
+            if any(run.hung for run in runs):
+                return
