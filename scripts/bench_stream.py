@@ -10,6 +10,7 @@ turns, alone on the machine; the start of processes and what is ready when the c
 
 import argparse
 import functools
+import hashlib
 import statistics
 import tempfile
 import time
@@ -37,7 +38,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         folder = options.photos or _make_photos(Path(temporary))
         paths = sorted(str(path.relative_to(folder)) for path in folder.rglob("*.jpg"))
-        photos = Photos(folder, paths, (options.side, options.side), "stretch")
+        hashes = [hashlib.sha256((folder / path).read_bytes()).hexdigest() for path in paths]
+        photos = Photos(folder, paths, hashes, (options.side, options.side), "stretch")
         ways = {"one thread, nothing else": lambda: _plain(photos, options)}
         for workers in options.workers:
             name = f"stream, {f'{workers} processes' if workers else 'threads'}"

@@ -15,6 +15,7 @@ from PIL import Image
 from rich.cells import cell_len
 
 from imgclf_jax.data import photos
+from imgclf_jax.predict import reading
 from imgclf_jax.predict.files import find, label
 from imgclf_jax.predict.formats import Csv, JsonLines, Table
 from imgclf_jax.predict.reading import Row, best, predict_files
