@@ -3,13 +3,14 @@
     python scripts/bench_stream.py [--photos=DIR] [--side=224] [--batch_size=64] [--workers 0 1 2]
 
 Times the images a second that `imgclf_jax.data.stream` hands over, in chunks as the training loop takes them, with each
-number of worker processes (0: threads), and those that a loop over `imgclf_jax.data.photos.read` decodes. They take
+number of worker processes (0: threads), and those that a loop over `Photos.read` decodes. They take
 turns, alone on the machine; the start of processes and what is ready when the clock starts do not count. Without
 `--photos` it makes 256 JPEG files of 500×375 pixels.
 """
 
 import argparse
 import functools
+import hashlib
 import statistics
 import tempfile
 import time
@@ -37,7 +38,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         folder = options.photos or _make_photos(Path(temporary))
         paths = sorted(str(path.relative_to(folder)) for path in folder.rglob("*.jpg"))
-        photos = Photos(folder, paths, (options.side, options.side), "stretch")
+        hashes = [hashlib.sha256((folder / path).read_bytes()).hexdigest() for path in paths]
+        photos = Photos(folder, paths, hashes, (options.side, options.side), "stretch")
         ways = {"one thread, nothing else": lambda: _plain(photos, options)}
         for workers in options.workers:
             name = f"stream, {f'{workers} processes' if workers else 'threads'}"
