@@ -166,5 +166,5 @@ def _unlock(descriptor):
 
 def _age(path):
     """Seconds since anything in it changed."""
-    newest = [path, *(path.iterdir() if path.is_dir() else ())]
+    newest = [path, *(path.rglob("*") if path.is_dir() else ())]
     return time.time() - max(entry.lstat().st_mtime for entry in newest)

@@ -77,8 +77,8 @@ def read(folder: Path) -> "Stored":
             raise UserError(f"{folder}: no feature {key!r} of kind {wanted}; it has {', '.join(sorted(features))}")
     if seals.is_sealed(folder) and (reason := seals.damage(folder, (_INFO, _FEATURES, _LABELS))):
         raise UserError(
-            f"{folder}: {reason}; to mend it delete the folder {folder} and run again, or delete {seals.NAME} in it if the "
-            "change was meant"
+            f"{folder}: {reason}; to mend it delete the folder {folder} and run again, or delete {seals.NAME} in it if "
+            "the change was meant"
         )
     try:
         image = features["image"]["image"]
