@@ -3,7 +3,7 @@
     python scripts/bench_stream.py [--photos=DIR] [--side=224] [--batch_size=64] [--workers 0 1 2]
 
 Times the images a second that `imgclf_jax.data.stream` hands over, in chunks as the training loop takes them, with each
-number of worker processes (0: threads), and those that a loop over `imgclf_jax.data.photos.read` decodes. They take
+number of worker processes (0: threads), and those that a loop over `Photos.read` decodes. They take
 turns, alone on the machine; the start of processes and what is ready when the clock starts do not count. Without
 `--photos` it makes 256 JPEG files of 500×375 pixels.
 """

@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 import warnings
 from pathlib import Path
 
@@ -425,7 +426,11 @@ def test_folders_are_swept_when_their_owner_is_dead(tmp_path, number):
 
 
 def test_folders_of_other_hosts_are_swept_when_they_are_old(tmp_path):
-    theirs, older, file = tmp_path / ".tmp-other-abcdefgh", tmp_path / ".tmp-12345678", tmp_path / ".tmp-other-11111111"
+    theirs, older, file = (
+        tmp_path / ".tmp-other-1a2b3c4d-abcdefgh",
+        tmp_path / ".tmp-12345678",
+        tmp_path / ".tmp-other-11111111",
+    )
     mine = tmp_path / ".tmp-my own"
     for folder in (theirs, older, mine):
         folder.mkdir()
@@ -441,6 +446,16 @@ def test_folders_of_other_hosts_are_swept_when_they_are_old(tmp_path):
         os.utime(folder / "images.npy", (1, 1))
     atomic.sweep(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == [".tmp-my own"]
+
+
+def test_folders_from_before_a_restart_are_swept_after_an_hour(tmp_path):
+    before = tmp_path / f"{atomic._HOST}00000000-abcdefgh"
+    before.mkdir()
+    now = time.time()
+    for minutes, left in ((50, True), (70, False)):
+        os.utime(before, (now, now - 60 * minutes))
+        atomic.sweep(tmp_path)
+        assert before.exists() == left
 
 
 def test_a_start_sweeps_although_nothing_is_decoded(tiny):

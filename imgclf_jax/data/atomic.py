@@ -16,10 +16,21 @@ try:
 except ImportError:  # On Windows, where what a killed process left behind is deleted only when it is old.
     fcntl = None  # type: ignore[assignment]
 
-_STALE_SECONDS = 24 * 3600  # after which something is a leftover, where there is no other way to tell
-_HOST = re.sub(r"[^A-Za-z0-9.]", "_", socket.gethostname())
-_PREFIX = f".tmp-{_HOST}-"
-_TEMPORARY = re.compile(r"\.tmp-([A-Za-z0-9._]+-)?[a-z0-9_]{8}")  # what `tempfile` makes of such a prefix, of any host
+_STALE_SECONDS = 24 * 3600  # without a change, after which something is a leftover
+_RESTARTED_SECONDS = 3600  # likewise for what was this host's before it was started again, or is of one with its name
+
+
+def _boot() -> str:
+    """Tells apart hosts that have the same name, as containers may, and this one before and after a restart."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text()[:8]
+    except OSError:
+        return "0"
+
+
+_HOST = ".tmp-" + re.sub(r"[^A-Za-z0-9.]", "_", socket.gethostname()) + "-"
+_PREFIX = f"{_HOST}{_boot()}-"
+_TEMPORARY = re.compile(r"\.tmp-([A-Za-z0-9._]+-){0,2}[a-z0-9_]{8}")  # what `tempfile` makes of any such prefix
 
 
 def is_writable(folder: Path) -> bool:
@@ -57,7 +68,7 @@ def sweep(parent: Path) -> None:
 
     The owner of a folder holds a lock on it, which ends with the process however that ends; unlike its number, it
     never becomes that of another process. Locks of other hosts cannot be relied upon on network file systems: their
-    folders, and files, count as left behind when they are a day old.
+    folders, and files, count as left behind when nothing in them has changed for a day.
     """
     try:
         found = [entry for entry in parent.iterdir() if _TEMPORARY.fullmatch(entry.name)]
@@ -71,7 +82,8 @@ def sweep(parent: Path) -> None:
                 continue
             lock = _lock(old, wait=False)
             try:
-                if (lock is not None and old.name.startswith(_PREFIX)) or _age(old) > _STALE_SECONDS:
+                quiet = _RESTARTED_SECONDS if old.name.startswith(_HOST) else _STALE_SECONDS
+                if (lock is not None and old.name.startswith(_PREFIX)) or _age(old) > quiet:
                     shutil.rmtree(old)
             finally:
                 _unlock(lock)
@@ -154,5 +166,5 @@ def _unlock(descriptor):
 
 def _age(path):
     """Seconds since anything in it changed."""
-    newest = [path, *(path.iterdir() if path.is_dir() else ())]
+    newest = [path, *(path.rglob("*") if path.is_dir() else ())]
     return time.time() - max(entry.lstat().st_mtime for entry in newest)

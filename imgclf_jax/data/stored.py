@@ -76,7 +76,10 @@ def read(folder: Path) -> "Stored":
         if wanted not in kinds.get(key, ()):
             raise UserError(f"{folder}: no feature {key!r} of kind {wanted}; it has {', '.join(sorted(features))}")
     if seals.is_sealed(folder) and (reason := seals.damage(folder, (_INFO, _FEATURES, _LABELS))):
-        raise _damaged(folder, reason)
+        raise UserError(
+            f"{folder}: {reason}; to mend it delete the folder {folder} and run again, or delete {seals.NAME} in it if "
+            "the change was meant"
+        )
     try:
         image = features["image"]["image"]
         dtype = image.get("dtype", "uint8")
