@@ -15,8 +15,8 @@ from PIL import Image
 from runs import ROOT, environment
 
 from imgclf_jax import predict
-from imgclf_jax.data.photos import read
 from imgclf_jax.checkpoint import Checkpoints
+from imgclf_jax.data.photos import read
 from imgclf_jax.errors import UserError
 
 pytest_plugins = ["run_fixtures"]
