@@ -149,8 +149,8 @@ class Checkpoints:
         if failures:
             reasons = "; ".join(_reason(failure) for failure in failures.values())
             raise UserError(
-                f"none of the checkpoints in {self.folder} can be read ({reasons[:400]}). Nothing was changed; choose "
-                "another --workdir, or delete this one to start over in it"
+                f"none of the checkpoints in {self.folder} can be read ({reasons[:400]}). Nothing was changed; "
+                "training can start over in another --workdir, or in this one after you have deleted it"
             )
         return None
 

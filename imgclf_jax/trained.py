@@ -142,16 +142,17 @@ def _described(checkpoints, content, folder):
 
 def _restore(checkpoints, like, wanted, which):
     """(what was saved, its step): the checkpoint of step `wanted`, or the nearest before it that can be read."""
-    if which == "best":
-        try:
+    try:
+        if which == "best":
             return checkpoints.restore(wanted, like), wanted
-        except checkpoint.OtherModel:
-            raise
-        except UserError as error:
-            others = [str(step) for step in checkpoints.steps() if step != wanted]
-            advice = f"; there are those of step {', '.join(others)}: use --checkpoint=last" if others else ""
-            raise UserError(f"{error}{advice}") from error
-    found = checkpoints.restore_newest(like, wanted)
+        found = checkpoints.restore_newest(like, wanted)
+    except checkpoint.OtherModel:
+        raise
+    except UserError as error:
+        tried = [wanted] if which == "best" else range(wanted + 1)
+        others = [str(step) for step in checkpoints.steps() if step not in tried]
+        advice = f"; there are those of step {', '.join(others)}: use --checkpoint=last" if others else ""
+        raise UserError(f"{error}{advice}") from error
     for reason in found.damaged.values():
         instead = f"the one of step {found.step} is used instead, whose accuracy is not that of the damaged one"
         warnings.warn(f"{reason}; {instead}", stacklevel=4)
@@ -193,6 +194,12 @@ def _step(checkpoints, folder, content, which):
         raise UserError(f"{folder} holds no checkpoint; give the workdir that training printed")
     if which == "reported":
         step = content.get("reported_step")
+        if step is not None and step not in steps:
+            warnings.warn(
+                f"the reported checkpoint, that of step {step}, is not in {folder}; the one of step {steps[-1]} is "
+                "used instead, whose accuracy is not the reported one",
+                stacklevel=3,
+            )
         return step if step in steps else steps[-1]
     step = checkpoints.best() if which == "best" else steps[-1]
     if step is None:

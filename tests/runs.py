@@ -94,14 +94,16 @@ class Runner:
         """
         return self._finish(self._start(arguments, hooks, cwd, env, module))
 
-    def together(self, *arguments: Any, processes: int, hooks: dict[int, Any] | None = None) -> list[Done]:
+    def together(
+        self, *arguments: Any, processes: int, hooks: dict[int, Any] | None = None, cwd: Path = ROOT
+    ) -> list[Done]:
         """Runs several processes of one job, with `hooks` in those that are named, until all of them have ended."""
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
         job = [*arguments, f"--coordinator=127.0.0.1:{port}", f"--num_processes={processes}"]
         started = [
-            self._start([*job, f"--process_id={process}"], (hooks or {}).get(process, ()), ROOT, None)
+            self._start([*job, f"--process_id={process}"], (hooks or {}).get(process, ()), cwd, None)
             for process in range(processes)
         ]
         return [self._finish(run) for run in started]

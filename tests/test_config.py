@@ -4,9 +4,11 @@ import ast
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from imgclf_jax import config as configs
+from imgclf_jax import validate
 from imgclf_jax.errors import UserError
 
 ROOT = Path(__file__).parent.parent
@@ -103,6 +105,61 @@ def test_unknown_field_names_the_nearest():
 @pytest.mark.parametrize("values", [{"model": 3}, {"seed": "zero"}, {"train": {"steps": [1]}}])
 def test_value_that_a_field_cannot_hold_is_refused(values):
     with pytest.raises(UserError, match=r"(model|seed|train\.steps)"):
+        configs.from_json(values)
+
+
+def odd(path, value):
+    """A config in which a field holds what the lock and the types would have kept out."""
+    config = configs.default().unlock()
+    *sections, name = path.split(".")
+    owner = config
+    for section in sections:
+        owner = owner[section]
+    with owner.ignore_type():
+        owner[name] = value
+    return config
+
+
+def test_configs_that_can_be_read_back_have_no_problems():
+    assert configs.problems(configs.default()) == []
+    plain = {"optim__learning_rate": np.float64(0.1), "augment__crop": (24, 24), "train__epochs": 3.0, "seed": 2**31}
+    assert configs.problems(changed(**plain)) == []
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        ("optim.learning_rat", 1.0, "unknown config field optim.learning_rat; did you mean optim.learning_rate?"),
+        ("learning_rate", 1.0, "unknown config field learning_rate; did you mean optim.learning_rate?"),
+        ("nesterov", True, "unknown config field nesterov; did you mean optim.nesterov?"),
+        ("zebra", {"stripes": 1}, "unknown config field zebra.stripes"),
+        ("model.extra", {}, "unknown config field model.extra"),
+        ("model", 3, "the config lacks model."),
+        ("seed", {"a": 1}, "the config lacks seed"),
+        ("seed", np.int64(3), "seed=np.int64(3) (int64) cannot be kept in config.json; give a plain int"),
+        ("optim.learning_rate", np.float32(0.1), "(float32) cannot be kept in config.json; give a plain float"),
+        ("optim.eps", float("nan"), "optim.eps=nan (float) cannot be kept in config.json"),
+        ("model.widths", {1, 2}, "(set) cannot be kept in config.json; give a plain tuple"),
+        ("model.widths", np.array([1, 2]), "(ndarray) cannot be kept in config.json; give a plain tuple"),
+        ("model.widths", (np.int64(1),), "(tuple) cannot be kept in config.json; give a plain tuple"),
+        ("model.name", max, "(builtin_function_or_method) cannot be kept in config.json; give a plain str"),
+        ("train.steps", b"3", "(bytes) cannot be kept in config.json; give a plain number or name"),
+        ("seed", "3", "config field seed cannot be '3'"),
+    ],
+)
+def test_what_could_not_be_read_back_is_told_before_training(path, value, message):
+    config = odd(path, value)
+    (line,) = configs.problems(config)
+    assert message in line
+    with pytest.raises(UserError, match=re.escape(message)):
+        validate.validate(config)
+
+
+@pytest.mark.parametrize(
+    "values", [{"seed": {"a": 1}}, {"seed": {}}, {"model": {"name": {"c": 1}}}, {"model": []}, {"train": {"steps": {}}}]
+)
+def test_objects_in_the_wrong_place_are_refused(values):
+    with pytest.raises(UserError, match="config field"):
         configs.from_json(values)
 
 

@@ -6,7 +6,7 @@ import signal
 import jax
 import numpy as np
 import pytest
-from runs import STEPS, TINY, record, rows, steps
+from runs import ROOT, SOFTMAX, STEPS, TINY, record, rows, steps
 
 from imgclf_jax import hosts
 from imgclf_jax.checkpoint import Checkpoints
@@ -58,6 +58,28 @@ def test_the_first_process_speaks_for_all(pair):
     assert "test accuracy" in first.out
     # What the library of the collectives says of itself is not ours to suppress.
     assert [line for line in second.out.splitlines() if line and "[Gloo]" not in line] == []
+
+
+def test_processes_agree_on_what_a_workdir_holds(run, pair):
+    folder = pair[0]
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    job = [*TINY, f"--workdir={folder}"]
+    again = run.together(*job, processes=2)
+    assert [process.code for process in again] == [0, 0], again
+    assert "complete: all" in again[0].out
+    refused = run.together(*job, "--config.optim.name=adam", "--allow_config_change", processes=2)
+    assert [process.code for process in refused] == [2, 2], refused
+    for process in refused:
+        assert "are of another model" in process.err and "Traceback" not in process.err
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+
+
+def test_processes_without_a_workdir_share_a_new_one(run, tmp_path):
+    arguments = [f"--config={ROOT / 'configs' / 'softmax.py'}", *SOFTMAX[1:]]
+    for count in (1, 2):
+        done = run.together(*arguments, processes=2, cwd=tmp_path)
+        assert [process.code for process in done] == [0, 0], done
+        assert len(list((tmp_path / "runs" / "softmax").iterdir())) == count
 
 
 def test_four_processes_with_a_part_of_the_data_each(run, finished, tmp_path):

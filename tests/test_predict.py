@@ -15,6 +15,7 @@ from PIL import Image
 from runs import ROOT, environment
 
 from imgclf_jax import predict
+from imgclf_jax.checkpoint import Checkpoints
 from imgclf_jax.data.photos import read
 from imgclf_jax.errors import UserError
 
@@ -298,7 +299,7 @@ OTHER_MODELS = {
 @pytest.mark.parametrize("case", OTHER_MODELS)
 def test_a_checkpoint_of_another_model_is_told(tool, finished, tmp_path, photos, case):
     folder = changed(finished, tmp_path, "config.json", lambda config: config["model"].update(OTHER_MODELS[case]))
-    assert_one_error(tool(f"--workdir={folder}", photos), "checkpoint", "cannot be read")
+    assert_one_error(tool(f"--workdir={folder}", photos), "checkpoint", "of another model")
 
 
 def test_a_checkpoint_that_is_damaged_or_missing_is_told(tool, finished, tmp_path, photos):
@@ -313,8 +314,11 @@ def test_a_checkpoint_that_is_damaged_or_missing_is_told(tool, finished, tmp_pat
     assert_one_error(tool(f"--workdir={folder}", photos), "holds no checkpoint")
 
 
-def test_a_record_without_the_images_shape_is_told(finished, tmp_path):
+def test_the_images_shape_comes_out_of_the_checkpoint_if_the_record_lacks_it(finished, tmp_path, monkeypatch):
     folder = changed(finished, tmp_path, "run.json", lambda record: record["data"].pop("image_shape"))
+    assert predict.load(folder).image_shape == (32, 32, 3)
+    # Older checkpoints do not hold it.
+    monkeypatch.setattr(Checkpoints, "notes", lambda checkpoints, step: {})
     with pytest.raises(UserError, match=r"run\.json lacks image_shape"):
         predict.load(folder)
 

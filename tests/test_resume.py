@@ -31,7 +31,7 @@ def test_run_killed_again_and_again_ends_the_same(run, finished, tmp_path):
         ["signal_after", "checkpoint:Checkpoints.save", 1, signal.SIGKILL],  # a checkpoint half written
         ["kill_when_on_disk", 2, signal.SIGKILL],  # a checkpoint just written
         ["signal_after", "logs:MetricsFiles.flush", 3, signal.SIGKILL],  # rows written, but no checkpoint yet
-        ["signal_before", "workdir:RunRecord.update", 4, signal.SIGKILL],  # all done but not written down
+        ["signal_before", "train:read_rows", 1, signal.SIGKILL],  # all done but not written down
     ]
     for hook in deaths:
         done = run(*TINY, f"--workdir={folder}", hooks=[hook])
