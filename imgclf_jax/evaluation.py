@@ -10,8 +10,10 @@ from ml_collections import ConfigDict
 from imgclf_jax import compiler, data, evaluate, feed, hosts, parallel, trained, workdir
 from imgclf_jax.console import Console
 from imgclf_jax.data import splits
+from imgclf_jax.errors import UserError
 from imgclf_jax.experiment import compile_evaluate
 from imgclf_jax.summary import accuracy
+from imgclf_jax.validate import for_evaluation
 
 
 def evaluate_run(config: ConfigDict, folder: Path, split: str, which: str) -> dict[str, float | int]:
@@ -27,9 +29,11 @@ def evaluate_run(config: ConfigDict, folder: Path, split: str, which: str) -> di
         See `imgclf_jax.evaluate.result`.
 
     Raises:
-        UserError: no checkpoint, no such split, a checkpoint of another model.
+        UserError: no checkpoint, no such split, a checkpoint of another model, a setting that cannot be used.
     """
     trained.check(folder)
+    if problems := hosts.together(lambda: for_evaluation(config)):
+        raise UserError("\n".join(problems))
     console = Console(config.log.progress if hosts.is_first() else "silent")
     info = hosts.together(lambda: data.describe_split(config.data, split))
     shared = hosts.together(lambda: _trained_on(config, folder, split, info))

@@ -8,12 +8,12 @@ from ml_collections import ConfigDict
 from imgclf_jax.parallel import AXES, EXPLICIT, PLACEMENTS, STRATEGIES
 
 
-def problems(config: ConfigDict, batch_size: int, accumulate: int = 1) -> list[str]:
+def problems(config: ConfigDict, batch_size: int = 0, accumulate: int = 1) -> list[str]:
     """What is wrong with `config.parallel`, a line each.
 
     Args:
         config: the `parallel` section.
-        batch_size: `train.batch_size`, which the devices must share evenly.
+        batch_size: `train.batch_size`, which the devices must share evenly; 0: there is no training.
         accumulate: `train.accumulate`, the parts of the batch, each of which the devices must share evenly.
     """
     uneven = _division(batch_size, accumulate, 1)

@@ -106,6 +106,12 @@ def value_problems(config: ConfigDict, section: str = "") -> list[str]:
     return ranges.problems(config, section) + [problem for problem in found if problem]
 
 
+def for_evaluation(config: ConfigDict) -> list[str]:
+    """What is wrong with the settings that evaluation can be given, beside those of the run; a line each."""
+    found = [problem for section in ("data.", "eval.", "parallel.") for problem in value_problems(config, section)]
+    return found or parallel_problems.problems(config.parallel)
+
+
 def plan(config: ConfigDict, counts: dict[str, int]) -> Plan:
     """Durations in steps, for splits ("train", "valid", ...) of `counts` examples. The config must be valid.
 

@@ -1,11 +1,14 @@
 """Validation: every mistake is found before any data is read, and durations become steps."""
 
 import pytest
+from runs import SOFTMAX
 
 from imgclf_jax.config import default
 from imgclf_jax.data import loading
 from imgclf_jax.errors import UserError
-from imgclf_jax.validate import plan, validate, warnings
+from imgclf_jax.validate import for_evaluation, plan, validate, warnings
+
+pytest_plugins = ["run_fixtures"]
 
 # 50 steps an epoch of 5000 examples.
 VALID = {
@@ -166,6 +169,17 @@ def test_batch_normalisation_in_parts_is_warned_of():
         assert all("train.accumulate=2" in line and "4 examples" in line for line in lines)
 
 
+def test_check_and_training_print_the_same_warnings(run, tmp_path):
+    parts = [*SOFTMAX, "--config.model.name=cnn", "--config.model.widths=(4,)", "--config.model.hidden=(4,)"]
+    parts += ["--config.model.norm=batch", "--config.train.accumulate=2", "--config.data.valid_split=test[:500]"]
+    for arguments in (["--mode=check"], [f"--workdir={tmp_path}"]):
+        done = run(*parts, *arguments)
+        assert done.code == 0, done.err
+        overlap, in_parts = done.err.splitlines()
+        assert "the validation and test splits share" in overlap
+        assert in_parts.startswith("train.accumulate=2")
+
+
 def test_overlapping_splits_are_warned_of():
     config = make(data__valid_split="test[:500]")
     _, info = validate(config)
@@ -178,6 +192,22 @@ def test_a_mistake_is_reported_once(tmp_path):
     fractions = {"data.source": "folder", "data.dir": str(tmp_path), "data.image_size": (8, 8), "data.on_bad": "maybe"}
     lines = problems(**fractions)
     assert len({line.partition("=")[0] for line in lines}) == len(lines) > 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"eval__batch_size": 0}, ["eval.batch_size=0", "--config.eval.batch_size=512"]),
+        ({"parallel__devices": 99}, ["parallel.devices=99"]),
+        ({"parallel__strategy": "magic"}, ["parallel.strategy='magic'"]),
+        ({"data__workers": -1}, ["data.workers=-1"]),
+    ],
+)
+def test_what_evaluation_cannot_use_is_refused_too(changes, words):
+    assert for_evaluation(make()) == []
+    (line,) = for_evaluation(make(**changes))
+    for word in words:
+        assert word in line
 
 
 # Plans
