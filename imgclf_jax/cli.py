@@ -41,7 +41,7 @@ def parse(argv: list[str]) -> ConfigDict | None:
     """
     if "config" not in FLAGS:
         config_flags.DEFINE_config_file(
-            "config", None, "The experiment, a Python file with get_config().", sys_argv=argv
+            "config", None, "The experiment, a Python file with get_config().", FLAGS, sys_argv=argv
         )
     path = config_path(argv)
     if path == "":
@@ -173,6 +173,6 @@ def _cache_trouble(text):
     folder = jax.config.values["jax_compilation_cache_dir"]
     reason = text.partition("': ")[2][:200] or text
     return (
-        f"the compilation cache {folder} cannot be used ({reason}): programs are compiled again at each start. Make room "
-        "there, delete it, or choose another folder with the environment variable JAX_COMPILATION_CACHE_DIR"
+        f"the compilation cache {folder} cannot be used ({reason}): programs are compiled again at each start. Make "
+        "room there, delete it, or choose another folder with the environment variable JAX_COMPILATION_CACHE_DIR"
     )
