@@ -107,6 +107,8 @@ def _run(config, folder, console, record, signal, resume_command, allow_change, 
     record.update(data=_describe(dataset))
     if hosts.is_first():
         workdir.save_config(folder, config)
+    if hosts.several():
+        signal.defer()  # From here on all processes must stop at the same step.
     with compiler.quiet():
         session = prepare(config, plan, folder, dataset, console.task)
     start = int(session.state.step)
