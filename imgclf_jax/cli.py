@@ -43,7 +43,7 @@ def parse(argv: list[str]) -> ConfigDict | None:
     """
     if "config" not in FLAGS:
         config_flags.DEFINE_config_file(
-            "config", None, "The experiment, a Python file with get_config().", sys_argv=argv
+            "config", None, "The experiment, a Python file with get_config().", FLAGS, sys_argv=argv
         )
     path = config_path(argv)
     if path == "":

@@ -4,6 +4,7 @@ Native code may write the reason for which it aborts, so whatever filters standa
 that dies. This file is both: the module that starts the filter, and the program that the filter runs.
 """
 
+import atexit
 import contextlib
 import os
 import subprocess
@@ -51,6 +52,7 @@ def _start(noise):
     target = status.st_dev, status.st_ino
     if target not in _filters or _filters[target].poll() is not None:
         _drop()
+        atexit.register(_drop)
         # In a session of its own: Ctrl-C is for us, not for what has to write down how we end.
         command = [sys.executable, "-I", "-S", __file__, noise]
         pipe = subprocess.PIPE
@@ -66,8 +68,10 @@ def _flush():
 def _drop():
     while _filters:
         _, old = _filters.popitem()
-        old.stdin.close()  # It ends when it has written everything.
+        old.stdin.close()
         old.stdout.close()
+        with contextlib.suppress(subprocess.TimeoutExpired):  # It ends when it has written everything.
+            old.wait(1)
 
 
 def _run(noise: bytes) -> None:

@@ -103,6 +103,8 @@ def _run(config, folder, console, writer, before, signal, resume_command, allow_
         console.warn(dataset.notice)
     # The bundled sample is smaller than the set it stands for: the plan is that of the examples there are.
     plan = make_plan(config, {name: len(split.labels) for name, split in dataset.splits.items()})
+    if hosts.several():
+        signal.defer()  # From here on all processes must stop at the same step.
     with compiler.quiet():
         restored = restore(config, plan, folder, dataset)
     known = resume.known_data(before, restored.notes) if restored.tree else {}

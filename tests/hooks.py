@@ -13,6 +13,7 @@ import os
 import pty
 import resource
 import signal
+import subprocess
 import sys
 import termios
 import threading
@@ -29,6 +30,25 @@ def signal_after(target: str, call: int, number: int) -> None:
 def signal_before(target: str, call: int, number: int) -> None:
     """Likewise, but before the call."""
     _wrap(target, call, before=lambda *_: os.kill(os.getpid(), number))
+
+
+def signal_soon_after(target: str, seconds: float, number: int) -> None:
+    """The signal comes some seconds after the first call."""
+
+    def begin(*_):
+        subprocess.Popen(["sh", "-c", f"sleep {seconds}; kill -{number:d} {os.getpid()}"])
+
+    _after(target, 1, begin)
+
+
+def freeze_after(target: str, call: int, seconds: float) -> None:
+    """The process stands still for some seconds after the `call`th call."""
+
+    def freeze(*_):
+        subprocess.Popen(["sh", "-c", f"sleep {seconds}; kill -CONT {os.getpid()}"])
+        os.kill(os.getpid(), signal.SIGSTOP)
+
+    _after(target, call, freeze)
 
 
 def kill_when_on_disk(call: int, number: int) -> None:

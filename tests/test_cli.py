@@ -3,12 +3,16 @@
 import csv
 import fcntl
 import json
+import os
 import re
 import shutil
+import sys
 
 import pytest
+from absl import flags
 from runs import ROOT, SOFTMAX, STEPS, TINY, record, steps
 
+from imgclf_jax import cli
 from imgclf_jax import config as configs
 from imgclf_jax.rows import COLUMNS, read_rows
 
@@ -236,6 +240,12 @@ MISTAKES = {
 CONFIG_FILES = {
     "syntax error": ("x = 1\ndef get_config(:\n", "line 2", "syntax"),
     "no get_config": ("x = 1\n", "defines no get_config()"),
+    "no get_config but its name": ("'get_config'\n", "defines no get_config()"),
+    "sys.exit": ("import sys\nsys.exit(0)\n", "it ended the program with sys.exit(0)"),
+    "sys.exit in get_config": ("import sys\ndef get_config():\n    sys.exit('done')\n", "sys.exit('done')"),
+    "endless recursion": ("def get_config():\n    return get_config()\n", "RecursionError"),
+    "unknown coding": ("# coding: klingon\ndef get_config():\n    pass\n", "klingon"),
+    "zero bytes": (b"x = 1\0\n", "null bytes"),
     "get_config raises": ("def get_config():\n    raise ValueError('one\\ntwo')\n", "ValueError: one two"),
     "get_config cannot read": ("def get_config():\n    open('/nowhere/at/all')\n", "FileNotFoundError", "/nowhere"),
     "get_config divides by zero": ("def get_config():\n    return 1 / 0\n", "ZeroDivisionError"),
@@ -244,7 +254,7 @@ CONFIG_FILES = {
     "get_config returns a dict": ("def get_config():\n    return {'seed': 0}\n", "returned dict"),
     "get_config wants an argument": ("def get_config(size):\n    return size\n", "TypeError", "size"),
     "import fails": ("import no_such_module\ndef get_config():\n    pass\n", "no_such_module"),
-    "not text": (b"\xff\xfe\x00", "cannot be read"),
+    "not text": (b"\xff\xfe\x00", "config file own.py"),
     "misspelt field": (
         "from imgclf_jax.config import default\ndef get_config():\n    config = default()\n"
         "    config.model.nmae = 'x'\n    return config\n",
@@ -271,6 +281,72 @@ def test_mistake_is_told_in_one_line(run, tmp_path, case):
     workdir = [f"--workdir={tmp_path / 'run'}"] if case != "eval without a workdir" else []
     assert_one_error(run(*workdir, *arguments, env={"TFDS_DATA_DIR": str(data)}), *words)
     assert not list(tmp_path.iterdir())
+
+
+DEFAULT = "from imgclf_jax.config import default\n"
+SOUND = {
+    "assigned": DEFAULT + "get_config = default\n",
+    "partial": "import functools\n" + DEFAULT + "get_config = functools.partial(default)\n",
+    "lambda": DEFAULT + "get_config = lambda: default()\n",
+    "imported": "from imgclf_jax.config import default as get_config\n",
+    "conditional": DEFAULT + "if True:\n    def get_config():\n        return default()\n",
+    "annotated": DEFAULT + "get_config: object = default\n",
+    "sibling": "from beside import get_config\n",
+    "all of a sibling": "from beside import *\n",
+    "byte order mark": b"\xef\xbb\xbf" + DEFAULT.encode() + b"get_config = default\n",
+    "another coding": b"# coding: latin-1\n" + DEFAULT.encode() + b"get_config = default  # \xe9\n",
+    "it prints": DEFAULT + "print('hello')\nget_config = default\n",
+}
+
+
+@pytest.mark.parametrize("case", SOUND)
+def test_a_config_file_is_what_python_makes_of_it(tmp_path, monkeypatch, case):
+    folder = tmp_path / "configs"
+    folder.mkdir()
+    text = SOUND[case]
+    (folder / "own.py").write_bytes(text if isinstance(text, bytes) else text.encode())
+    (folder / "beside.py").write_text(DEFAULT + "def get_config():\n    return default()\n")
+    monkeypatch.delitem(sys.modules, "beside", raising=False)
+    path = list(sys.path)
+    assert parse(monkeypatch, f"--config={folder / 'own.py'}", "--config.seed=3").seed == 3
+    assert sys.path == path
+    assert not (folder / "__pycache__").exists()
+
+
+def parse(monkeypatch, *arguments):
+    """What `cli.parse` returns, with flags of its own."""
+    monkeypatch.setattr(cli, "FLAGS", flags.FlagValues())
+    return cli.parse(["main", *arguments])
+
+
+def test_an_edit_within_a_second_is_seen(tmp_path, monkeypatch):
+    file = tmp_path / "own.py"
+    for seed in (3, 4):
+        lines = ["def get_config():", "    config = default()", f"    config.seed = {seed}", "    return config"]
+        file.write_text(DEFAULT + "\n".join(lines))
+        os.utime(file, (1e9, 1e9))
+        assert parse(monkeypatch, f"--config={file}").seed == seed
+
+
+def test_the_last_value_of_a_field_wins(monkeypatch):
+    def widths(*values):
+        return parse(
+            monkeypatch,
+            f"--config={ROOT / 'configs' / 'cnn.py'}",
+            *(f"--config.model.widths={value}" for value in values),
+        ).model.widths
+
+    assert widths("(4,)", "(8, 9)") == (8, 9)
+    assert widths("(4, 5)", "8", "(6,)") == (6,)
+    assert widths("(4,)", "()") == ()
+    assert widths("(4,)") == (4,)
+
+
+@pytest.mark.parametrize("kind", ["folder", "device"])
+def test_a_config_that_is_no_file_is_told_in_one_line(run, tmp_path, kind):
+    name = {"folder": "configs", "device": "/dev/null"}[kind]
+    done = run(f"--config={name}")
+    assert_one_error(done, f"config file {name} is", "configs/cnn.py" if kind == "folder" else "not a regular file")
 
 
 @pytest.mark.parametrize("case", CONFIG_FILES)

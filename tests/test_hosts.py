@@ -2,6 +2,7 @@
 
 import re
 import signal
+import sys
 
 import jax
 import numpy as np
@@ -126,7 +127,43 @@ def test_a_run_moves_from_two_processes_to_one(run, finished, tmp_path):
     assert_close(folder, finished.folder)
 
 
+@pytest.mark.parametrize("frozen", [0, 1])
+def test_a_process_that_stands_still_ends_the_job_with_a_line(run, tmp_path, frozen):
+    folder = tmp_path / "run"
+    hooks = {process: [["assign", "hosts:HEARTBEAT_SECONDS", 4]] for process in (0, 1)}
+    hooks[frozen].append(["freeze_after", "parallel:Parallel.highest", 2, 12])
+    done = run.together(*TINY, f"--workdir={folder}", processes=2, hooks=hooks)
+    other = done[1 - frozen]
+    assert other.code == 3
+    reason = f"process {frozen} of this job has not answered for 4 s"
+    assert re.fullmatch(f".*, process {1 - frozen}: error: {reason}.* goes on from the last checkpoint\n", other.err)
+    assert done[frozen].code != 0  # It finds itself alone.
+    found = record(folder)
+    assert found["status"] == "failed"
+    if frozen == 1:
+        assert reason in found["error"]
+
+
+def test_a_signal_is_heard_while_a_process_waits_for_the_others(run, tmp_path):
+    flags = ["--coordinator=127.0.0.1:1", "--num_processes=2", "--process_id=1", "--connect_seconds=60"]
+    hooks = [["signal_soon_after", "interrupt:begin_work", 1.0, signal.SIGTERM]]
+    done = run(*TINY, f"--workdir={tmp_path / 'run'}", *flags, hooks=hooks)
+    assert done.code == 128 + signal.SIGTERM
+    assert done.err.endswith("process 1: stopped by SIGTERM\n") and len(done.err.splitlines()) == 1
+
+
 # What is refused
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs abstract names of sockets")
+@pytest.mark.parametrize("place", [0, 1])
+def test_two_processes_of_the_same_place_are_refused(run, tmp_path, place):
+    hooks = {process: [["add_argument", f"--process_id={place}"]] for process in (0, 1)}
+    for process in run.together(*TINY, f"--workdir={tmp_path / 'run'}", processes=2, hooks=hooks):
+        assert process.code == 2
+        (line,) = process.err.splitlines()
+        assert "error: two processes of the job at 127.0.0.1:" in line and f"have --process_id={place};" in line
+    assert not (tmp_path / "run").exists()
 
 
 def test_processes_with_different_configs_are_refused(run, tmp_path):
