@@ -28,6 +28,7 @@ from imgclf_jax.errors import UserError
 FLAGS = flags.FLAGS
 CELL = 128  # least side of an image in the picture, in pixels
 GAP = 6
+MOST = 10_000  # images in a picture, which then has at least 160 million pixels
 COLORS = {"page": (255, 255, 255), "text": (40, 40, 40)}
 
 
@@ -47,6 +48,12 @@ def main(argv: list[str]) -> int:
     if config is None:
         raise UserError("--config is missing; for example --config=configs/cnn.py")
     target = _output(FLAGS.output, Path(cli.config_path(argv) or "").stem)
+    count = len(FLAGS.image) or FLAGS.rows
+    if count * (1 + FLAGS.versions) > MOST:
+        raise UserError(
+            f"{count} images, {FLAGS.versions} versions of each: a picture holds at most {MOST:,}; choose fewer "
+            "--rows, --image or --versions"
+        )
     folder = None if FLAGS.save_dir is None else _save_dir(FLAGS.save_dir)
 
     from imgclf_jax import compiler, validate

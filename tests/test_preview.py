@@ -98,6 +98,10 @@ def test_command_on_training_examples(run, tmp_path):
         (["--config=configs/cnn.py", "--image=nowhere.jpg"], "--image=nowhere.jpg: cannot be read: No such file"),
         (["--config=configs/cnn.py", "--output=picture.jpg"], "must end in .png"),
         (["--config=configs/cnn.py", "--save_dir=configs"], "--save_dir=configs is not empty; choose another one"),
+        (
+            ["--config=configs/cnn.py", "--versions=100000"],
+            "4 images, 100000 versions of each: a picture holds at most",
+        ),
         (["--config=configs/cnn.py", "--save_dir="], "--save_dir= is given without a name"),
         (["--config=configs/cnn.py", "--save_dir=README.md/x"], "README.md is not a folder; choose another --save_dir"),
         (["--config=configs/cnn.py", "--config.augment.pad=-1"], "augment.pad=-1"),
