@@ -195,7 +195,7 @@ class Processes:
             self.wait(run, 30)
         until = time.monotonic() + LEFT_SECONDS
         while members(run.pid):
-            if time.monotonic() > until:
+            if self._stopped or time.monotonic() > until:
                 run.left = True
                 _send(run.pid, signal.SIGKILL, True)
                 break

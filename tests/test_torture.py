@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import jax.numpy as jnp
 import pytest
@@ -47,6 +48,7 @@ def kinds(*looks):
 # A short pass
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
 def test_short_pass_finds_nothing_and_leaves_nothing(tmp_path):
     report = tmp_path / "report.json"
     kept = tmp_path / "kept"
@@ -214,6 +216,7 @@ def test_damage_is_done_and_keeps_the_time_of_the_file(tmp_path, how):
     assert path.stat().st_mtime == 1e9
 
 
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
 def test_processes_do_not_inherit_ignored_signals_and_groups_are_seen():
     code = (
         "import signal, subprocess, sys; signal.signal(signal.SIGHUP, signal.SIG_IGN);"
