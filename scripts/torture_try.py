@@ -2,6 +2,7 @@
 
 import dataclasses
 import random
+import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -53,7 +54,8 @@ class Try:
     def finish(self, run: Run, **options: bool) -> Run:
         """Waits for a process and looks at how it has ended; `options` are those of `torture_judge.ending`."""
         self.world.processes.finish(run)
-        self.note(f"exit status {run.code} after {time.monotonic() - run.began:.1f} s, signals {run.sent}")
+        sent = "".join(f", {signal.Signals(number).name} at {moment:.2f} s" for number, moment in run.sent)
+        self.note(f"exit status {run.code} after {time.monotonic() - run.began:.1f} s{sent}")
         judge.ending(run, self.findings, **options)
         return run
 
