@@ -189,7 +189,8 @@ def preprocessing(network: "Trained") -> dict[str, Any] | None:
         "range": [0, 255],
         "steps": [
             "turn the photo as its EXIF orientation says",
-            "scale grey values of 16 bits to 8 bits: (value + 128) // 257",
+            "scale grey values of 16 bits to 8 bits: (value + 128) // 257; those of a TIFF file that states 12 bits: "
+            "round(value / 4095 * 255)",
             *([f"lay what is transparent over {background}"] if background else []),
             f"convert it to {mode}",
             f"{sizes[resize]}: bilinear, antialiased (Pillow's resize with BILINEAR)",

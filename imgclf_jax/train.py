@@ -69,8 +69,8 @@ def train(
         if streamed:
             console.print(feed.notice(config, info))
         record = workdir.RunRecord(folder, before.record, writes)
-        hosts.when_lost(record.fail)
         writer = Writer(folder, config, claim, record, config_file)
+        hosts.when_lost(writer.fail)
         try:
             return _run(config, folder, console, writer, before, signal, resume_command, allow_config_change, streamed)
         except loop.Diverged as diverged:

@@ -232,11 +232,6 @@ class RunRecord:
         with self._lock:
             self._update(content)
 
-    def fail(self, reason: str) -> None:
-        """Notes why a run that is under way has failed."""
-        if self.content.get("status") == "running":
-            self.update(status="failed", error=reason)
-
     def _update(self, content):
         self.content |= content
         self.content["wall_time_seconds"] = round(self.wall_time, 3)

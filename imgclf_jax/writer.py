@@ -82,6 +82,11 @@ class Writer:
             self.write_down()
             self.record.update(**content)
 
+    def fail(self, reason: str) -> None:
+        """Notes why a run has failed, if anything has been written. May be called in any thread."""
+        if self.begun:
+            self.record.update(status="failed", error=reason)
+
     def open_files(self) -> None:
         """Opens the metrics files."""
         if hosts.is_first():
