@@ -1,7 +1,11 @@
-"""Small files of a workdir: read with an explanation of what is wrong, written durably and whole or not at all."""
+"""Small files of a workdir: read with an explanation of what is wrong, written durably and whole or not at all.
+
+JSON files carry the SHA-256 of their values, so that a changed digit is noticed. One without it is read as it is.
+"""
 
 import contextlib
 import errno
+import hashlib
 import json
 import os
 from collections.abc import Iterator
@@ -12,6 +16,7 @@ from imgclf_jax.errors import UserError
 
 # Of a disk or a quota that is full, of one that fails or can no longer be written.
 ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
+DIGEST = "sha256"
 
 
 def read_bytes(path: Path, advice: str = "") -> bytes | None:
@@ -29,10 +34,10 @@ def read_bytes(path: Path, advice: str = "") -> bytes | None:
 
 
 def read_json(path: Path, advice: str = "") -> dict[str, Any] | None:
-    """The object in a JSON file, or `None` if there is no such file.
+    """The object in a JSON file, without its digest, or `None` if there is no such file.
 
     Raises:
-        UserError: the file cannot be read or holds no JSON object; `advice` ends the message.
+        UserError: the file cannot be read, holds no JSON object, or does not fit its digest; `advice` ends the message.
     """
     raw = read_bytes(path, advice)
     if raw is None:
@@ -44,12 +49,23 @@ def read_json(path: Path, advice: str = "") -> dict[str, Any] | None:
         raise UserError(f"cannot read {path}: {reason}{advice}") from error
     if not isinstance(content, dict):
         raise UserError(f"cannot read {path}: it holds no JSON object{advice}")
+    digest = content.pop(DIGEST, None)
+    if digest not in (None, _digest(content)):
+        raise UserError(
+            f"cannot read {path}: it differs from what was written. If you have edited it, delete its line "
+            f'"{DIGEST}"; otherwise it is damaged{advice}'
+        )
     return content
 
 
-def write_json(path: Path, content: Any) -> None:
-    """Replaces a JSON file in one move, so that no reader ever sees half of it, also after a power cut."""
-    write_text(path, json.dumps(content, indent=2) + "\n")
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Replaces a JSON file in one move, so that no reader ever sees half of it, also after a power cut.
+
+    Args:
+        path: the file.
+        content: an object; the digest is added as its first member.
+    """
+    write_text(path, json.dumps({DIGEST: _digest(content), **content}, indent=2) + "\n")
 
 
 def write_text(path: Path, text: str) -> None:
@@ -76,6 +92,10 @@ def sync_folder(folder: Path) -> None:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+
+
+def _digest(content: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 
 @contextlib.contextmanager

@@ -153,8 +153,11 @@ def rows(folder: Path) -> list[dict[str, Any]]:
     return found
 
 
-def record(folder: Path) -> dict[str, Any]:
-    return json.loads((folder / "run.json").read_text())
+def record(folder: Path, name: str = "run.json") -> dict[str, Any]:
+    """A JSON file of a workdir, without its digest: what a test changes in it can be written back."""
+    content = json.loads((folder / name).read_text())
+    content.pop("sha256", None)
+    return content
 
 
 def steps(folder: Path) -> list[int]:

@@ -6,7 +6,7 @@ import shutil
 
 import pytest
 from photo_folders import make_splits
-from runs import ROOT, SOFTMAX
+from runs import ROOT, SOFTMAX, record
 
 pytest_plugins = ["run_fixtures"]
 
@@ -107,7 +107,7 @@ def test_check_of_a_workdir_in_use_is_refused(run, place):
 )
 def test_check_compares_data_with_what_checkpoints_are_of(run, place, tmp_path, change, words):
     folder = shutil.copytree(place / "run", tmp_path / "run")
-    content = json.loads((folder / "run.json").read_text())
+    content = record(folder)
     content["data"] |= change
     (folder / "run.json").write_text(json.dumps(content))
     done = run(*SOFTMAX, f"--workdir={folder}", "--mode=check")

@@ -8,7 +8,7 @@ import pytest
 
 from imgclf_jax.logs import MetricsFiles
 from imgclf_jax.rows import COLUMNS, read_rows
-from imgclf_jax.storage import write_json
+from imgclf_jax.storage import read_json, write_json
 
 
 def write(folder, steps, resume_step=0, **values):
@@ -112,5 +112,5 @@ def test_json_is_replaced_in_one_piece(tmp_path):
     write_json(path, {"status": "running"})
     with pytest.raises(TypeError):
         write_json(path, {"status": object()})
-    assert json.loads(path.read_text()) == {"status": "running"}
+    assert read_json(path) == {"status": "running"}
     assert [entry.name for entry in tmp_path.iterdir()] == ["run.json"]

@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from imgclf_jax import record
+from imgclf_jax import record, storage
 from imgclf_jax.errors import UserError
 
 WHOLE = {
@@ -66,6 +66,24 @@ def test_a_whole_record_comes_back(tmp_path):
     (tmp_path / "run.json").write_text(json.dumps(WHOLE))
     assert record.read(tmp_path) == WHOLE
     assert record.is_described(WHOLE["data"])
+
+
+def test_a_changed_digit_is_noticed_and_an_edit_can_be_kept(tmp_path):
+    path = tmp_path / "run.json"
+    storage.write_json(path, WHOLE)
+    assert record.read(tmp_path) == WHOLE
+    text = path.read_text()
+    path.write_text(json.dumps(json.loads(text)))  # the same values, written in another way
+    assert record.read(tmp_path) == WHOLE
+    count = str(WHOLE["results"]["test"]["count"])
+    edited = text.replace(f'"count": {count}', f'"count": {count}0')
+    assert edited != text
+    path.write_text(edited)
+    with pytest.raises(UserError, match=r"differs from what was written\. If you have edited it, delete its line"):
+        record.read(tmp_path)
+    lines = edited.splitlines(keepends=True)
+    path.write_text("".join(line for line in lines if '"sha256"' not in line))
+    assert record.read(tmp_path)["results"]["test"]["count"] == int(f"{count}0")
 
 
 def test_no_record(tmp_path):

@@ -224,7 +224,7 @@ def test_another_result_than_the_run_had_is_told(copy, undrawn):
 
 
 def test_a_run_without_a_test_split_is_judged_by_its_validation_split(copy, undrawn):
-    config, told = (json.loads((copy / name).read_text()) for name in ("config.json", "run.json"))
+    config, told = (record(copy, name) for name in ("config.json", "run.json"))
     config["data"]["test_split"] = ""
     del told["data"]["counts"]["test"], told["results"]["test"]
     (copy / "config.json").write_text(json.dumps(config))
@@ -248,7 +248,7 @@ def test_an_interrupted_run_is_told_not_to_be_complete(killed, undrawn):
 @pytest.mark.parametrize("change", [{"source": "tfds", "dir": "/nowhere"}, {"name": "cifar100", "source": "tfds"}])
 def test_without_its_data_a_run_has_its_curves_all_the_same(copy, change, tmp_path, monkeypatch, undrawn):
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "empty"))
-    config, told = (json.loads((copy / name).read_text()) for name in ("config.json", "run.json"))
+    config, told = (record(copy, name) for name in ("config.json", "run.json"))
     config["data"] |= change
     told["data"]["name"] = config["data"]["name"]
     (copy / "config.json").write_text(json.dumps(config))
@@ -353,8 +353,8 @@ def test_a_report_through_a_link_keeps_the_link(copy, tmp_path, undrawn):
         assert (copy / "report").is_symlink() and (tmp_path / "elsewhere" / "index.html").exists()
 
 
-@pytest.mark.parametrize("results", [None, {}, {"test": {}}, {"test": None}, {"test": {"accuracy": 0.5, "loss": None}}])
-def test_results_that_are_not_whole_are_not_shown(copy, undrawn, results):
+@pytest.mark.parametrize("results", [None, {}])
+def test_a_run_without_results_is_shown_without_them(copy, undrawn, results):
     told = record(copy)
     told["results"] = results
     (copy / "run.json").write_text(json.dumps(told))

@@ -173,8 +173,11 @@ def test_full_disk_is_one_clear_error_and_the_run_goes_on_later(run, tmp_path, t
     assert len(done.err.splitlines()) == 1 and done.err.startswith("error: "), done.err
     assert "File too large" in done.err and "--workdir" in done.err
     assert steps(folder)[: len(kept)] == kept
-    # What could not be saved is not said to be.
-    assert record(folder).get("step", 0) in [0, *steps(folder)]
+    # A step that could not be saved is not recorded. In the second case the record itself cannot be written.
+    if (folder / "run.json").exists():
+        assert record(folder).get("step", 0) in [0, *steps(folder)]
+    else:
+        assert size == 600
     assert run(*arguments, f"--workdir={folder}").code == 0
     assert run(*arguments, f"--workdir={reference}").code == 0
     assert rows(folder) == rows(reference)

@@ -1,12 +1,11 @@
 """The folder of a run: its lock, its config, its record."""
 
 import errno
-import json
 import re
 
 import pytest
 
-from imgclf_jax import workdir
+from imgclf_jax import storage, workdir
 from imgclf_jax.config import default
 from imgclf_jax.errors import UserError
 
@@ -72,7 +71,7 @@ def test_changed_config_is_refused_unless_allowed(tmp_path):
 
 
 def record(folder):
-    return json.loads((folder / "run.json").read_text())
+    return storage.read_json(folder / "run.json")
 
 
 def test_record_is_on_disk_from_the_beginning_of_a_session(tmp_path):
