@@ -74,7 +74,9 @@ def cut(fraction, path):
 def replace(old, new, path):
     text = path.read_bytes()
     assert old in text
-    path.write_bytes(text.replace(old, new, 1))
+    lines = text.replace(old, new, 1).splitlines(keepends=True)
+    # Edited on purpose: without its digest the file is read as it is.
+    path.write_bytes(b"".join(line for line in lines if not line.startswith(b'  "sha256": ')))
 
 
 def folder_instead(path):

@@ -12,7 +12,7 @@ import sys
 import numpy as np
 import pytest
 from PIL import Image
-from runs import ROOT, environment
+from runs import ROOT, environment, record
 
 from imgclf_jax import predict
 from imgclf_jax.checkpoint import Checkpoints
@@ -264,7 +264,7 @@ def test_help_does_not_speak_of_a_config(tool):
 def changed(finished, tmp_path, file, change):
     folder = tmp_path / "changed"
     shutil.copytree(finished.folder, folder, ignore=shutil.ignore_patterns("tensorboard"))
-    content = json.loads((folder / file).read_text())
+    content = record(folder, file)
     change(content)
     (folder / file).write_text(json.dumps(content))
     return folder
