@@ -279,12 +279,12 @@ def test_the_compiler_sends_the_batch_of_a_sharded_data_set_once():
 
 @needs_devices
 @pytest.mark.parametrize("strategy", ["jit", *EXPLICIT])
-def test_evaluation_sends_three_sums(strategy):
+def test_evaluation_sends_four_sums(strategy):
     experiment, placed, state = build(strategy)
     data = placed.put_examples((IMAGES, LABELS))
     lowered = compile_evaluate(experiment, placed).lower(state.eval_variables(), *data, np.int32(len(IMAGES)))
     found = collectives.read(lowered.compile().as_text())
     assert {one.kind for one in found} == {"all-reduce"}
-    assert sorted((b.dtype, b.shape) for one in found for b in one.buffers) == [("f32", ()), ("s32", ()), ("s32", ())]
+    assert sorted((b.dtype, b.shape) for one in found for b in one.buffers) == [("f32", ()), *[("s32", ())] * 3]
     if strategy in EXPLICIT:
         assert {one.depth for one in found} == {0}  # once, after the last batch
