@@ -304,7 +304,8 @@ def test_every_example_is_evaluated_once(short_chunks):
 def seen(variables, batch):
     mask = batch["mask"]
     correct = jnp.where(mask, batch["label"], 0).sum(dtype=jnp.int32)
-    return {"loss": jnp.float32(0), "correct": correct, "count": mask.sum(dtype=jnp.int32)}
+    count = mask.sum(dtype=jnp.int32)
+    return {"loss": jnp.float32(0), "correct": correct, "count": count, "not_finite": jnp.int32(0)}
 
 
 # Statistics
