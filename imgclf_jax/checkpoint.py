@@ -20,6 +20,7 @@ from imgclf_jax.checkpoint_folder import FOLDER
 from imgclf_jax.checkpoint_tree import checksum, difference
 from imgclf_jax.errors import UserError
 from imgclf_jax.parallel import alone
+from imgclf_jax.record import is_number
 
 
 class OtherModel(UserError):
@@ -42,6 +43,27 @@ class Found(NamedTuple):
 
 def _accuracy(metrics: dict[str, float]) -> float:
     return metrics["accuracy"]
+
+
+class _Manager(ocp.CheckpointManager):
+    """Orbax's manager, which by itself can read no checkpoint at all if the metrics of one are damaged."""
+
+    # All that reads metrics goes through this method, which has no public name.
+    def _get_metrics(self, step: int) -> dict[str, float] | None:
+        """The metrics of a checkpoint; `None`, with a warning, if they are damaged."""
+        try:
+            found = super()._get_metrics(step)
+            if found is None or is_number(_accuracy(found)):
+                return found
+            reason = "it is not a number"
+        except Exception as error:
+            reason = _reason(error)
+        warnings.warn(
+            f"checkpoint {Path(self.directory) / str(step)}: its validation accuracy cannot be read ({reason[:200]}), so "
+            "it is never the best one",
+            stacklevel=2,
+        )
+        return None
 
 
 class Checkpoints:
@@ -68,7 +90,7 @@ class Checkpoints:
         policies = ocp.checkpoint_managers
         newest = policies.LatestN(keep)
         best = policies.BestN(get_metric_fn=_accuracy, n=1, keep_checkpoints_without_metrics=False)
-        self._manager = _quietly(ocp.CheckpointManager)(
+        self._manager = _quietly(_Manager)(
             self.folder,
             # Said here: otherwise Orbax goes by the newest folder, and where that is torn it refuses all others too.
             item_handlers=ocp.StandardCheckpointHandler(),

@@ -191,6 +191,24 @@ def test_no_damage_to_any_file_goes_unnoticed(saved, tmp_path):
     assert {("d", "truncate"), ("d", "flip"), ("d", "delete")} <= fallbacks
 
 
+@pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"accuracy": "high"}', '{"accuracy": NaN}'])
+def test_an_accuracy_that_cannot_be_read_is_reported_and_never_the_best(tmp_path, content):
+    checkpoints = Checkpoints(tmp_path)
+    for step in (1, 2):
+        checkpoints.save(step, tree(step), 0.1 * step)
+    checkpoints.wait()
+    assert checkpoints.best() == 2
+    checkpoints.close()
+    (tmp_path / "checkpoints" / "2" / "metrics" / "metrics").write_text(content)
+    with pytest.warns(UserWarning, match="2: its validation accuracy cannot be read"):
+        checkpoints = Checkpoints(tmp_path)
+    assert (checkpoints.steps(), checkpoints.best()) == ([1, 2], 1)
+    assert bits(checkpoints.restore(2, template(tree()))) == bits(tree(2))
+    checkpoints.save(3, tree(3), 0.05)
+    checkpoints.wait()
+    checkpoints.close()
+
+
 def test_flipped_bits_in_the_data_are_noticed_wherever_they_are(saved, tmp_path):
     data = max((saved / "checkpoints" / "2").rglob("d/*"), key=lambda path: path.stat().st_size)
     size = data.stat().st_size

@@ -265,7 +265,7 @@ MISTAKES = {
     "no run": (["--output=new.zip", "--workdir=."], ". holds no run"),
     "no output": (["--workdir=."], "--output is missing"),
     "output folder missing": (["--workdir=.", "--output=nowhere/new.zip"], "no folder nowhere"),
-    "output is a folder": (["--workdir=.", "--output=."], ". exists"),
+    "output is a folder": (["--workdir=.", "--output=."], ". is a folder", "--output"),
     "unknown flag": (["--workdir=.", "--outptu=new.zip"], "'outptu'", "output"),
     "unknown checkpoint": (["--workdir=.", "--output=new.zip", "--checkpoint=first"], "--checkpoint=first", "best"),
     "argument that is no flag": (["--workdir=.", "--output=new.zip", "photo.png"], "'photo.png'"),

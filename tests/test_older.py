@@ -41,8 +41,10 @@ def test_a_checkpoint_from_before_is_completed_and_trains_on(tmp_path, norm, dec
     checkpoints = Checkpoints(tmp_path)
     checkpoints.save(3, as_before(content))
     checkpoints.wait()
-    found, step = checkpoints.restore_newest(wanted)
+    newest = checkpoints.restore_newest(wanted)
     checkpoints.close()
+    assert newest is not None
+    found, step = newest.tree, newest.step
     assert step == 3 and isinstance(found["state"], TrainState)
     assert jax.tree.structure(found) == jax.tree.structure(wanted)
     state, expected = found["state"], content["state"]
