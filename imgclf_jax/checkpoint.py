@@ -59,8 +59,8 @@ class _Manager(ocp.CheckpointManager):
         except Exception as error:
             reason = _reason(error)
         warnings.warn(
-            f"checkpoint {Path(self.directory) / str(step)}: its validation accuracy cannot be read ({reason[:200]}), so "
-            "it is never the best one",
+            f"checkpoint {Path(self.directory) / str(step)}: its validation accuracy cannot be read ({reason[:200]}), "
+            "so it is never the best one",
             stacklevel=2,
         )
         return None
