@@ -71,7 +71,7 @@ def test_valid_config_gives_plan_and_description_without_reading_data(monkeypatc
         ({"train__epochs": -1.0}, ["train.epochs=-1.0", "at least 0", "--config.train.epochs=0.5"]),
         ({"train__epochs": float("nan")}, ["train.epochs=nan"]),
         ({"train__epochs": float("inf")}, ["train.epochs=inf"]),
-        ({"train__epochs": 1e9}, ["train.epochs=1000000000.0 are 5e+10 steps", "--config.train.epochs=10"]),
+        ({"train__epochs": 1e9}, ["train.epochs=1000000000.0 amounts to 5e+10 steps", "--config.train.epochs=10"]),
         ({"train__epochs": None, "train__steps": 3_000_000_000}, ["train.steps=3000000000", "at most 2**30"]),
         ({"optim__warmup_epochs": 1e9}, ["optim.warmup_epochs=1000000000.0 are", "steps"]),
         # The examples since the last row are counted in int32.

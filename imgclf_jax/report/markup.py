@@ -14,8 +14,11 @@ class Markup(str):
 
 
 def clean(text: Any) -> str:
-    """Text without what no page may hold: control characters, those that turn the direction of all that follows, and
-    halves of characters from strange file names."""
+    """Returns a text without the characters that a page must not hold.
+
+    These are control characters, characters that change the direction of the text that follows, and halves of
+    characters, which come from strange file names.
+    """
     whole = str(text).encode("utf-8", "replace").decode("utf-8")
     return "".join("\N{REPLACEMENT CHARACTER}" if _is_control(c) else c for c in whole)
 
