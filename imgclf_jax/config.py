@@ -307,13 +307,12 @@ def problems(config: ConfigDict) -> list[str]:
 
     The reasons are fields that a config file has added, left out or given another type, and values that JSON lacks.
     """
-    expected, given = flatten(default().to_dict()), flatten(config.to_dict())
-    if lacking := sorted(expected.keys() - given.keys()):
+    defaults, given = flatten(default().to_dict()), flatten(config.to_dict())
+    if lacking := sorted(defaults.keys() - given.keys()):
         return [f"the config lacks {', '.join(lacking)}; make it with imgclf_jax.config.default()"]
-    found = [_unknown(path) for path in sorted(given.keys() - expected.keys())]
+    found = [_unknown(path) for path in sorted(given.keys() - defaults.keys())]
     if found:
         return found
-    defaults = flatten(default().to_dict())
     found = [
         f"{path}={value!r} ({type(value).__name__}) cannot be kept in config.json; give a plain "
         f"{'number or name' if defaults[path] is None else type(defaults[path]).__name__}"

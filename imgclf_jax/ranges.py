@@ -187,11 +187,7 @@ def _flag(path, standard, required):
 
 
 def _number(value):
-    return (
-        f"{value:g}" if isinstance(value, float) else f"{value:,}".replace(",", "") if value < 10**6 else _large(value)
-    )
-
-
-def _large(value):
-    power = int(value).bit_length() - 1
-    return f"2**{power}" if value == 2**power else str(value)
+    if isinstance(value, float):
+        return f"{value:g}"
+    power = value.bit_length() - 1
+    return f"2**{power}" if value >= 10**6 and value == 2**power else str(value)

@@ -65,9 +65,7 @@ def validate(config: ConfigDict) -> tuple[Plan, data.Info]:
     try:
         info = data.describe(config.data)
     except UserError as error:
-        # A check above may have found the same problem of a field and put it in other words.
-        told = {problem.partition("=")[0] for problem in problems}
-        problems += [line for line in str(error).splitlines() if line.partition("=")[0] not in told]
+        problems += str(error).splitlines()
     image_shape = info.image_shape if info else _image_shape(config)
     wrong_images = augment.problems(config.augment, image_shape) if image_shape else []
     input_shape = inputs.shape(config, image_shape) if image_shape and not wrong_images else None

