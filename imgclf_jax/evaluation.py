@@ -68,10 +68,15 @@ def evaluate_run(config: ConfigDict, folder: Path, split: str, which: str) -> di
 
 
 def _trained_on(config, folder, split, info) -> int:
-    """Returns how many of the examples to evaluate are in the run's training split; 0 for that split itself."""
+    """Returns how many of the examples to evaluate are in the run's training split.
+
+    0 for that split itself, whose name says so, and for another data set than the run's.
+    """
     if split == "train":
         return 0
     saved = workdir.load_config(folder).data
+    if saved.name != config.data.name:
+        return 0  # Another data set need not even have the training split of the run.
     if saved.source == "folder" or config.data.source == "folder":
         return 0  # The splits of photos are disjoint.
     settings = config.data.copy_and_resolve_references()

@@ -219,6 +219,7 @@ def _save_dir(given):
 def _save_each(folder, names, originals, versions):
     """Writes all images or, if that fails, none, and not even the folder."""
     made = [place for place in (folder, *folder.absolute().parents) if not place.exists()]
+    placed = []
     try:
         with atomic.temporary_folder(folder) as temporary:
             for row, name in enumerate(names):
@@ -227,8 +228,12 @@ def _save_each(folder, names, originals, versions):
                 for number, image in enumerate(versions[:, row], start=1):
                     _picture(image).save(temporary / f"{stem}-{number:02}.png")
             for path in sorted(temporary.iterdir()):
-                path.rename(folder / path.name)
+                placed.append(folder / path.name)
+                path.rename(placed[-1])
     except BaseException as error:
+        for path in placed:
+            with contextlib.suppress(OSError):
+                path.unlink()
         for place in made:
             with contextlib.suppress(OSError):
                 place.rmdir()

@@ -1,5 +1,6 @@
 """Finds everything that is wrong with a config before any data is read, and turns durations into steps."""
 
+import re
 from typing import NamedTuple
 
 from ml_collections import ConfigDict
@@ -43,6 +44,7 @@ CHOICES = {
     "eval.report": ("last", "best"),
     "log.progress": ("auto", "bar", "lines", "none"),
 }
+_FIELD = re.compile(r"[\w.]+=")  # what a line about the value of a field begins with
 
 
 def validate(config: ConfigDict) -> tuple[Plan, data.Info]:
@@ -199,7 +201,8 @@ def _first_of_each_field(problems):
     """Returns the first problem of each field. Several checks may refuse the same value; the first says enough."""
     found: dict[str, str] = {}
     for problem in problems:
-        found.setdefault(problem.partition("=")[0], problem)
+        field = _FIELD.match(problem)  # None for other lines, which may hold file names with a "=".
+        found.setdefault(field[0] if field else problem, problem)
     return list(found.values())
 
 

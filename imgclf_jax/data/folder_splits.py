@@ -123,8 +123,8 @@ def _sparse(listing, labels, roles):
         f"{' and none '.join(f'in the {_SPLITS[role]} split' for role in lacking)}"
         for label, count, lacking in found[:_MOST_CLASSES]
     ]
-    if len(found) > _MOST_CLASSES:
-        lines.append(f"{len(found) - _MOST_CLASSES} more classes have too few photos for every split")
+    if more := max(0, len(found) - _MOST_CLASSES):
+        lines.append(f"{more} more {'class has' if more == 1 else 'classes have'} too few photos for every split")
     return tuple(lines)
 
 
