@@ -302,17 +302,22 @@ def from_json(values: dict[str, Any]) -> ConfigDict:
     return config
 
 
+def field_problems(config: ConfigDict) -> list[str]:
+    """Returns a line for the fields that a config file has left out or, if there are none, for each that it added."""
+    expected, given = (flatten(values.to_dict()).keys() for values in (default(), config))
+    if lacking := sorted(expected - given):
+        return [f"the config lacks {', '.join(lacking)}; make it with imgclf_jax.config.default()"]
+    return [_unknown(path) for path in sorted(given - expected)]
+
+
 def problems(config: ConfigDict) -> list[str]:
     """Returns why a config could not be written to `config.json` and read back, a line a field.
 
     The reasons are fields that a config file has added, left out or given another type, and values that JSON lacks.
     """
-    defaults, given = flatten(default().to_dict()), flatten(config.to_dict())
-    if lacking := sorted(defaults.keys() - given.keys()):
-        return [f"the config lacks {', '.join(lacking)}; make it with imgclf_jax.config.default()"]
-    found = [_unknown(path) for path in sorted(given.keys() - defaults.keys())]
-    if found:
+    if found := field_problems(config):
         return found
+    defaults, given = flatten(default().to_dict()), flatten(config.to_dict())
     found = [
         f"{path}={value!r} ({type(value).__name__}) cannot be kept in config.json; give a plain "
         f"{'number or name' if defaults[path] is None else type(defaults[path]).__name__}"

@@ -56,11 +56,12 @@ def validate(config: ConfigDict) -> tuple[Plan, data.Info]:
     Raises:
         UserError: all problems, a line each.
     """
-    if problems := configs.problems(config):
+    if problems := configs.field_problems(config):
         raise UserError("\n".join(problems))
     if wrong := ranges.wrong_types(config):
         raise UserError("\n".join(wrong))
-    problems = value_problems(config) + optim.problems(config.optim)
+    # Ranges come first, because of each field only the first problem is reported, and theirs names what is allowed.
+    problems = value_problems(config) + configs.problems(config) + optim.problems(config.optim)
     problems += parallel_problems.problems(config.parallel, config.train.batch_size, config.train.accumulate)
     problems += _durations(config)
     info = None
