@@ -19,13 +19,13 @@ from imgclf_jax.validate import validate, warnings
 def check(config: ConfigDict, folder: Path | None = None, allow_config_change: bool = False) -> None:
     """Prints the parameter table, output shapes, FLOPs and the memory that the compiled step needs.
 
-    What training would warn of is printed, and what it would refuse is refused, as far as that can be known without
-    reading the data and the checkpoints. Nothing is written.
+    It also prints what training would warn about, and refuses what training would refuse, as far as that can be known
+    without reading the data and the checkpoints. Nothing is written.
 
     Args:
         config: the config.
-        folder: the workdir that it is meant for; `None`: a new one.
-        allow_config_change: as for training.
+        folder: the workdir that the config is meant for; `None`: a new one.
+        allow_config_change: whether the config may differ from that of the run in `folder`, as for training.
 
     Raises:
         UserError: the config is not valid, or the run in `folder` cannot go on with it.
@@ -42,7 +42,7 @@ def check(config: ConfigDict, folder: Path | None = None, allow_config_change: b
 
 
 def _workdir(folder: Path, config: ConfigDict, info: data.Info, allow_change: bool) -> list[str]:
-    """What training in `folder` would warn of; raises `UserError` for what it would refuse."""
+    """Returns what training in `folder` would warn about; raises `UserError` for what it would refuse."""
     workdir.check_usable(folder)
     found = resume.inspect(folder, config, allow_change)
     before = found.record.get("data") or {}

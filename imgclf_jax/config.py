@@ -72,7 +72,7 @@ def _data() -> dict[str, Any]:
         "valid_split": "train[45000:]",
         "test_split": "test",
         # Fractions for training, validation and test of photos that lie in CLASS/* alone. By the content of the files,
-        # class by class: the same on every machine. A class of three photos or more has some in every split.
+        # class by class: the same on every machine. A class with three or more different photos is in every split.
         "split": (0.7, 0.15, 0.15),
         # (height, width) to which images are resized when they are decoded. Empty: as they are.
         "image_size": (),
@@ -302,18 +302,22 @@ def from_json(values: dict[str, Any]) -> ConfigDict:
     return config
 
 
-def problems(config: ConfigDict) -> list[str]:
-    """Why a config could not be written to `config.json` and read back, a line a field.
-
-    Fields that a config file has added, lost or given another type; values that JSON does not have.
-    """
-    expected, given = flatten(default().to_dict()), flatten(config.to_dict())
-    if lacking := sorted(expected.keys() - given.keys()):
+def field_problems(config: ConfigDict) -> list[str]:
+    """Returns a line for the fields that a config file has left out or, if there are none, for each that it added."""
+    expected, given = (flatten(values.to_dict()).keys() for values in (default(), config))
+    if lacking := sorted(expected - given):
         return [f"the config lacks {', '.join(lacking)}; make it with imgclf_jax.config.default()"]
-    found = [_unknown(path) for path in sorted(given.keys() - expected.keys())]
-    if found:
+    return [_unknown(path) for path in sorted(given - expected)]
+
+
+def problems(config: ConfigDict) -> list[str]:
+    """Returns why a config could not be written to `config.json` and read back, a line a field.
+
+    The reasons are fields that a config file has added, left out or given another type, and values that JSON lacks.
+    """
+    if found := field_problems(config):
         return found
-    defaults = flatten(default().to_dict())
+    defaults, given = flatten(default().to_dict()), flatten(config.to_dict())
     found = [
         f"{path}={value!r} ({type(value).__name__}) cannot be kept in config.json; give a plain "
         f"{'number or name' if defaults[path] is None else type(defaults[path]).__name__}"
@@ -330,7 +334,7 @@ def problems(config: ConfigDict) -> list[str]:
 
 
 def _is_plain(value):
-    """Whether JSON has the value. NaN is not in JSON, and not equal to itself when it is read back."""
+    """Returns whether JSON has the value. It has no NaN, which would not equal itself when it is read back."""
     if isinstance(value, tuple | list):
         return all(map(_is_plain, value))
     return value is None or (isinstance(value, bool | int | float | str) and value == value)
@@ -339,13 +343,13 @@ def _is_plain(value):
 def _unknown(path):
     names = flatten(to_json(default()))
     near = difflib.get_close_matches(path, names, n=1)
-    # A field in the wrong section is nearer to its name than to its path.
+    # The path of a field in the wrong section may not be close, but its name is the same.
     near = near or [name for name in names if name.rpartition(".")[2] == path.rpartition(".")[2]][:1]
     return f"unknown config field {path}" + (f"; did you mean {near[0]}?" if near else "")
 
 
 def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested dicts to `{"section.field": value}`."""
+    """Turns nested dicts into `{"section.field": value}`; an empty dict is kept as a value."""
     flat: dict[str, Any] = {}
     for key, value in values.items():
         if isinstance(value, dict) and value:

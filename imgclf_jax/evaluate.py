@@ -30,7 +30,7 @@ def make_evaluate(
 
     Args:
         eval_step: see `imgclf_jax.steps.make_eval_step`.
-        batch_size: examples a batch, on all devices together; rounded up to a multiple of the devices.
+        batch_size: examples a batch, on all devices together; rounded up to a multiple of their number.
         strategy: where the arrays are; by default on one device.
 
     Returns:
@@ -110,11 +110,14 @@ def stream(
 
 
 def result(sums: dict[str, Any], expected: int) -> dict[str, float | int]:
-    """Divides once, sums that must cover `expected` examples.
+    """Turns sums, which must cover `expected` examples, into means with a single division.
 
     Returns:
         `accuracy`, `loss` (a mean), `correct`, `count`, and `not_finite`: how many examples have a logit that is not
         finite.
+
+    Raises:
+        AssertionError: the sums cover another number of examples.
     """
     counts = {name: int(sums[name]) for name in COUNTS}
     if (count := counts["count"]) != expected:
@@ -123,5 +126,5 @@ def result(sums: dict[str, Any], expected: int) -> dict[str, float | int]:
 
 
 def _shared(batch_size, strategy):
-    """The next larger size that the devices can share evenly; what is more than a split has is padding."""
+    """Rounds up to a size that the devices can share evenly; what exceeds the examples of a split is padding."""
     return -(-batch_size // strategy.devices) * strategy.devices

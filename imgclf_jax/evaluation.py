@@ -68,12 +68,17 @@ def evaluate_run(config: ConfigDict, folder: Path, split: str, which: str) -> di
 
 
 def _trained_on(config, folder, split, info) -> int:
-    """How many of the examples to evaluate are in the training split of the run, unless the name says so."""
+    """Returns how many of the examples to evaluate are in the run's training split.
+
+    0 for that split itself, whose name says so, and for another data set than the run's.
+    """
     if split == "train":
         return 0
     saved = workdir.load_config(folder).data
+    if saved.name != config.data.name:
+        return 0  # Another data set need not even have the training split of the run.
     if saved.source == "folder" or config.data.source == "folder":
-        return 0  # Splits of photos are disjoint.
+        return 0  # The splits of photos are disjoint.
     settings = config.data.copy_and_resolve_references()
     settings.update(train_split=saved.train_split, valid_split="", test_split="")
     return splits.common(data.describe(settings).split_ranges["train"], info.split_ranges["train"])

@@ -168,9 +168,9 @@ def describe(network: "Trained") -> dict[str, Any]:
 
 
 def preprocessing(network: "Trained") -> dict[str, Any] | None:
-    """How a photo becomes an image that the network takes, as `imgclf_jax.data.photos.read` does it.
+    """Describes how a photo becomes an image that the network takes, as `imgclf_jax.data.photos.read` makes it.
 
-    `None` when images have a number of channels that photos do not have.
+    Returns `None` if the images have a number of channels that photos do not have.
     """
     mode = {1: "L", 3: "RGB", 4: "RGBA"}.get(network.image_shape[2])
     if mode is None:
@@ -178,7 +178,7 @@ def preprocessing(network: "Trained") -> dict[str, Any] | None:
     resize = network.config.data.resize
     sizes = {
         "stretch": "the whole photo is resized to image_shape, which may change its aspect ratio",
-        "crop": "the largest part in the middle that has the aspect ratio of image_shape is resized to it",
+        "crop": "the largest part in the middle that has the aspect ratio of image_shape is resized to image_shape",
     }
     background = None if mode == "RGBA" else "white"
     return {
@@ -215,7 +215,7 @@ def _show(network, path):
 
 
 def usage(path: str) -> str:
-    """The lines of Python that load such a file, from the docstring above."""
+    """Returns the lines of Python that load such a file, from the docstring above."""
     lines = (__doc__ or "").partition("::\n\n")[2].partition("\n\nThe versions")[0]
     return textwrap.dedent(lines).replace('"model.zip"', json.dumps(str(path)))
 

@@ -88,7 +88,8 @@ def run(
         meter: sums since the last row.
         batch_size: examples a step.
         steps_per_dispatch: most steps in one dispatch; 0 adapts it to `SECONDS_A_DISPATCH`.
-        rates_from: the step from which rates are measured. What was read before training began cost no time here.
+        rates_from: the step from which rates are measured. The data of earlier steps was read before training began,
+            so that no time was spent waiting for it here.
 
     Returns:
         The state, the number of steps it has taken, and the signal that stopped it, or 0.
@@ -165,9 +166,9 @@ def _due(step, every, steps):
 
 
 class _Watch:
-    """Images a second since the last row, leaving out what is not training.
+    """Measures images a second since the last row, leaving out what is not training.
 
-    Chunks of streamed data are waited for as a whole and then used up quickly. To give every step the same time, the
+    The loop waits for a whole chunk of streamed data and then uses it up quickly. To give every step the same time, the
     wait for a chunk is spread over the steps that it serves.
     """
 
@@ -185,7 +186,7 @@ class _Watch:
 
     @contextlib.contextmanager
     def waiting(self):
-        """Around the call that may wait for data."""
+        """A context around the call that may wait for data."""
         began = time.perf_counter()
         yield
         seconds = time.perf_counter() - began
@@ -193,13 +194,17 @@ class _Watch:
         self._unshared += seconds
 
     def share(self, steps, rest):
-        """The seconds of waiting that fall to `steps`, of the `rest` that the data at hand serves."""
+        """Returns the seconds of waiting that fall to `steps` of the `rest` steps that the data at hand serves."""
         seconds = self._unshared * steps / rest
         self._unshared -= seconds
         return seconds
 
     def tick(self, steps, waiting):
-        """A dispatch of `steps` steps that are to be counted, with their share of waiting, has ended.
+        """Notes that a dispatch has ended.
+
+        Args:
+            steps: how many of its steps are counted.
+            waiting: their share of the seconds of waiting, see `share`.
 
         Returns:
             The seconds that it took; 0 if that is not known, because most of the time was spent waiting for data.

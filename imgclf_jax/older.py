@@ -1,7 +1,7 @@
 """Checkpoints that earlier versions of this package wrote: what they lack, and what takes its place.
 
-The averages of the running statistics, `TrainState.ema_stats`, came later than the rest. A checkpoint without them is
-read with a template that does not ask for them, and completed afterwards.
+The averages of the running statistics, `TrainState.ema_stats`, were added later than the rest. A checkpoint without
+them is read with a template that does not ask for them, and is completed afterwards.
 """
 
 import dataclasses
@@ -16,10 +16,10 @@ ADDED = "ema_stats"
 
 
 def template(wanted: Any, saved: Any) -> Any:
-    """What to ask of a checkpoint.
+    """Returns the template to read a checkpoint with.
 
     Args:
-        wanted: the template of today's checkpoints; see `imgclf_jax.experiment.template`.
+        wanted: the template of current checkpoints; see `imgclf_jax.experiment.template`.
         saved: the nested dicts that the checkpoint holds.
 
     Returns:
@@ -34,16 +34,20 @@ def template(wanted: Any, saved: Any) -> Any:
 
 
 def complete(content: Any, wanted: Any) -> Any:
-    """What was read with `template(wanted, ...)`, as `wanted` describes it.
+    """Returns what was read with `template(wanted, ...)` in the form that `wanted` describes.
 
-    The statistics that were saved, those of the raw parameters, take the place of the missing averages: evaluation
-    used them when the checkpoint was written, and with more training they are soon forgotten.
+    The saved statistics, those of the raw parameters, take the place of the missing averages. Evaluation used them when
+    the checkpoint was written, and with more training they are soon forgotten.
+
+    Args:
+        content: what was read.
+        wanted: the template of current checkpoints.
     """
     state = content.get("state") if isinstance(content, dict) else None
     if not isinstance(state, dict) or not isinstance(wanted["state"], TrainState):
         return content
     like = wanted["state"].ema_stats
-    # A copy, for both are donated to the next step; an empty one without an average or without statistics.
+    # A copy, because both are donated to the next step. It is empty if there is no average or there are no statistics.
     stats: Any = {}
     if like:
         shardings = jax.tree.map(lambda leaf: leaf.sharding, like)

@@ -75,7 +75,7 @@ def _kernels(params):
 
 
 def problems(config: ConfigDict) -> list[str]:
-    """What is wrong with `config.optim`, a line each, beside the ranges of its numbers in `imgclf_jax.ranges`."""
+    """Returns what is wrong with `config.optim`, a line each; `imgclf_jax.ranges` checks the ranges of its numbers."""
     found = []
     if config.name not in OPTIMIZERS:
         found.append(f"optim.name={config.name!r} is not an optimiser; choose one of {', '.join(OPTIMIZERS)}")

@@ -1,4 +1,4 @@
-"""Files that a tool writes for its user: whole or not at all, never over one that is there; and the lines of a CSV."""
+"""Files that a tool writes for its user, whole or not at all and never over an existing one; and lines of CSV."""
 
 import contextlib
 import errno
@@ -11,21 +11,21 @@ from typing import Any
 
 from imgclf_jax.errors import UserError
 
-# A spreadsheet evaluates a cell that begins with one of the first seven, and names of files and classes come from
-# anywhere. The apostrophe is escaped as well, so that removing one from the front always gives the name back.
+# A spreadsheet evaluates a cell that begins with one of the first seven, and names of files and classes may come from
+# anywhere. An apostrophe is escaped as well, so that removing one from the front always gives the name back.
 # See https://owasp.org/www-community/attacks/CSV_Injection.
 _ESCAPED = ("=", "+", "-", "@", "\t", "\r", "\n", "'")
-_QUOTED = frozenset(',;"\t\r\n')  # Where the comma is the decimal sign, spreadsheets separate cells by semicolons.
+_QUOTED = frozenset(',;"\t\r\n')  # If the comma is the decimal sign, spreadsheets separate cells with semicolons.
 
 
 def csv_line(cells: Iterable[object]) -> str:
-    """A line of a CSV file (RFC 4180, but for its line end), which no spreadsheet takes for formulas.
+    """Returns a line of a CSV file (RFC 4180, except for its line end) in which no spreadsheet sees a formula.
 
     Text that begins with `=`, `+`, `-`, `@`, a tab, a line end or `'` gets a `'` in front: whoever reads the file
     removes one leading `'` from a cell of text. Numbers stay as they are.
 
     Args:
-        cells: text, or numbers that `str` writes.
+        cells: text, or numbers, which are written as `str` writes them.
     """
     return ",".join(_cell(value) if isinstance(value, str) else str(value) for value in cells) + "\n"
 
@@ -51,12 +51,12 @@ def problems(path: Path, flag: str = "--output") -> list[str]:
 
 
 def folder_problems(folder: Path, flag: str, missing: bool = False) -> list[str]:
-    """Why no file can be made in `folder`, as a line.
+    """Returns a line that says why no file can be made in `folder`; an empty list if one can be made.
 
     Args:
         folder: the folder.
-        flag: that the user gave it with.
-        missing: whether the folder, and those above it, may still be made.
+        flag: the flag that the user gave it with.
+        missing: whether the folder and those above it may be missing, because they will be made.
     """
     for place in (folder, *folder.absolute().parents):
         try:

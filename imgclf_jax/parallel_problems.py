@@ -13,8 +13,8 @@ def problems(config: ConfigDict, batch_size: int = 0, accumulate: int = 1) -> li
 
     Args:
         config: the `parallel` section.
-        batch_size: `train.batch_size`, which the devices must share evenly; 0: there is no training.
-        accumulate: `train.accumulate`, the parts of the batch, each of which the devices must share evenly.
+        batch_size: `train.batch_size`, which the devices must share evenly; 0 if there is no training.
+        accumulate: `train.accumulate`, the number of parts of the batch; the devices must share each part evenly.
     """
     uneven = _division(batch_size, accumulate, 1)
     found = list(uneven)
@@ -51,7 +51,7 @@ def problems(config: ConfigDict, batch_size: int = 0, accumulate: int = 1) -> li
 
 
 def _division(batch_size, accumulate, devices):
-    """A line if a batch cannot be cut into `accumulate` parts that `devices` share evenly."""
+    """Returns a line if a batch cannot be cut into `accumulate` parts that `devices` share evenly."""
     if batch_size < 1 or accumulate < 1 or batch_size % (accumulate * devices) == 0:
         return []
     parts = f" in train.accumulate={accumulate} parts" if accumulate > 1 else ""

@@ -111,14 +111,14 @@ def write(target: Path, folder: Path | None, names: Sequence[str], originals: np
 
     Args:
         target: the picture, a PNG.
-        folder: empty or missing.
-        names: see `grid`, as are the images.
+        folder: a folder that is empty or missing; `None`: only the picture is written.
+        names: see `grid`, also for the images.
 
     Raises:
         UserError: something cannot be written.
     """
     page = grid(names, originals, versions)
-    with output.new_file(target, "wb") as file:  # which appears when the images are there as well
+    with output.new_file(target, "wb") as file:  # which appears only once all images are there
         page.save(file, format="png")
         if folder is not None:
             _save_each(folder, names, originals, versions)
@@ -217,8 +217,9 @@ def _save_dir(given):
 
 
 def _save_each(folder, names, originals, versions):
-    """Writes all images or, where that fails, none: not even the folder."""
+    """Writes all images or, if that fails, none, and not even the folder."""
     made = [place for place in (folder, *folder.absolute().parents) if not place.exists()]
+    placed = []
     try:
         with atomic.temporary_folder(folder) as temporary:
             for row, name in enumerate(names):
@@ -227,8 +228,12 @@ def _save_each(folder, names, originals, versions):
                 for number, image in enumerate(versions[:, row], start=1):
                     _picture(image).save(temporary / f"{stem}-{number:02}.png")
             for path in sorted(temporary.iterdir()):
-                path.rename(folder / path.name)
+                placed.append(folder / path.name)
+                path.rename(placed[-1])
     except BaseException as error:
+        for path in placed:
+            with contextlib.suppress(OSError):
+                path.unlink()
         for place in made:
             with contextlib.suppress(OSError):
                 place.rmdir()

@@ -1,4 +1,4 @@
-"""Where a result comes from: versions, commit, devices. Goes into `run.json`. What is not known is left out or null."""
+"""Where a result comes from: versions, commit, devices. Goes into `run.json`. Unknown values are left out or null."""
 
 import hashlib
 import importlib.metadata
@@ -11,7 +11,7 @@ from typing import Any
 
 import imgclf_jax
 
-# By distribution: the module that has its version.
+# For each distribution, the module that holds its version.
 PACKAGES = {
     "jax": "jax",
     "jaxlib": "jaxlib",
@@ -26,7 +26,7 @@ PACKAGES = {
 
 
 def collect() -> dict[str, Any]:
-    """What the numbers of this job may depend on, besides config and data.
+    """Returns what the numbers of this job may depend on, besides config and data.
 
     `device_count`, `device_kind` and `process_count` are those of all processes; everything else is of this one.
     """
@@ -48,7 +48,7 @@ def collect() -> dict[str, Any]:
 
 
 def of_run(config_file: dict[str, str] | None, devices: int) -> dict[str, Any]:
-    """`collect`, and what a training run knows besides: its config file and how many of the devices it uses.
+    """Returns `collect()`, and what only a training run knows: its config file and how many of the devices it uses.
 
     Args:
         config_file: from `describe_file`; `None` if there is none.
@@ -59,11 +59,14 @@ def of_run(config_file: dict[str, str] | None, devices: int) -> dict[str, Any]:
 
 
 def of_sessions(before: dict[str, Any], now: dict[str, Any]) -> dict[str, Any]:
-    """`provenance` of the session that begins, and `earlier_provenance`: of those before that differ from it.
+    """Returns the provenance of the session that begins, and of the earlier sessions whose provenance differs from it.
 
     Args:
         before: the `run.json` so far, which may be empty.
         now: from `of_run`.
+
+    Returns:
+        `provenance`, which is `now`, and `earlier_provenance`, a list; without the latter if it would be empty.
     """
     last = before.get("provenance")
     earlier = [found for found in before.get("earlier_provenance") or [] if found not in (now, last)]
@@ -73,12 +76,15 @@ def of_sessions(before: dict[str, Any], now: dict[str, Any]) -> dict[str, Any]:
 
 
 def describe_file(path: Path) -> dict[str, str]:
-    """Its absolute path and the SHA-256 of its content."""
+    """Returns the absolute path of a file and the SHA-256 (hex) of its content. Raises `OSError`."""
     return {"path": str(path.resolve()), "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
 
 
 def _version(name, module):
-    """Of the module that is in use, which need not be the one that is installed; else of the one that would be."""
+    """Returns the version of the module that is imported; if there is none, of the distribution that is installed.
+
+    The two may differ, because a module need not be imported from the distribution.
+    """
     used = getattr(sys.modules.get(module), "__version__", None)
     if isinstance(used, str):
         return used
@@ -89,10 +95,10 @@ def _version(name, module):
 
 
 def _git(package: Path) -> dict[str, Any] | None:
-    """The commit of the source tree that `package` lies in, and whether the package's files differ from it.
+    """Returns the commit of the source tree that `package` lies in, and whether the package's files differ from it.
 
     `package_changed` covers every file of the package that git tracks and every other Python file in its folder. It
-    says nothing about files elsewhere. `None` for an installed package, which has no commit.
+    says nothing about files elsewhere. `None` is returned for an installed package, which has no commit.
     """
     root = package.parent
     if not (root / ".git").exists():

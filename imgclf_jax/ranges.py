@@ -10,7 +10,7 @@ from imgclf_jax import config as configs
 
 
 class Range(NamedTuple):
-    """The numbers from `low` to `high`, in float32, without the ends that are open."""
+    """The numbers from `low` to `high`, in float32, without an end that is open."""
 
     low: float
     high: float
@@ -18,7 +18,7 @@ class Range(NamedTuple):
     open_high: bool = False
 
     def holds(self, value: float) -> bool:
-        """Whether a number lies in it. Floats are rounded first: what becomes 1 in float32 is not below 1."""
+        """Returns whether a number lies in the range. Floats are rounded first: what is 1 in float32 is not below 1."""
         if isinstance(value, float):
             with np.errstate(over="ignore"):
                 value = float(np.float32(value))
@@ -27,14 +27,14 @@ class Range(NamedTuple):
         return math.isfinite(value) and above and below
 
     def __str__(self) -> str:
-        """For instance "at least 0 and below 1"."""
+        """Returns the range in words, for instance "at least 0 and below 1"."""
         low = f"above {_number(self.low)}" if self.open_low else f"at least {_number(self.low)}"
         high = f"below {_number(self.high)}" if self.open_high else f"at most {_number(self.high)}"
         return f"{low} and {high}"
 
 
 class Tuple(NamedTuple):
-    """Tuples of `items` numbers, or of any number of them if that is `None`; the empty one turns a field off."""
+    """Tuples of `items` numbers, or of any number of them if `items` is `None`; the empty tuple turns a field off."""
 
     items: int | None
     whole: bool
@@ -44,7 +44,7 @@ class Tuple(NamedTuple):
 
 # Steps are counted in int32 on the device, and some arithmetic looks an epoch ahead.
 STEPS = 2**30
-EXAMPLES = 2**24  # of a batch: positions in it are counted in int32, too
+EXAMPLES = 2**24  # of a batch, in which positions are counted in int32 as well
 SIDE = 2**14  # pixels
 FLOAT = float(np.finfo(np.float32).max)
 
@@ -108,17 +108,17 @@ NAMES = {bool: "True or False", int: "a whole number", float: "a number", str: "
 
 
 def problems(config: ConfigDict, *sections: str) -> list[str]:
-    """What is wrong with single values: a line for each field of another type or, if there is none, out of its range.
+    """Returns what is wrong with single values: a line for each of another type or, if there is none, out of its range.
 
     Args:
-        config: one that has all fields of `imgclf_jax.config.default()`.
-        sections: how the names of the fields to look at begin; by default all of them.
+        config: a config that has all fields of `imgclf_jax.config.default()`.
+        sections: what the names of the fields to check begin with; by default all fields are checked.
     """
     return wrong_types(config, *sections) or _lines(config, sections, _out_of_range)
 
 
 def wrong_types(config: ConfigDict, *sections: str) -> list[str]:
-    """A line for each field that holds a value of another type; nothing can be computed with these."""
+    """Returns a line for each field that holds a value of another type; nothing can be computed with these."""
     return _lines(config, sections, _wrong_type)
 
 
@@ -136,7 +136,7 @@ def _lines(config, sections, reason_of):
 
 
 def _fields():
-    """(path, default, type) of every field."""
+    """Yields (path, default, type) of every field."""
     config = configs.default()
     for name in config:
         if isinstance(config[name], ConfigDict):
@@ -171,7 +171,7 @@ def _describe(kind):
 
 
 def _is(value: Any, required: type) -> bool:
-    """Whether a field of a type can hold a value. Floats can be whole numbers; numbers cannot be truth values."""
+    """Returns whether a field can hold a value. Float fields take whole numbers; number fields take no truth values."""
     if required is bool or isinstance(value, bool | np.bool_):
         return required is bool and isinstance(value, bool)
     accepted = {int: int | np.integer, float: int | float | np.number}
@@ -187,11 +187,7 @@ def _flag(path, standard, required):
 
 
 def _number(value):
-    return (
-        f"{value:g}" if isinstance(value, float) else f"{value:,}".replace(",", "") if value < 10**6 else _large(value)
-    )
-
-
-def _large(value):
-    power = int(value).bit_length() - 1
-    return f"2**{power}" if value == 2**power else str(value)
+    if isinstance(value, float):
+        return f"{value:g}"
+    power = value.bit_length() - 1
+    return f"2**{power}" if value >= 10**6 and value == 2**power else str(value)

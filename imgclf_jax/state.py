@@ -20,7 +20,7 @@ class TrainState(flax.struct.PyTreeNode):
         batch_stats: running means and variances of batch normalisation; empty without it.
         opt_state: the optimiser's.
         ema: moving average of `params`; empty without one.
-        ema_stats: moving average of `batch_stats`, with the same decay as `ema`; empty without either.
+        ema_stats: moving average of `batch_stats`, with the same decay as `ema`; empty if one of the two is.
     """
 
     step: jax.Array
@@ -31,7 +31,7 @@ class TrainState(flax.struct.PyTreeNode):
     ema_stats: Any
 
     def eval_variables(self) -> dict[str, Any]:
-        """What evaluation applies the network with: averaged parameters and their statistics, if there are any.
+        """Returns what evaluation applies the network with: averaged parameters and their statistics, if there are any.
 
         Averaged parameters need averaged statistics. The running ones follow the raw parameters of the last few
         steps, whose activations have another mean and variance.

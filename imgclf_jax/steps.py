@@ -119,7 +119,7 @@ def make_eval_step(
 
     Returns:
         The step. `batch` holds `image`, `label` and `mask` bool [B]; metrics: `loss` (float32), `correct`, `count` and
-        `not_finite` (int32), the examples with a logit that is not finite. They are never counted as correct.
+        `not_finite` (int32), the examples with a logit that is not finite, which are never counted as correct.
     """
 
     def eval_step(variables: dict[str, Any], batch: Batch) -> Metrics:

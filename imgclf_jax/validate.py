@@ -1,5 +1,6 @@
 """Finds everything that is wrong with a config before any data is read, and turns durations into steps."""
 
+import re
 from typing import NamedTuple
 
 from ml_collections import ConfigDict
@@ -43,6 +44,7 @@ CHOICES = {
     "eval.report": ("last", "best"),
     "log.progress": ("auto", "bar", "lines", "none"),
 }
+_FIELD = re.compile(r"[\w.]+=")  # what a line about the value of a field begins with
 
 
 def validate(config: ConfigDict) -> tuple[Plan, data.Info]:
@@ -54,20 +56,19 @@ def validate(config: ConfigDict) -> tuple[Plan, data.Info]:
     Raises:
         UserError: all problems, a line each.
     """
-    if problems := configs.problems(config):
+    if problems := configs.field_problems(config):
         raise UserError("\n".join(problems))
     if wrong := ranges.wrong_types(config):
         raise UserError("\n".join(wrong))
-    problems = value_problems(config) + optim.problems(config.optim)
+    # Ranges come first, because of each field only the first problem is reported, and theirs names what is allowed.
+    problems = value_problems(config) + configs.problems(config) + optim.problems(config.optim)
     problems += parallel_problems.problems(config.parallel, config.train.batch_size, config.train.accumulate)
     problems += _durations(config)
     info = None
     try:
         info = data.describe(config.data)
     except UserError as error:
-        # What is wrong with the value of a field may have been found already, in other words.
-        told = {problem.partition("=")[0] for problem in problems}
-        problems += [line for line in str(error).splitlines() if line.partition("=")[0] not in told]
+        problems += str(error).splitlines()
     image_shape = info.image_shape if info else _image_shape(config)
     wrong_images = augment.problems(config.augment, image_shape) if image_shape else []
     input_shape = inputs.shape(config, image_shape) if image_shape and not wrong_images else None
@@ -89,7 +90,7 @@ def validate(config: ConfigDict) -> tuple[Plan, data.Info]:
 
 
 def warnings(config: ConfigDict, info: data.Info) -> list[str]:
-    """What a valid config does that its author may not expect; a line each, for training and for `--mode=check`."""
+    """Returns what a valid config does that its author may not expect, a line each; for training and `--mode=check`."""
     found = list(info.overlaps)
     if config.train.accumulate > 1 and config.model.norm == "batch":
         part = config.train.batch_size // config.train.accumulate
@@ -101,13 +102,13 @@ def warnings(config: ConfigDict, info: data.Info) -> list[str]:
 
 
 def value_problems(config: ConfigDict, section: str = "") -> list[str]:
-    """What is wrong with single values, a line each; `section`: of the fields alone that begin with it."""
+    """What is wrong with single values, a line each; `section`: only of the fields that begin with it."""
     found = [_choice(config, path, choices) for path, choices in CHOICES.items() if path.startswith(section)]
     return ranges.problems(config, section) + [problem for problem in found if problem]
 
 
 def for_evaluation(config: ConfigDict) -> list[str]:
-    """What is wrong with the settings that evaluation can be given, beside those of the run; a line each."""
+    """Returns what is wrong with the settings that evaluation uses, a line each; those of training are not checked."""
     found = [problem for section in ("data.", "eval.", "parallel.") for problem in value_problems(config, section)]
     return found or parallel_problems.problems(config.parallel)
 
@@ -175,7 +176,7 @@ def _durations(config):
 
 
 def _too_long(config, plan):
-    """What does not fit into the int32 numbers in which the devices count steps, and examples since the last row."""
+    """Returns what exceeds the int32 numbers in which the devices count steps, and examples since the last row."""
     durations = {
         "train.epochs": plan.steps,
         "optim.warmup_epochs": plan.warmup_steps,
@@ -183,8 +184,8 @@ def _too_long(config, plan):
         "checkpoint.every_epochs": plan.checkpoint_every,
     }
     found = [
-        f"{path}={_get(config, path)} are {steps:.4g} steps; at most {ranges.STEPS} can be counted; for instance "
-        f"--config.{path}=10"
+        f"{path}={_get(config, path)} amounts to {steps:.4g} steps; at most {ranges.STEPS} can be counted; for "
+        f"instance --config.{path}=10"
         for path, steps in durations.items()
         if _get(config, path) and steps > ranges.STEPS
     ]
@@ -198,10 +199,11 @@ def _too_long(config, plan):
 
 
 def _first_of_each_field(problems):
-    """Several checks may refuse the same value; the first says enough."""
+    """Returns the first problem of each field. Several checks may refuse the same value; the first says enough."""
     found: dict[str, str] = {}
     for problem in problems:
-        found.setdefault(problem.partition("=")[0], problem)
+        field = _FIELD.match(problem)  # None for other lines, which may hold file names with a "=".
+        found.setdefault(field[0] if field else problem, problem)
     return list(found.values())
 
 

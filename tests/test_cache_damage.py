@@ -117,7 +117,7 @@ def test_a_cache_without_digests_is_made_again(tiny):
     expected = content_of(data.load(tiny_config(tiny)))
     for folder in folders_in(tiny.parents[1] / ".imgclf_jax"):
         (folder / seals.NAME).unlink()
-    with pytest.warns(UserWarning, match="has no checksums, as those of earlier versions"):
+    with pytest.warns(UserWarning, match="has no checksums, like the caches of earlier versions"):
         assert content_of(data.load(tiny_config(tiny))) == expected
     with warnings.catch_warnings():
         warnings.simplefilter("error")

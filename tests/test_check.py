@@ -3,10 +3,14 @@
 import fcntl
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 from photo_folders import make_splits
 from runs import ROOT, SOFTMAX, record
+
+from imgclf_jax import evaluation
+from imgclf_jax.config import default
 
 pytest_plugins = ["run_fixtures"]
 
@@ -131,6 +135,14 @@ def test_eval_says_how_many_examples_were_trained_on(run, place, split, words):
     assert done.code == 0, done.err
     line = done.out.splitlines()[-1]
     assert "training split" not in line if words is None else line.endswith(f"; {words}"), line
+
+
+def test_examples_of_another_data_set_were_not_trained_on(monkeypatch):
+    saved, other = default(), default()
+    saved.data.update(source="sample", train_split="train")
+    other.data.update(name="cifar100", source="tfds")
+    monkeypatch.setattr(evaluation.workdir, "load_config", lambda folder: saved)
+    assert evaluation._trained_on(other, Path("run"), "test", None) == 0
 
 
 def test_eval_with_another_config_says_what_differs(run, place):

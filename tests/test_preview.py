@@ -3,6 +3,7 @@
 import errno
 import itertools
 import os
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -137,6 +138,18 @@ def test_a_disk_that_is_full_leaves_neither_the_picture_nor_some_images(tmp_path
         preview.write(tmp_path / "out.png", folder, ["one", "two"], images, images[None])
     left = sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*"))
     assert left == (["a", "a/each"] if there else [])
+    monkeypatch.undo()
+    rename, calls = Path.rename, itertools.count(1)
+
+    def fails(path, target):
+        if next(calls) == call:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", fails)
+    with pytest.raises(UserError, match="Input/output error; choose another"):
+        preview.write(tmp_path / "out.png", folder, ["one", "two"], images, images[None])
+    assert sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*")) == left
     monkeypatch.undo()
     preview.write(tmp_path / "out.png", folder, ["one", "two"], images, images[None])
     assert len(list(folder.iterdir())) == 4 and (tmp_path / "out.png").exists()

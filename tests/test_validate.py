@@ -3,6 +3,7 @@
 import pytest
 from runs import SOFTMAX
 
+from imgclf_jax import data
 from imgclf_jax.config import default
 from imgclf_jax.data import loading
 from imgclf_jax.errors import UserError
@@ -71,9 +72,9 @@ def test_valid_config_gives_plan_and_description_without_reading_data(monkeypatc
         ({"train__epochs": -1.0}, ["train.epochs=-1.0", "at least 0", "--config.train.epochs=0.5"]),
         ({"train__epochs": float("nan")}, ["train.epochs=nan"]),
         ({"train__epochs": float("inf")}, ["train.epochs=inf"]),
-        ({"train__epochs": 1e9}, ["train.epochs=1000000000.0 are 5e+10 steps", "--config.train.epochs=10"]),
+        ({"train__epochs": 1e9}, ["train.epochs=1000000000.0 amounts to 5e+10 steps", "--config.train.epochs=10"]),
         ({"train__epochs": None, "train__steps": 3_000_000_000}, ["train.steps=3000000000", "at most 2**30"]),
-        ({"optim__warmup_epochs": 1e9}, ["optim.warmup_epochs=1000000000.0 are", "steps"]),
+        ({"optim__warmup_epochs": 1e9}, ["optim.warmup_epochs=1000000000.0 amounts to", "steps"]),
         # The examples since the last row are counted in int32.
         (
             {"train__epochs": 1e7, "log__every_steps": 2**29},
@@ -150,6 +151,16 @@ def test_training_batches_must_be_shared_evenly_by_the_devices_and_those_of_eval
 def test_a_value_that_several_checks_refuse_is_told_once():
     (line,) = problems(augment__hue=float("nan"))
     assert line.startswith("augment.hue=nan must be a number, at least 0 and at most 0.5; for instance --config.")
+
+
+def test_every_file_is_named_even_if_names_hold_an_equals_sign(monkeypatch):
+    lines = ["/data/set=1: two files are wrong", "  a/x=1.jpg: a pipe", "  a/x=2.jpg: a pipe"]
+
+    def describe(config_data):
+        raise UserError("\n".join(lines))
+
+    monkeypatch.setattr(data, "describe", describe)
+    assert problems() == lines
 
 
 # What is valid but may not be what its author expects

@@ -126,5 +126,5 @@ def _read_idx(path: Path, rank: int) -> np.ndarray:
 
 
 def _reason(error: Exception) -> str:
-    """What happened, without the path, which the text of an `OSError` repeats."""
+    """Returns the reason of an error without the path, which the text of an `OSError` repeats."""
     return getattr(error, "strerror", None) or str(error) or type(error).__name__

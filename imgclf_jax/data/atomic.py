@@ -1,4 +1,4 @@
-"""Files and folders that appear whole or not at all, also when the power fails."""
+"""Files and folders that appear whole or not at all, even if the power fails."""
 
 import contextlib
 import os
@@ -13,15 +13,17 @@ from pathlib import Path
 
 try:
     import fcntl
-except ImportError:  # On Windows, where what a killed process left behind is deleted only when it is old.
+except ImportError:  # Windows has no folder locks. What a killed process leaves there is deleted once it is old.
     fcntl = None  # type: ignore[assignment]
 
-_STALE_SECONDS = 24 * 3600  # without a change, after which something is a leftover
-_RESTARTED_SECONDS = 3600  # likewise for what was this host's before it was started again, or is of one with its name
+# After so long without a change, a temporary folder or file counts as left behind.
+_STALE_SECONDS = 24 * 3600
+# The same for folders of this host from before its restart, or of another host with the same name.
+_RESTARTED_SECONDS = 3600
 
 
 def _boot() -> str:
-    """Tells apart hosts that have the same name, as containers may, and this one before and after a restart."""
+    """Returns an id that changes when this host restarts, and tells apart hosts that share a name."""
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text()[:8]
     except OSError:
@@ -30,7 +32,7 @@ def _boot() -> str:
 
 _HOST = ".tmp-" + re.sub(r"[^A-Za-z0-9.]", "_", socket.gethostname()) + "-"
 _PREFIX = f"{_HOST}{_boot()}-"
-_TEMPORARY = re.compile(r"\.tmp-([A-Za-z0-9._]+-){0,2}[a-z0-9_]{8}")  # what `tempfile` makes of any such prefix
+_TEMPORARY = re.compile(r"\.tmp-([A-Za-z0-9._]+-){0,2}[a-z0-9_]{8}")  # a name that `tempfile` makes from such a prefix
 
 
 def is_writable(folder: Path) -> bool:
@@ -38,7 +40,7 @@ def is_writable(folder: Path) -> bool:
 
     A folder without a write bit is meant to stay as it is, even where the superuser could write to it.
     """
-    # Unlike `Path.exists`, this says no instead of raising an error when a folder above cannot be entered.
+    # Unlike `Path.exists`, this returns False instead of raising an error if a folder above cannot be entered.
     while not os.path.exists(folder) and folder != folder.parent:  # noqa: PTH110
         folder = folder.parent
     return folder.is_dir() and bool(stat.S_IMODE(folder.stat().st_mode) & 0o222) and os.access(folder, os.W_OK)
@@ -46,7 +48,10 @@ def is_writable(folder: Path) -> bool:
 
 @contextlib.contextmanager
 def temporary_folder(parent: Path) -> Iterator[Path]:
-    """A new folder in `parent`, deleted at the end unless it was renamed before; sweeps those of dead processes."""
+    """Yields a new folder in `parent`, which is deleted at the end unless it was renamed before.
+
+    First deletes what dead processes left behind in `parent`, see `sweep`. Raises `OSError`.
+    """
     parent.mkdir(parents=True, exist_ok=True)
     sweep(parent)
     while True:
@@ -66,9 +71,10 @@ def temporary_folder(parent: Path) -> Iterator[Path]:
 def sweep(parent: Path) -> None:
     """Deletes the temporary folders and files in `parent` that dead processes left behind.
 
-    The owner of a folder holds a lock on it, which ends with the process however that ends; unlike its number, it
-    never becomes that of another process. Locks of other hosts cannot be relied upon on network file systems: their
-    folders, and files, count as left behind when nothing in them has changed for a day.
+    The owner of a folder holds a lock on it. The lock ends with the process, however the process ends; unlike a process
+    id, it never passes to another process. Locks of other hosts are not reliable on network file systems. So their
+    folders, and all files, count as left behind if nothing in them has changed for a day; folders with this host's name
+    from before its restart, for an hour.
     """
     try:
         found = [entry for entry in parent.iterdir() if _TEMPORARY.fullmatch(entry.name)]
@@ -90,15 +96,18 @@ def sweep(parent: Path) -> None:
 
 
 def discard(folder: Path) -> None:
-    """Deletes a folder, or a file in its place, which others never see half deleted. Raises `OSError`."""
+    """Deletes a folder, or a file in its place; other processes never see it half deleted. Raises `OSError`."""
     with temporary_folder(folder.parent) as temporary, contextlib.suppress(FileNotFoundError):
         folder.rename(temporary / "discarded")
 
 
 def sync(path: Path) -> None:
-    """Returns when a file, or a folder with everything in it, would outlast a power cut. Raises `OSError`.
+    """Writes a file, or a folder with everything in it, to the disk, so that it survives a power cut.
 
-    Renaming what was not written out yet may leave a file with its name and without its content.
+    Without this, a power cut after a rename may leave a file that has its new name but not its content.
+
+    Raises:
+        OSError: something cannot be read or written.
     """
     if not path.is_dir():
         with path.open("rb+") as f:
@@ -110,7 +119,7 @@ def sync(path: Path) -> None:
 
 
 def sync_names(folder: Path) -> None:
-    """Likewise for the names of what is in a folder; file systems that cannot do that are left alone."""
+    """Writes the names of the entries of a folder to the disk; does nothing if the file system cannot do that."""
     with contextlib.suppress(OSError):
         descriptor = os.open(folder, os.O_RDONLY)
         try:
@@ -140,10 +149,10 @@ def write_text_if_possible(path: Path, text: str) -> None:
 
 
 def _lock(folder, wait=True):
-    """A descriptor that holds a lock on a folder; None where folders cannot be locked.
+    """Returns a descriptor that holds a lock on a folder; None if folders cannot be locked here.
 
     Raises:
-        BlockingIOError: another process has it, and there is no wish to wait.
+        BlockingIOError: another process holds the lock, and `wait` is False.
     """
     if fcntl is None:
         return None
@@ -165,6 +174,6 @@ def _unlock(descriptor):
 
 
 def _age(path):
-    """Seconds since anything in it changed."""
+    """Returns the seconds since a file, or anything in a folder, was last changed."""
     newest = [path, *(path.rglob("*") if path.is_dir() else ())]
     return time.time() - max(entry.lstat().st_mtime for entry in newest)

@@ -1,4 +1,4 @@
-"""Where a data set lies: it is found, prepared, or replaced by the bundled sample; and its splits there."""
+"""Finds a data set, prepares it or replaces it with the bundled sample, and resolves its splits."""
 
 import dataclasses
 import difflib
@@ -28,13 +28,21 @@ def find(
 ) -> tuple[Source, dict[str, Ranges]]:
     """Decides where the data comes from and resolves the splits there.
 
-    With a `progress` a set that has to be prepared is; without one it is only looked at (`stored` is then None).
-    What the split expressions are `called` is for messages, see `splits.resolve`.
+    Args:
+        config_data: the `data` part of the configuration.
+        progress: called while a set is downloaded and prepared, see `loading.load`. `None`: a set that is not prepared
+            yet is only described, and its `stored` is None.
+        called: what messages call the split expressions, see `splits.resolve`.
+
+    Returns:
+        The source, and the ranges of examples of each split, by role.
+
+    Raises:
+        UserError: see `loading.load`.
     """
     source = _locate(config_data)
-    ranges = _resolve(
-        config_data, source, called
-    )  # before anything is downloaded: a misspelt split should not cost minutes
+    # Before anything is downloaded: a misspelt split should not cost minutes.
+    ranges = _resolve(config_data, source, called)
     if source.stored is not None or progress is None:
         return source, ranges
     from imgclf_jax.data import prepare
@@ -88,7 +96,7 @@ def _sample(root: Path, notice: str) -> Source:
 
 def _resolve(config_data: Any, source: Source, called: Mapping[str, str] | None) -> dict[str, Ranges]:
     wanted = splits.configured(config_data)
-    # Not beside the data while there is none: looking at a configuration must not make folders.
+    # Not beside data that does not exist yet: looking at a configuration must not make folders.
     memo_dir = kept.places(source.root if source.stored and not source.is_sample else None)[0]
     if source.stored is None:
         base = stored.split_name(config_data.name)[0]
@@ -102,9 +110,9 @@ def _resolve(config_data: Any, source: Source, called: Mapping[str, str] | None)
 
 
 def _why_not(name: str, base: str, version: str, root: Path) -> str:
-    """The message for a set that is neither prepared nor among those that can be prepared here."""
+    """Returns the message for a set that is neither prepared nor can be prepared here."""
     if (other := stored.find(root, base)) is not None:
-        return f"data.name={name!r}: not prepared under {root}; prepared is {other.relative_to(root)}"
+        return f"data.name={name!r}: not prepared under {root}; only {other.relative_to(root)} is"
     if base in catalog.KNOWN:
         return f"data.name={name!r}: only version {catalog.KNOWN[base].version} of {base} can be prepared"
     import tensorflow_datasets as tfds
@@ -112,9 +120,9 @@ def _why_not(name: str, base: str, version: str, root: Path) -> str:
     names = tfds.list_builders(with_community_datasets=False)
     if base in names:
         return (
-            f"data.name={name!r}: not prepared under {root}, and it cannot be prepared without TensorFlow; where "
-            f"TensorFlow is installed run `tfds build {name} --file_format=array_record` and copy the folder "
-            f"{base}/ it makes into {root}"
+            f"data.name={name!r}: not prepared under {root}, and it cannot be prepared without TensorFlow; on a "
+            f"machine with TensorFlow, run `tfds build {name} --file_format=array_record` and copy the folder {base}/ "
+            f"that it makes into {root}"
         )
     close = difflib.get_close_matches(base, names, n=3)
     hint = f"did you mean {' or '.join(map(repr, close))}?" if close else "use the name of a TFDS data set"

@@ -32,7 +32,7 @@ class Photos(LazyImages):
         super().__init__((len(paths), *image_size, 3))
         self._root = root
         self._paths = tuple(paths)
-        self._hashes = b"".join(map(bytes.fromhex, hashes))  # One piece, for it goes to every process that decodes.
+        self._hashes = b"".join(map(bytes.fromhex, hashes))  # One piece, because it goes to every decoding process.
         self._resize = resize
 
     def read(self, index: int) -> np.ndarray:
@@ -42,10 +42,10 @@ class Photos(LazyImages):
         path = self._root / self._paths[index]
         try:
             content = photos.content(path)
-            # Takes 1 % of the time that decoding does, 5 % on CPUs without SHA instructions.
+            # This takes 1 % of the time of decoding, or 5 % on CPUs without SHA instructions.
             if hashlib.sha256(content).digest() != self._hashes[32 * index : 32 * index + 32]:
                 raise UserError(
-                    f"{shown(str(path))}: its content has changed since the data set was looked at; put the file back, "
+                    f"{shown(str(path))}: its content has changed since the data set was looked at; restore the file, "
                     "or start a run on the changed data in another --workdir"
                 )
             return photos.read(content, (self.shape[1], self.shape[2]), self._resize)

@@ -29,10 +29,10 @@ class Look(NamedTuple):
     """What reading a file has shown.
 
     Attributes:
-        hash: SHA-256 (hex) of its content; "" where it cannot be read.
-        reason: why it is no photo; "" where it is one.
-        pixels: SHA-256 (hex) of the decoded photo, see `imgclf_jax.data.photos.digest`; "" where it is none.
-        note: what is odd about the photo; "" where nothing is.
+        hash: SHA-256 (hex) of its content; "" if it cannot be read.
+        reason: why it is not a photo; "" if it is one.
+        pixels: SHA-256 (hex) of the decoded photo, see `imgclf_jax.data.photos.digest`; "" if it is not a photo.
+        note: what is odd about the photo; "" if nothing is.
     """
 
     hash: str
@@ -46,7 +46,7 @@ class Seen:
     """What reading the files of a listing has shown, in its order.
 
     Attributes:
-        hashes, reasons, pixels, notes: of each file, see `Look`.
+        hashes, reasons, pixels, notes: the values of `Look`, one for each file.
     """
 
     hashes: tuple[str, ...]
@@ -127,7 +127,7 @@ def _key(listing: Listing) -> str:
 
 
 def _open(path: Path, listing: Listing, report: bool = True) -> Seen | None:
-    """What was seen before; None when it was not kept or is damaged, which is reported if `report`."""
+    """Returns what was seen before; None if it was not kept or is damaged. Damage is reported if `report` is set."""
     try:
         seen = _seen([Look(*map(str, look)) for look in seals.read_json(path, report) or ()])
     except TypeError:

@@ -1,4 +1,4 @@
-"""Where the photos of a class are cut into training, validation and test."""
+"""Cuts the photos of each class into training, validation and test splits."""
 
 import collections
 from collections.abc import Sequence
@@ -10,12 +10,12 @@ Fractions = tuple[float, float, float]
 
 
 class Sparse(NamedTuple):
-    """A class with too few photos.
+    """A class with too few photos for every split.
 
     Attributes:
-        label: the class.
-        photos: how many it has.
-        lacking: the splits that should have some and have none.
+        label: the label of the class.
+        photos: how many photos it has.
+        lacking: the roles of the splits that should have photos of it but have none.
     """
 
     label: int
@@ -24,17 +24,20 @@ class Sparse(NamedTuple):
 
 
 def by_content(labels: Sequence[int], hashes: Sequence[str], pixels: Sequence[str], fractions: Fractions) -> list[str]:
-    """The role of each photo: those of a class are ordered by `hashes` and cut where the fractions say.
+    """Returns the role of each photo: the photos of a class are ordered by `hashes` and cut as the fractions say.
 
-    Neither names nor the order of files make a difference. Photos of a class with equal pixels get the role of the
-    first of them, so that none is in two splits. The first of each class is for training. A class of at least as many
-    different photos as there are splits has one or more in every split.
+    Neither the names nor the order of the files make a difference. Photos of a class with equal pixels get the role of
+    the first of them, so that none is in two splits. The first photo of each class is for training. A class with at
+    least as many different photos as there are splits has one or more in every split.
 
     Args:
-        labels: of each photo.
-        hashes: of each file's content.
-        pixels: of each photo's pixels; equal files have equal pixels.
-        fractions: for training, validation and test.
+        labels: the label of each photo.
+        hashes: the digest of each file's content.
+        pixels: the digest of each photo's pixels; equal files have equal pixels.
+        fractions: the fractions for training, validation and test; 0 if there is no such split.
+
+    Returns:
+        One of `splits.ROLES` for each photo.
     """
     roles = [""] * len(labels)
     members: dict[int, list[int]] = {}
@@ -54,18 +57,18 @@ def by_content(labels: Sequence[int], hashes: Sequence[str], pixels: Sequence[st
 
 
 def all_different(labels: Sequence[int], fractions: Fractions) -> list[str]:
-    """What `by_content` gives photos of which no two are equal: how many of a class get a role is known before."""
+    """Returns roles as `by_content` does if no two photos are equal: their number by class is then known in advance."""
     contents = [f"{index:020}" for index in range(len(labels))]
     return by_content(labels, contents, contents, fractions)
 
 
 def sparse(labels: Sequence[int], roles: Sequence[str], fractions: Fractions) -> list[Sparse]:
-    """The classes without photos in a split that should have some, by label.
+    """Returns the classes without photos in a split that should have some, ordered by label.
 
     Args:
-        labels: of each photo.
-        roles: of each photo.
-        fractions: for training, validation and test.
+        labels: the label of each photo.
+        roles: the role of each photo.
+        fractions: the fractions for training, validation and test.
     """
     there = set(zip(labels, roles, strict=True))
     wanted = [role for role, fraction in zip(splits.ROLES, fractions, strict=True) if fraction]
@@ -77,15 +80,15 @@ def sparse(labels: Sequence[int], roles: Sequence[str], fractions: Fractions) ->
 
 
 def _cuts(count, fractions):
-    """Where validation and test begin among `count` photos."""
+    """Returns where validation and test begin among `count` photos."""
     trained = max(1, round(count * fractions[0]))
-    # Not always the sum of the first two, which may come out a little above or below 1.
+    # Without a test split, do not trust the sum of the other two fractions: it may be a little above or below 1.
     validated = count if not fractions[2] else max(trained, round(count * (fractions[0] + fractions[1])))
     return trained, validated if fractions[1] else trained
 
 
 def _fill(given, fractions):
-    """The numbers of the splits of different photos, cut anew where a split has none and there are enough for all."""
+    """Returns the split number of each different photo; cuts anew if a split has none and there are enough for all."""
     wanted = [split for split, fraction in enumerate(fractions) if fraction]
     counts = [given.count(split) for split in range(len(fractions))]
     if len(given) < len(wanted) or all(counts[split] for split in wanted):

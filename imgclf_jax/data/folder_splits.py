@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from imgclf_jax.data.folder_cache import Seen
 
 _MOST_LINES = 50  # files that are listed under a problem
-_MOST_CLASSES = 10  # that are listed one by one
+_MOST_CLASSES = 10  # classes that are listed one by one
 _SPLITS = {"train": "training", "valid": "validation", "test": "test"}
 
 
@@ -37,7 +37,7 @@ def choose(listing: Listing, seen: "Seen") -> tuple[list[Chosen], list[Problem]]
     and validation photos that are in a later split as well. The order is that of the listing, or, where photos are
     split by content, by class and content: then no file's name makes a difference.
 
-    Photos are the same when their decoded pixels are: one that was saved again in another format without loss is found.
+    Photos are equal if their decoded pixels are. So a photo that was saved again in another lossless format is found.
 
     Args:
         listing: the files.
@@ -94,7 +94,7 @@ def check_sizes(listing: Listing, sizes: dict[str, int]) -> None:
 
 
 def sparse_files(listing: Listing) -> tuple[str, ...]:
-    """Sentences about classes that have too few files for every split; () where folders say the splits."""
+    """Returns sentences about classes that have too few files for every split; () if folders name the splits."""
     if listing.fractions is None:
         return ()
     labels = [file.label for file in listing.files]
@@ -102,7 +102,7 @@ def sparse_files(listing: Listing) -> tuple[str, ...]:
 
 
 def notices(listing: Listing, seen: "Seen", chosen: Sequence[Chosen]) -> list[str]:
-    """What to know about photos that were chosen, a line each, and is not known before the files are read."""
+    """Returns what is worth knowing about the chosen photos and is not known before they are read, a line each."""
     lines = []
     if listing.fractions is not None:
         labels = [listing.files[photo.file].label for photo in chosen]
@@ -123,8 +123,8 @@ def _sparse(listing, labels, roles):
         f"{' and none '.join(f'in the {_SPLITS[role]} split' for role in lacking)}"
         for label, count, lacking in found[:_MOST_CLASSES]
     ]
-    if len(found) > _MOST_CLASSES:
-        lines.append(f"{len(found) - _MOST_CLASSES} more classes have too few photos for every split")
+    if more := max(0, len(found) - _MOST_CLASSES):
+        lines.append(f"{more} more {'class has' if more == 1 else 'classes have'} too few photos for every split")
     return tuple(lines)
 
 

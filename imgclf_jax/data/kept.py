@@ -1,4 +1,4 @@
-"""Folders that keep what took long to work out; every one carries digests that are compared when it is opened."""
+"""Folders that keep what took long to compute. Each holds digests of its files, which are checked on opening."""
 
 import errno
 import os
@@ -13,22 +13,23 @@ import numpy as np
 from imgclf_jax.data import atomic, seals
 from imgclf_jax.errors import UserError
 
-_FOLDER = ".imgclf_jax"  # hidden: data set tools list the folders beside it as data sets
-_ELSEWHERE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST)  # what another folder may not have
+_FOLDER = ".imgclf_jax"  # hidden, because data set tools list its neighbours as data sets
+# Errors that another folder may not have.
+_ELSEWHERE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST)
 
 Kept = TypeVar("Kept")
 
 
 def places(root: Path | None) -> list[Path]:
-    """Folders that may hold caches, best first: beside the data in `root` if that can be written, then the user's.
+    """Returns the folders that may hold caches: one beside the data in `root`, if it can be written, then the user's.
 
     Raises:
-        UserError: there is neither.
+        UserError: there is neither of the two.
     """
     beside = [root / _FOLDER] if root is not None and atomic.is_writable(root / _FOLDER) else []
     try:
         user = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    except RuntimeError as e:  # An account without an entry in the list of users, as containers have them.
+    except RuntimeError as e:  # The account has no entry in the list of users, as in some containers.
         if beside:
             return beside
         raise UserError("this account has no home folder; set XDG_CACHE_HOME to a folder that you can write to") from e
@@ -42,16 +43,19 @@ def keep(
     open_cache: Callable[[Path], Kept | None],
     write: Callable[[Path], None],
 ) -> Kept:
-    """Opens a cache, after making it if need be; it appears whole or not at all.
+    """Opens a cache, after making it if need be. It appears whole or not at all.
 
-    What is damaged is made again, and reported by a `UserWarning`.
+    A damaged cache is made again, and reported by a `UserWarning`.
 
     Args:
-        name: of its folder, which stands for everything that its content depends on.
+        name: the name of its folder, which stands for everything that its content depends on.
         root: the data directory; None keeps the cache out of it.
-        what: is kept, for messages.
-        open_cache: the content of a folder, or None when it is not there or not whole.
+        what: what is kept, for messages.
+        open_cache: returns the content of a folder, or None if it is missing or not whole.
         write: writes the content into a new folder.
+
+    Returns:
+        What `open_cache` returns.
 
     Raises:
         UserError: no cache can be written; and what `write` raises.
@@ -72,7 +76,7 @@ def keep(
         except OSError as e:
             reasons.append(f"{folder.parent}: {e.strerror or e}")
             if e.errno not in _ELSEWHERE:
-                break  # a full disk is for the user to know about, not to be worked around
+                break  # the user should know about a full disk: it is not worked around
     raise UserError(
         f"cannot keep {what} ({'; '.join(reasons)}); free space there, or set "
         "XDG_CACHE_HOME to a folder with space that you can write to"
@@ -80,9 +84,10 @@ def keep(
 
 
 def write_header(f: BinaryIO, shape: tuple[int, ...]) -> None:
-    """Begins an .npy file of uint8 in a plain file: on a full disk a memory map would end the process with a bus error.
+    """Writes the header of an .npy file of uint8.
 
-    Its length depends on none but the rank, so that it can be written again once the number of images is known.
+    The file is a plain one, because a memory map would end the process with a bus error on a full disk. The length of
+    the header depends on the rank alone, so that it can be written again once the number of images is known.
     """
     header = {"descr": "|u1", "fortran_order": False, "shape": shape}
     np.lib.format.write_array_header_1_0(f, header)
@@ -91,7 +96,7 @@ def write_header(f: BinaryIO, shape: tuple[int, ...]) -> None:
 def _open(folder: Path, open_cache: Callable[[Path], Kept | None]) -> tuple[Kept | None, str]:
     """Returns (the content, "") or (None, why there is none)."""
     if folder.is_dir() and not seals.is_sealed(folder):
-        return None, "has no checksums, as those of earlier versions"
+        return None, "has no checksums, like the caches of earlier versions"
     reason = seals.damage(folder)
     found = None if reason else open_cache(folder)
     return found, "" if found is not None else f"is damaged ({reason or 'its files do not fit together'})"
@@ -112,11 +117,11 @@ def _build(folder: Path, open_cache: Callable[[Path], Kept | None], write: Calla
                     raise
             theirs, _reason = _open(folder, open_cache)
             if theirs is not None:
-                return theirs  # another process was quicker, with the same content
+                return theirs  # another process was quicker, and its content is the same
             atomic.discard(folder)
     for _ in range(5):
         kept, reason = _open(folder, open_cache)
         if kept is not None:
             return kept
-        time.sleep(0.1)  # Another process may be about to put its own in this place.
+        time.sleep(0.1)  # Another process may be about to put its own folder here.
     raise OSError(errno.EIO, f"what was written {reason}")

@@ -1,4 +1,4 @@
-"""From the configuration to a data set, or to the description of one."""
+"""Loads or describes the data set that a configuration names."""
 
 import dataclasses
 import hashlib
@@ -36,7 +36,7 @@ def _load(config_data: Any, progress: Progress, stream: bool, called: Mapping[st
     if config_data.source == "folder":
         return folder.load(config_data, progress, stream)
     source, ranges = finding.find(config_data, progress, called)
-    assert source.stored is not None  # with a progress, `_find` prepares it or raises
+    assert source.stored is not None  # with a progress, `find` prepares it or raises
     image_shape = _image_shape(config_data, source.stored.image_shape)
     names = sorted({name for parts in ranges.values() for name, _, _ in parts})
     root = None if source.is_sample else source.root
@@ -136,13 +136,13 @@ def describe_split(config_data: Any, split: str) -> Info:
 
 def _check_there(split: str, there: Iterable[str], location: str) -> None:
     if split not in there:
-        raise UserError(f"--split={split!r}: there is no such split of {location}; there are {', '.join(there)}")
+        raise UserError(f"--split={split!r}: there is no such split in {location}; there are {', '.join(there)}")
 
 
 def _alone(config_data: Any, split: str) -> tuple[Any, dict[str, str]]:
-    """The configuration of one split, and what the user calls its expression.
+    """Returns the configuration of one split, and what messages call its expression, by role.
 
-    The split goes by the name of "train", because that is the split that a data set must have.
+    The split is named "train", because a data set must have a training split.
     """
     configured = f"data.{split}_split" if split in splits.ROLES else ""
     expression = getattr(config_data, f"{split}_split") if configured else split

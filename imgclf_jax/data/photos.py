@@ -26,7 +26,7 @@ _FORMATS = {
     "GIF": (b"GIF8",),
     "TIFF": (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"),
 }
-_DARK = 1 / 4  # of the range that a file's values could have: 14 bits or fewer in 16
+_DARK = 1 / 4  # of the range of a file's values: a photo is dark if its values stay below, in 14 bits of 16
 _BITS_PER_SAMPLE = 258  # a TIFF tag
 _ORIENTATION = 0x0112  # the EXIF tag; what undoes each of its values that is not 1:
 _TURNS = {
@@ -49,8 +49,8 @@ class Photo(NamedTuple):
     """A decoded photo.
 
     Attributes:
-        image: all of it, of mode L, RGB or RGBA.
-        note: what is odd about it, a short line without the file's name; "" where nothing is.
+        image: the whole photo, in mode L, RGB or RGBA.
+        note: what is odd about it, a short line without the file's name; "" if nothing is.
     """
 
     image: Image.Image
@@ -60,15 +60,15 @@ class Photo(NamedTuple):
 def read(
     file: Path | bytes, image_size: tuple[int, int] | None, resize: str = "stretch", channels: int = 3
 ) -> np.ndarray:
-    """The pixels, uint8 [H, W, channels], of a file; see `decode` and `pixels`."""
+    """Returns the pixels of a file, uint8 [H, W, channels]; see `decode`, also for what it raises, and `pixels`."""
     return pixels(decode(file, channels).image, image_size, resize)
 
 
 def pixels(image: Image.Image, image_size: tuple[int, int] | None, resize: str) -> np.ndarray:
-    """A decoded image as an array.
+    """Returns a decoded image as an array.
 
     Args:
-        image: of mode L, RGB or RGBA.
+        image: an image in mode L, RGB or RGBA.
         image_size: (height, width) of the result; None leaves it as it is.
         resize: how it gets that size, see `fit`.
 
@@ -81,9 +81,9 @@ def pixels(image: Image.Image, image_size: tuple[int, int] | None, resize: str) 
 
 
 def digest(image: Image.Image) -> str:
-    """SHA-256 (hex) of the size, mode and pixels of a decoded image.
+    """Returns the SHA-256 (hex) of the size, mode and pixels of a decoded image.
 
-    Files of different formats that show the same have the same digest.
+    Files of different formats that show the same image have the same digest.
     """
     found = hashlib.sha256(f"{image.mode} {image.width} {image.height} ".encode())
     found.update(image.tobytes())
@@ -93,10 +93,10 @@ def digest(image: Image.Image) -> str:
 def decode(file: Path | bytes, channels: int = 3) -> Photo:
     """Decodes a JPEG, PNG, WebP, BMP, GIF (its first frame) or TIFF file; may be called by several threads at once.
 
-    The photo is turned as its EXIF orientation says. What is transparent is laid over white, unless there are to be
-    four channels. Values of more than 8 bits are scaled to 8 from the full range of the bits that a sample has in the
-    file. Nothing in a file says for certain that its values fill less: PNG wants them scaled up whatever its chunk sBIT
-    says, and TIFF has MaxSampleValue for statistics alone. Values that stay far below the range are noted.
+    The photo is turned as its EXIF orientation says. What is transparent is laid over white, unless `channels`
+    is 4. Values of more than 8 bits are scaled to 8 from the full range of the bits that a sample has in the file. No
+    file states for certain that its values fill a smaller range: PNG requires them to be scaled up whatever the sBIT
+    chunk says, and in TIFF MaxSampleValue serves statistics only. Values that stay far below the range get a note.
 
     Args:
         file: its path or its content.
@@ -111,16 +111,16 @@ def decode(file: Path | bytes, channels: int = 3) -> Photo:
 
 
 def odd(noted: Sequence[tuple[str, str]], total: int) -> str:
-    """A line about photos that are odd.
+    """Returns a line about photos that have a note.
 
     Args:
-        noted: name and note of each.
-        total: how many photos there are with the others.
+        noted: (name, note) of each of them.
+        total: how many photos there are, with and without a note.
     """
     summary = ", ".join(f"{count} × {note}" for note, count in collections.Counter(n for _, n in noted).most_common())
     return (
-        f"{len(noted)} of {total} photos come out dark ({summary}), e.g. {noted[0][0]}; if the values fill fewer bits "
-        "than the files have room for, scale them up"
+        f"{len(noted)} of {total} photos come out dark ({summary}), e.g. {noted[0][0]}; if their values use fewer "
+        "bits than the files have room for, scale them up"
     )
 
 
@@ -218,17 +218,17 @@ def _convert(encoded: bytes, mode: str) -> Photo:
 
 
 def _bits(encoded: bytes, image: Image.Image) -> int:
-    """Bits of a sample in the file, as far as that matters: 8, 12 or 16."""
+    """Returns the bits of a sample in the file, at least 8 and at most 16: beyond that there is no difference."""
     if image.format == "PNG":
         return 16 if encoded[24] == 16 else 8  # The ninth byte of the header chunk, which comes first.
     if isinstance(image, TiffImagePlugin.TiffImageFile):
         bits = max(image.tag_v2.get(_BITS_PER_SAMPLE, (8,)))
-        return int(min(bits, 16)) if bits > 8 else 8  # Numbers of 32 bits are taken for values of 16.
+        return int(min(bits, 16)) if bits > 8 else 8  # Samples of 32 bits are taken to hold values of 16 bits.
     return 8
 
 
 def _eight_bits(image: Image.Image, full: int) -> tuple[Image.Image, int]:
-    """Grey values from 0 to `full`, which Pillow would clip at 255, to the nearest of 8 bits; and the highest."""
+    """Rounds grey values from 0 to `full`, which Pillow would clip at 255, to 8 bits; also returns the highest one."""
     values: Any = np.asarray(image).astype(np.int64)
     highest = int(values.max())
     if values.min() < 0 or highest > full:
@@ -241,7 +241,7 @@ def _eight_bits(image: Image.Image, full: int) -> tuple[Image.Image, int]:
 
 
 def _note(highest: int, full: int) -> str:
-    """What to say of an image that is dark, perhaps because its values fill fewer bits than the file has."""
+    """Returns a note if an image is dark, perhaps because its values use fewer bits than the file has; else ""."""
     limit = 2 ** highest.bit_length()
     return f"values stay below {limit:,} of {full:,}" if 1 < limit <= _DARK * (full + 1) else ""
 

@@ -198,7 +198,7 @@ def _png(image: np.ndarray) -> bytes:
 
 
 def _sweep(folder: Path) -> None:
-    """Deletes what killed preparations by TFDS itself, or by earlier versions, left behind; it only fills the disk."""
+    """Deletes what killed preparations by TFDS itself or by earlier versions left behind, which only fills the disk."""
     for old in folder.glob("incomplete.*"):
         try:
             newest = max(p.stat().st_mtime for p in [old, *old.iterdir()])

@@ -1,9 +1,9 @@
-"""SHA-256 digests of the files that are kept on disk, compared when the files are read.
+"""SHA-256 digests of the files that are kept on disk, checked when the files are read.
 
-Power cuts, copies and failing disks change files without an error, and a run on black images ends like any other.
+Power cuts, copying and failing disks can change files without an error, and a run on black images ends like any other.
 
-The digest is SHA-256, as in the fingerprints of data sets, because it is cheap enough: 150 MB take 0.14 s, or 0.48 s
-on a CPU without SHA instructions. `zlib.crc32` would take 0.06 s, a difference that no run notices.
+The digest is SHA-256, as in the fingerprints of data sets, because it is fast enough: 150 MB take 0.14 s, or 0.48 s
+on a CPU without SHA instructions. `zlib.crc32` would take 0.06 s, and no run would notice the difference.
 """
 
 import hashlib
@@ -13,26 +13,26 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-NAME = "imgclf_jax.sums.json"  # the file of a folder that holds the digests of the others
+NAME = "imgclf_jax.sums.json"  # the file in a folder that holds the digests of the others
 
 
 def seal(folder: Path) -> None:
-    """Writes the digests of all files in a folder, not of those in folders below it."""
+    """Writes the digests of all files in a folder, but not in its subfolders. Raises `OSError`."""
     files = sorted(path for path in folder.iterdir() if path.is_file() and path.name != NAME)
     (folder / NAME).write_text(sealed({path.name: _digest(path) for path in files}), encoding="utf-8")
 
 
 def is_sealed(folder: Path) -> bool:
-    """Whether the digests of a folder's files were written."""
+    """Returns whether the digests of a folder's files were written."""
     return (folder / NAME).exists()
 
 
 def damage(folder: Path, names: Iterable[str] | None = None) -> str:
-    """What is wrong with the files of a sealed folder, in a few words; "" when they are as they were written.
+    """Returns what is wrong with the files of a sealed folder, in a few words; "" if they are as they were written.
 
     Args:
         folder: a folder after `seal`.
-        names: of the files to check, as far as they were sealed; None: all of them.
+        names: the files to check; those that were not sealed are left out. None: all that were sealed.
     """
     try:
         sums = _opened((folder / NAME).read_bytes())
@@ -46,15 +46,15 @@ def damage(folder: Path, names: Iterable[str] | None = None) -> str:
 
 
 def sealed(content: Any) -> str:
-    """The text of a JSON file that holds `content` and its digest."""
+    """Returns the text of a JSON file that holds `content` and its digest."""
     text = json.dumps(content)
     return f'{{"sha256": "{hashlib.sha256(text.encode()).hexdigest()}", "content": {text}}}'
 
 
 def read_json(path: Path, report: bool = True) -> Any:
-    """The content of a file whose text is `sealed`; None when there is none, or none that has a digest.
+    """Returns the content of a file whose text is `sealed`; None if there is no such file, or it has no digest.
 
-    A file that is damaged counts as none, and is reported by a `UserWarning` if `report`.
+    A damaged file counts as missing, and is reported by a `UserWarning` if `report` is set.
     """
     try:
         return _opened(path.read_bytes())
@@ -68,7 +68,11 @@ def read_json(path: Path, report: bool = True) -> Any:
 
 
 def _opened(encoded: bytes) -> Any:
-    """Raises `ValueError` for text that is not JSON, or that differs from what was sealed."""
+    """Returns the content of a sealed text; None if it has no digest.
+
+    Raises:
+        ValueError: the text is not JSON, or it differs from what was sealed.
+    """
     try:
         found = json.loads(encoded.decode())
     except ValueError:

@@ -39,7 +39,7 @@ def resolve(
         memo_dir: where answers are kept between runs; None keeps none.
         scaled_to: size by stored split of a sample: boundaries found on the full sizes shrink in proportion. Ranges
             that do not overlap on the full set do not overlap on the sample.
-        called: by role, what the user set to the expression, where that is not `data.{role}_split`.
+        called: by role, what the user gave the expression with, if that is not `data.{role}_split`.
 
     Raises:
         UserError: a line for each split that is malformed, unknown, out of range, empty, names an example twice, or
@@ -102,7 +102,7 @@ def _resolve_one(text: str, shard_lengths: Mapping[str, tuple[int, ...]], memo_d
     except Exception as e:  # the parser raises ValueError, NotImplementedError, AssertionError, ...
         if "Unrecognized split format" in str(e):
             return (), "not an expression such as train, train[:90%] or train[:100]+train[200:]"
-        reason = " ".join(str(e).split()).partition(". Should be one of ")[0]  # What there is follows anyway.
+        reason = " ".join(str(e).split()).partition(". Should be one of ")[0]  # The message lists the splits anyway.
         return (), reason.rstrip(".") or repr(e)
     if memo is not None:
         atomic.write_text_if_possible(memo, seals.sealed({"question": question, "ranges": ranges}))
@@ -147,7 +147,7 @@ def _count(ranges: Ranges) -> int:
 
 
 def common(a: Ranges, b: Ranges) -> int:
-    """How many examples are in both, each of which names an example once."""
+    """Returns how many examples are in both `a` and `b`, neither of which may name an example twice."""
     return sum(
         max(0, min(last_a, last_b) - max(first_a, first_b))
         for name_a, first_a, last_a in a

@@ -17,7 +17,7 @@ from imgclf_jax.errors import UserError
 
 _VERSION = re.compile(r"(\d+)\.(\d+)\.(\d+)")
 _INFO, _FEATURES, _LABELS = "dataset_info.json", "features.json", "label.labels.txt"
-_STRINGS = (("name", ""), ("version", ""), ("fileFormat", "tfrecord"))  # of dataset_info.json, and their defaults
+_STRINGS = (("name", ""), ("version", ""), ("fileFormat", "tfrecord"))  # in dataset_info.json, with their defaults
 
 
 def data_dir(config_data: Any) -> Path:
@@ -78,7 +78,7 @@ def read(folder: Path) -> "Stored":
     if seals.is_sealed(folder) and (reason := seals.damage(folder, (_INFO, _FEATURES, _LABELS))):
         raise UserError(
             f"{folder}: {reason}; to mend it delete the folder {folder} and run again, or delete {seals.NAME} in it if "
-            "the change was meant"
+            "the change was intended"
         )
     try:
         image = features["image"]["image"]
@@ -152,7 +152,7 @@ def _class_names(folder: Path, count: int) -> tuple[str, ...]:
         return tuple(str(i) for i in range(count))
     names = [n for n in names if n]
     if len(names) != count:
-        raise ValueError(f"{len(names)} names of {count} classes")
+        raise ValueError(f"{len(names)} names for {count} classes")
     return tuple(names)
 
 

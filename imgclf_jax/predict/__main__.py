@@ -4,13 +4,13 @@ Folders are searched for files, those in their subfolders included; in a quoted 
 row a file, in order, with the most probable classes: a table, `--format=csv` (columns file, class_1, probability_1 and
 so on, error) or `--format=json` (an object a line: file, class, probability, the probabilities of all classes, true
 where it is known; or file and error). A file that cannot be read has its reason instead of a class.
-In CSV, names that a spreadsheet would take for a formula have a `'` in front; see README.md.
+In CSV, a name that a spreadsheet would take for a formula has a `'` in front; see README.md.
 
 Where files lie in folders that are named like classes, the predictions are scored: how many are right, and what is
 taken for what. The score follows the table; with csv, json and --output it goes to standard error.
 
-Exit status: 0: all files are predicted; 1: all but those that cannot be read or get NaN from the network, and names
-that match nothing; 2: no file is predicted, or there is a mistake on the command line.
+Exit status: 0: all files are predicted; 1: some files cannot be read or get NaN from the network, or a name matches
+nothing; 2: no file is predicted, or there is a mistake on the command line.
 """
 
 if __name__ == "__main__":  # Before anything is imported that swallows Ctrl-C.
@@ -73,7 +73,7 @@ def main(argv: list[str]) -> int:
     unread, not_finite, first = _predict(network, found)
     for count, what in ((unread, "files could not be read"), (not_finite, "files get NaN from the network")):
         if count:
-            why = f", such as {first}" if FLAGS.output else ""  # Other rows say it on the terminal.
+            why = f", such as {first}" if FLAGS.output else ""  # Without --output, the rows on the terminal say it.
             print(f"{count} of {len(found.files)} {what}{why}", file=sys.stderr)
     lost = unread + not_finite
     return 2 if lost == len(found.files) else 1 if lost or found.problems else 0
@@ -83,7 +83,7 @@ def _predict(network, found) -> tuple[int, int, str]:
     """Writes the rows and the score.
 
     Returns:
-        How many files could not be read, how many got NaN, and the first of them with the reason.
+        How many files could not be read, how many got NaN, and the first of all these files with the reason.
     """
     from imgclf_jax.predict import files, reading
     from imgclf_jax.predict.bar import Bar

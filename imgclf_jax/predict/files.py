@@ -124,7 +124,7 @@ def _walk(folder: Path, root: Path, above: tuple[Path, ...], problems: list[str]
             continue
         if os.path.isdir(entry):  # noqa: PTH112
             yield from _walk(entry, root, (*above, real), problems)
-        elif entry.is_file() or entry.is_symlink():  # A link to nothing gets a row that says so.
+        elif entry.is_file() or entry.is_symlink():  # A link to nothing or to a pipe gets a row that says so.
             yield File(entry, root)
 
 

@@ -32,14 +32,14 @@ class Format(abc.ABC):
         """A row, with the end of its line."""
 
     def top(self, row: Row) -> list[tuple[str, np.float32]]:
-        """(class name, its probability), most probable first; nothing for a file that has no prediction."""
+        """Returns (class name, its probability), most probable first; an empty list for a file without a prediction."""
         if row.probabilities is None:
             return []
         return [(self.class_names[label], row.probabilities[label]) for label in best(row.probabilities, self.top_k)]
 
 
 class Csv(Format):
-    """Columns: file, class_1, probability_1 and so on, error (empty where the file could be read).
+    """Columns: file, class_1, probability_1 and so on, error (empty for a file that has a prediction).
 
     Names that a spreadsheet would take for formulas are escaped, see `imgclf_jax.output.csv_line`.
     """
@@ -50,7 +50,7 @@ class Csv(Format):
         return csv_line(["file", *pairs, "error"])
 
     def row(self, row: Row) -> str:
-        """A file that could not be read has empty classes."""
+        """A file without a prediction has empty classes."""
         pairs = [cell for pair in self.top(row) for cell in pair] or [""] * (2 * self.top_k)
         return csv_line([row.file, *pairs, row.reason])
 
@@ -70,7 +70,7 @@ class JsonLines(Format):
         if row.probabilities is None:
             content["error"] = row.reason
         else:
-            # By way of the shortest text that gives the float32 back.
+            # Through the shortest text that gives the float32 back, which has fewer digits.
             probabilities = {name: float(str(number)) for name, number in self.top(row)}
             name = next(iter(probabilities))
             content |= {"class": name, "probability": probabilities[name], "probabilities": probabilities}

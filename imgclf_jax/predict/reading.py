@@ -13,7 +13,7 @@ import numpy as np
 
 from imgclf_jax.data import photos
 
-NOT_FINITE = "the network gives it no probabilities but NaN"
+NOT_FINITE = "the network gives it NaN instead of probabilities"
 
 
 class Row(NamedTuple):
@@ -21,8 +21,8 @@ class Row(NamedTuple):
 
     Attributes:
         file: its name.
-        probabilities: float32 [classes]; `None` if the file could not be read, or they are NaN.
-        reason: why there are none; `NOT_FINITE` if the file is not at fault.
+        probabilities: float32 [classes]; `None` if the file could not be read or they are NaN.
+        reason: why there are none, `NOT_FINITE` if they are NaN; "" if there are some.
         label: the class that it should be, where that is known.
     """
 
@@ -41,7 +41,7 @@ def predict_files(
 ) -> Iterator[list[Row]]:
     """Rows in the order of the files, a batch at a time.
 
-    Photos that are odd are reported by one `UserWarning` after the last row.
+    Odd photos, see `imgclf_jax.data.photos.Photo`, are reported by one `UserWarning` after the last row.
 
     At most two batches of decoded photos are in memory, and some more for the threads that decode.
 

@@ -90,14 +90,14 @@ def provenance(run: Run) -> Markup:
     changes = [_changed(before, origin) for before in record.get("earlier_provenance") or []]
     if not changes:
         return found
-    text = "This is the last session. Earlier sessions of this run differed from it in what follows:"
+    text = "This is the last session. Earlier sessions of this run differed from it as follows:"
     return join([found, tag("p", text), tag("ul", *(tag("li", change) for change in changes))])
 
 
 def _commit(git):
     if not git:
         return "none: an installed package"
-    if "package_changed" not in git:  # Older records speak of the tracked files of the whole repository.
+    if "package_changed" not in git:  # Older records cover the tracked files of the whole repository.
         return git["commit"] + (", with changes" if git.get("changed") else "")
     return git["commit"] + (", but files of the package differ from it" if git["package_changed"] else "")
 
@@ -113,7 +113,7 @@ def time(run: Run) -> Markup:
     record = run.record
     rate, flops = record.get("images_per_second"), record.get("flops_per_step")
     killed = record.get("killed_sessions")
-    lost = f", not counting what {killed} killed after their last checkpoint" if killed else ""
+    lost = f", {killed} of them killed: their time after the last checkpoint is not counted" if killed else ""
     pairs = [
         ("total time", total_time(run)),
         ("sessions", f"{record.get('sessions', '?')}{lost}"),

@@ -14,14 +14,17 @@ class Markup(str):
 
 
 def clean(text: Any) -> str:
-    """Text without what no page may hold: control characters, those that turn the direction of all that follows, and
-    halves of characters from strange file names."""
+    """Returns a text without the characters that a page must not hold.
+
+    Control characters, and those that change the direction of the text that follows, become replacement characters.
+    Halves of characters, which come from strange file names, become question marks.
+    """
     whole = str(text).encode("utf-8", "replace").decode("utf-8")
     return "".join("\N{REPLACEMENT CHARACTER}" if _is_control(c) else c for c in whole)
 
 
 def _is_control(c):
-    return unicodedata.category(c) in ("Cc", "Cs") or unicodedata.bidirectional(c) in _TURNING
+    return unicodedata.category(c) == "Cc" or unicodedata.bidirectional(c) in _TURNING
 
 
 def shorten(text: Any, longest: int = LONGEST) -> str:

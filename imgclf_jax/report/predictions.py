@@ -13,11 +13,11 @@ from imgclf_jax.output import csv_line
 
 
 class Chosen(LazyImages):
-    """Some of the images of a split, in another order perhaps; none is decoded or copied before it is asked for.
+    """Some of the images of a split, perhaps in another order. None is decoded or copied before it is asked for.
 
     Args:
         images: uint8 [N, H, W, C].
-        indices: int [M], which of them.
+        indices: int [M], the places in `images`.
     """
 
     def __init__(self, images: Images, indices: np.ndarray):
@@ -55,22 +55,21 @@ class Predictions(NamedTuple):
 
     @property
     def finite(self) -> np.ndarray:
-        """bool [N], whether the network gave an example probabilities, rather than NaN."""
+        """bool [N], whether the network gave an example probabilities rather than NaN."""
         return ~np.isnan(self.scores).any(axis=1)
 
     @property
     def predicted(self) -> np.ndarray:
-        """int [N], the class with the highest probability; -1, which is no class, if that is NaN."""
+        """int [N], the class with the highest probability; -1, which is not a class, if the probabilities are NaN."""
         return np.where(self.finite, self.scores.argmax(axis=1), -1)
 
     @property
     def correct(self) -> int:
-        """How many are right. As in `imgclf_jax.evaluate`, an example whose scores are not finite is wrong."""
-        defined = ~np.isnan(self.scores).any(axis=1)
-        return int(((self.predicted == self.labels) & defined).sum())
+        """How many are right; an example whose probabilities are NaN is wrong."""
+        return int((self.predicted == self.labels).sum())
 
     def only_finite(self) -> "Predictions":
-        """Those of the examples that have probabilities: what can be measured and drawn."""
+        """Returns the examples that have probabilities, which can be measured and drawn."""
         kept = np.flatnonzero(self.finite)
         if len(kept) == len(self.labels):
             return self
@@ -134,8 +133,8 @@ def predict(network: trained.Trained, progress: Progress) -> Predictions:
 def write_csv(path: Path, found: Predictions) -> None:
     """A line for each example: id, true and predicted class, their probabilities, then those of all classes.
 
-    An example whose probabilities are NaN has no predicted class.
-    Names that a spreadsheet would take for formulas are escaped, see `imgclf_jax.output.csv_line`.
+    An example whose probabilities are NaN has no predicted class. Names that a spreadsheet would take for formulas are
+    escaped, see `imgclf_jax.output.csv_line`. Raises `OSError`.
     """
     names, probabilities = found.class_names, found.probabilities
     columns = ["id", "true", "predicted", "probability", "probability_of_true", *(f"p({name})" for name in names)]

@@ -61,7 +61,7 @@ class Run(NamedTuple):
 
 
 def is_result(value: Any) -> TypeGuard[dict[str, Any]]:
-    """Whether it is the result of an evaluation, as `run.json` has it."""
+    """Returns whether a value is the result of an evaluation, as `run.json` holds it."""
     return isinstance(value, dict) and all(
         isinstance(value.get(name), int | float) for name in ("correct", "count", "accuracy", "loss")
     )
@@ -127,7 +127,7 @@ def _read(folder: Path, name: str, progress: Progress) -> Run:
         if lost := int((~found.finite).sum()):
             notes.append(
                 f"For {lost:,} of {len(found.labels):,} examples of the {found.split} split the network's "
-                "probabilities are NaN. They count as wrong in the accuracy; all else is about the other examples."
+                "probabilities are NaN. They count as wrong in the accuracy; everything else is about the others."
             )
         notes += _different(found, content, config)
     return Run(name, folder, config, content, read_rows(folder), network, found, tuple(notes))
@@ -143,13 +143,13 @@ def _incomplete(record):
 
 
 def _replaced(network):
-    """The reported checkpoint may be damaged or gone; then the network is that of another one."""
+    """Returns a note if the reported checkpoint is damaged or gone, so that the network is that of another one."""
     reported = network.record.get("reported_step")
     if reported is None or reported == network.step:
         return []
     return [
-        f"The reported checkpoint, that of step {reported:,}, cannot be read: what follows is on that of step "
-        f"{network.step:,}, and the accuracies in run.json are not its own."
+        f"The reported checkpoint, that of step {reported:,}, cannot be read: what follows is about that of step "
+        f"{network.step:,}, which the accuracies in run.json do not belong to."
     ]
 
 

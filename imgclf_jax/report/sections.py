@@ -82,7 +82,7 @@ def _curves(run, prefix):
 
 
 def _of_predictions(found: Predictions, prefix):
-    """What needs probabilities is about the examples that have some."""
+    """Returns the parts that need probabilities; they are about the examples that have some."""
     finite = found.only_finite()
     if len(finite.labels):
         return [_quality(found, finite, prefix), _classes(finite, prefix), _examples(finite)]
@@ -91,7 +91,7 @@ def _of_predictions(found: Predictions, prefix):
 
 
 def _quality(every: Predictions, found: Predictions, prefix):
-    """Accuracy, over every example; top-k and calibration, over those that have probabilities."""
+    """Returns accuracy over all examples, and top-k and calibration over those that have probabilities."""
     classes, count = len(found.class_names), len(every.labels)
     calibration = measures.calibration(found.probabilities, found.labels)
     picture = charts.reliability(calibration)

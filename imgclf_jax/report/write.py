@@ -49,7 +49,7 @@ def report(folders: list[Path], target: Path | None, progress: Progress, warn: C
                 folder.rename(old)
             try:
                 new.rename(folder)
-            except BaseException:  # Ctrl-C as well: until the new report is there, the old one is the report.
+            except BaseException:  # Also on Ctrl-C: the old report stays until the new one is in its place.
                 if old.exists():
                     old.rename(folder)
                 raise
@@ -59,7 +59,7 @@ def report(folders: list[Path], target: Path | None, progress: Progress, warn: C
 
 
 def check(folder: Path) -> None:
-    """Raises `UserError` for a folder that cannot be written or holds what an earlier report did not put there."""
+    """Raises `UserError` if a folder cannot be written, or holds anything that an earlier report did not put there."""
     if problems := output.folder_problems(folder.parent, "--output", missing=True):
         raise UserError(problems[0])
     advice = "move it away, or choose another --output"
@@ -79,7 +79,7 @@ def check(folder: Path) -> None:
 
 
 def _own(folder: Path) -> set[str]:
-    """The files that a report in `folder` consists of; none if there is no report."""
+    """Returns the names of the files of the report in `folder`; an empty set if there is no report."""
     try:
         files = json.loads((folder / MARKER).read_text())["files"]
         return {str(name) for name in files} | {MARKER}
