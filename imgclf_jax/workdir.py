@@ -73,8 +73,16 @@ def claim(workdir: Path, new: bool = False) -> Claim:
             folder = _make(workdir, new, undo)
             lock = _lock(folder, undo)
         except OSError as error:
-            raise UserError(f"cannot write to workdir {workdir}: {error.strerror}; choose another --workdir") from error
+            raise _unusable(workdir, error) from error
         return Claim(folder, lock, undo.pop_all())
+
+
+def _error(number):
+    return OSError(number, os.strerror(number))
+
+
+def _unusable(workdir, error):
+    return UserError(f"cannot write to workdir {workdir}: {error.strerror}; choose another --workdir")
 
 
 def _make(workdir, new, undo):
@@ -135,18 +143,17 @@ def _remove(path):
 
 def check_usable(workdir: Path) -> None:
     """Raises the `UserError` that `claim` would raise, without creating anything."""
-    place = next(path for path in (workdir, *workdir.absolute().parents) if path.exists())
-    problem = 0
-    if not place.is_dir():
-        problem = errno.EEXIST if place == workdir else errno.ENOTDIR
-    elif not os.access(place, os.W_OK | os.X_OK):
-        problem = errno.EACCES
-    if problem:
-        reason = os.strerror(problem)
-        raise UserError(f"cannot write to workdir {workdir}: {reason}; choose another --workdir")
-    if (workdir / ".lock").exists():
-        with contextlib.ExitStack() as undo:
-            _lock(workdir, undo)
+    try:
+        place = next(path for path in (workdir, *workdir.absolute().parents) if path.exists())
+        if not place.is_dir():
+            raise _error(errno.EEXIST if place == workdir else errno.ENOTDIR)
+        if not os.access(place, os.W_OK | os.X_OK):
+            raise _error(errno.EACCES)
+        if (workdir / ".lock").exists():
+            with contextlib.ExitStack() as undo:
+                _lock(workdir, undo)
+    except OSError as error:
+        raise _unusable(workdir, error) from error
 
 
 def check_config(workdir: Path, config: ConfigDict, allow_change: bool) -> list[str]:
