@@ -49,9 +49,9 @@ def _inspect(folder, config, allow_change):
     found = record.read(folder)
     rows.read(folder)
     checkpoint_folder.check_places(folder)
-    for name in ("tensorboard", checkpoint_folder.FOLDER):
-        if (folder / name).exists() and not (folder / name).is_dir():
-            raise UserError(f"{folder / name} is a file where a folder belongs; move it away")
+    events = folder / "tensorboard"
+    if events.exists() and not events.is_dir():
+        raise UserError(f"{events} is a file where a folder belongs; move it away")
     steps = checkpoint_folder.steps(folder)
     if (saved := (found or {}).get("step")) and not steps:
         raise UserError(
