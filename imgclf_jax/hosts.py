@@ -162,8 +162,9 @@ def raise_together(failure: str) -> None:
     failures = gather(failure)
     if failure:
         raise UserError(failure)
-    if told := next(((process, text) for process, text in enumerate(failures) if text), None):
-        raise UserError(f"process {told[0]} stopped: {told[1]}")
+    for process, text in enumerate(failures):
+        if text:
+            raise UserError(f"process {process} stopped: {text}")
 
 
 def same(what: str, text: str, explain: Callable[[str, str], str]) -> None:

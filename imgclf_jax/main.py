@@ -11,7 +11,7 @@ from pathlib import Path
 
 from absl import flags
 
-from imgclf_jax import cli, provenance
+from imgclf_jax import cli, provenance, streams
 from imgclf_jax.errors import UserError
 
 FLAGS = flags.FLAGS
@@ -91,7 +91,6 @@ def _dispatch(config, argv, config_file) -> int:
         evaluate_run(config or saved, folder, FLAGS.split, FLAGS.checkpoint)
         return 0
 
-    from imgclf_jax import streams
     from imgclf_jax.train import train
 
     streams.survive()  # A run outlives its terminal.
