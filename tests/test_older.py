@@ -41,7 +41,7 @@ def test_a_checkpoint_from_before_is_completed_and_trains_on(tmp_path, norm, dec
     checkpoints = Checkpoints(tmp_path)
     checkpoints.save(3, as_before(content))
     checkpoints.wait()
-    found, step = checkpoints.restore_newest(wanted)
+    found, step, _ = checkpoints.restore_newest(wanted)
     checkpoints.close()
     assert step == 3 and isinstance(found["state"], TrainState)
     assert jax.tree.structure(found) == jax.tree.structure(wanted)
