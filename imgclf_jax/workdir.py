@@ -171,7 +171,7 @@ def check_config(workdir: Path, config: ConfigDict, allow_change: bool) -> list[
         raise UserError(
             f"workdir {workdir} holds a run with another config:\n"
             + "\n".join(f"  {line}" for line in changed)
-            + "\nchoose another --workdir, or insist with --allow_config_change"
+            + "\nchoose another --workdir, or continue anyway with --allow_config_change"
         )
     return changed
 
