@@ -24,16 +24,16 @@ from imgclf_jax.record import is_number
 
 
 class OtherModel(UserError):
-    """A checkpoint is whole, but its arrays are not those that this config needs."""
+    """A checkpoint is undamaged, but its arrays are not those that this config needs."""
 
 
 class Found(NamedTuple):
-    """A checkpoint that could be read, and newer ones that could not.
+    """A checkpoint that could be read, and the newer ones that could not.
 
     Attributes:
         tree: what was saved.
-        step: when.
-        damaged: step -> what is wrong with it, newest first.
+        step: the step it was saved at.
+        damaged: step -> what is wrong with that checkpoint, newest first.
     """
 
     tree: Any
@@ -128,10 +128,10 @@ class Checkpoints:
             raise self._failure(error) from error
 
     def poll(self) -> int | None:
-        """The step of the newest checkpoint that this object has saved and that is on disk, whole; does not wait.
+        """The step of the newest checkpoint that this object has saved and that is completely on disk. Does not wait.
 
         Raises:
-            UserError: a save has failed.
+            UserError: a save failed.
         """
         if self._saving is not None and not self._manager.is_saving_in_progress():
             self.wait()
@@ -148,17 +148,17 @@ class Checkpoints:
             self.durable, self._saving = self._saving, None
 
     def restore_newest(self, template: Any, newest: int | None = None) -> Found | None:
-        """The newest checkpoint that is whole; `None` if there are none. Changes nothing.
+        """The newest undamaged checkpoint; `None` if there are no checkpoints. Changes nothing.
 
         Args:
             template: a pytree of `jax.ShapeDtypeStruct`s with shardings.
-            newest: a step; newer checkpoints are passed over.
+            newest: a step; checkpoints of later steps are skipped.
 
         Raises:
-            OtherModel: none fits, and at least one is of another model.
+            OtherModel: none fits, and at least one belongs to another model.
             UserError: there are checkpoints but none of them can be read.
         """
-        # Of several processes all must try the same ones, even if one of them sees an older state of the disk.
+        # Several processes must all try the same ones, even if one of them sees an older state of the disk.
         steps = json.loads(hosts.gather(json.dumps(self.steps()))[0])
         failures: dict[int, UserError] = {}
         for step in reversed([step for step in steps if newest is None or step <= newest]):
@@ -185,7 +185,7 @@ class Checkpoints:
         """
 
         def asked():
-            """The template, without what the version that wrote the checkpoint did not know."""
+            """The template, without the arrays that the version that wrote the checkpoint did not have."""
             return older.template(template, self._saved(step).get("tree"))
 
         if template is not None and (problem := hosts.from_first(lambda: difference(self._saved(step), asked()))):
@@ -210,13 +210,13 @@ class Checkpoints:
         return saved["tree"] if template is None else older.complete(saved["tree"], template)
 
     def _saved(self, step):
-        """Shapes and dtypes of what was saved."""
+        """The shapes and dtypes of what was saved."""
         try:
             saved = _quietly(self._manager.item_metadata)(step)
             if not all(hasattr(leaf, "shape") and hasattr(leaf, "dtype") for leaf in jax.tree.leaves(saved)):
-                raise ValueError("it does not say what it holds")
+                raise ValueError("it does not describe its content")
             if not jax.tree.leaves(saved):
-                raise ValueError("it holds nothing")
+                raise ValueError("it is empty")
         except Exception as error:
             raise self._unreadable(step, error) from error
         return saved
@@ -225,7 +225,7 @@ class Checkpoints:
         return UserError(f"checkpoint {self.folder / str(step)} cannot be read ({_reason(error)[:200]})")
 
     def notes(self, step: int) -> dict[str, Any]:
-        """What was noted in the checkpoint of `step`; empty if nothing was, or it cannot be read."""
+        """The notes in the checkpoint of `step`; empty if there are none or if they cannot be read."""
         try:
             notes = self._manager.metadata(step).custom_metadata
         except Exception:  # A damaged checkpoint, of which `restore` then says more.
@@ -241,11 +241,11 @@ class Checkpoints:
         return self._manager.best_step()
 
     def close(self) -> None:
-        """Waits for what is being written and releases the threads.
+        """Waits for pending writes and releases the threads.
 
         Raises:
-            UserError: a save has failed and nobody has been told yet. If another error is on its way, a warning takes
-                its place.
+            UserError: a save failed, and that has not been reported yet. If another exception is being handled, a
+                warning is given instead.
         """
         underway = sys.exc_info()[1]
         told = self._told
@@ -253,7 +253,7 @@ class Checkpoints:
             self._manager.close()
         except Exception as error:
             failure = self._failure(error)
-            if told or isinstance(underway, OSError):  # The same disk, of which the user is told already.
+            if told or isinstance(underway, OSError):  # Probably the same disk, whose trouble is reported already.
                 return
             if underway is None:
                 raise failure from error
@@ -276,7 +276,7 @@ def _describe(leaf, sharding):
 
 
 def _quietly(function):
-    """`function` without Orbax's log, also in a user's own program: all that matters in it is raised, or said by us."""
+    """`function` without Orbax's log, also in a user's own program. What matters in it is raised or reported by us."""
 
     def quiet(*arguments, **options):
         logger = logging.getLogger("absl")

@@ -1,4 +1,4 @@
-"""Which checkpoints a workdir holds, and where damaged ones go: what can be done without reading any."""
+"""Which checkpoints a workdir holds, and where damaged ones go. Reads no checkpoint."""
 
 import os
 from pathlib import Path
@@ -11,15 +11,15 @@ DAMAGED = "damaged_checkpoints"
 
 
 def exists(workdir: Path) -> bool:
-    """Whether a finished checkpoint lies in `workdir`; cheap, and without side effects."""
+    """Whether there is a finished checkpoint in `workdir`. Cheap, and without side effects. Raises like `steps`."""
     return bool(steps(workdir))
 
 
 def steps(workdir: Path) -> list[int]:
-    """The steps of the checkpoints in `workdir`, whole or not; cheap, and without side effects.
+    """The steps of the checkpoints in `workdir`, damaged or not, in ascending order. Cheap, and without side effects.
 
     Raises:
-        UserError: there is a file in the place of a folder.
+        UserError: the folder of checkpoints cannot be read, for instance because it is a file.
     """
     folder = Path(workdir) / FOLDER
     try:
@@ -32,7 +32,7 @@ def steps(workdir: Path) -> list[int]:
 
 
 def check_places(workdir: Path) -> None:
-    """Raises `UserError` if a file stands where a checkpoint will be written, or where damaged ones are moved to."""
+    """Raises `UserError` if a file stands where a checkpoint will be written or where damaged ones will be moved."""
     steps(workdir)
     folder, damaged = Path(workdir) / FOLDER, Path(workdir) / DAMAGED
     entries = [entry for entry in folder.iterdir() if _is_step(entry.name)] if folder.is_dir() else []
@@ -42,11 +42,11 @@ def check_places(workdir: Path) -> None:
 
 
 def set_aside(workdir: Path, damaged: dict[int, str]) -> None:
-    """Moves checkpoints to `damaged_checkpoints`; all processes must call it.
+    """Moves damaged checkpoints to `damaged_checkpoints`. All processes must call it.
 
     Args:
         workdir: the folder of the run.
-        damaged: see `Found`.
+        damaged: step -> what is wrong; see `imgclf_jax.checkpoint.Found`. Only the steps are used.
     """
     for step in damaged:
         aside = Path(workdir) / DAMAGED / str(step)

@@ -22,9 +22,9 @@ PATH_FLAGS = ("workdir", "output", "save_dir", "image")  # of all tools
 _cache_told = False
 EXIT_STATUS = """Exit status:
     0        all is done
-    1        training diverged; or not everything could be done, as lines on standard error say; or a fault of the
-             program, with a traceback
-    2        a mistake, or something that could not be read or written: lines on standard error say what to do
+    1        training diverged; or not everything could be done, as standard error says; or the program has a fault,
+             which it shows with a traceback
+    2        there is a mistake, or something cannot be read or written; standard error says what to do
     3        another process of the job has ended or no longer answers
     128 + N  ended by signal N: 130 Ctrl-C, 143 SIGTERM, 129 the terminal was closed, 141 nobody reads the output"""
 
@@ -88,7 +88,7 @@ def parse_flags(argv: list[str], positional: bool = False) -> list[str]:
 
 
 def _expand_paths():
-    """The shell leaves the `~` of `--flag=~/x` alone, and a folder of that name is never meant."""
+    """Expands `~`: the shell does not expand it in `--flag=~/x`, and a folder of that name is never meant."""
     for name in PATH_FLAGS:
         if name in FLAGS and (value := FLAGS[name].value):
             expand = os.path.expanduser
@@ -96,10 +96,11 @@ def _expand_paths():
 
 
 def begin_work(needs_stdout: bool = True) -> None:
-    """Ends the time in which a tool only reads its command line and imports; see `imgclf_jax.interrupt.begin_work`.
+    """Ends the phase in which a tool only reads its command line and imports; see `imgclf_jax.interrupt.begin_work`.
 
     Args:
-        needs_stdout: whether what the tool makes goes to standard output. If it does not, the tool goes on without.
+        needs_stdout: whether the result of the tool goes to standard output. If it does not, the tool continues when
+            standard output is lost.
     """
     interrupt.begin_work()
     if not needs_stdout:
@@ -107,7 +108,7 @@ def begin_work(needs_stdout: bool = True) -> None:
 
 
 def run_tool(main: Callable[[list[str]], int], takes_config: bool = True) -> int:
-    """Calls a tool's `main(argv)` and returns its exit status; no ending is without a line or a traceback.
+    """Calls the `main(argv)` of a tool and returns its exit status. Every failure prints a line or a traceback.
 
     Args:
         main: see `imgclf_jax.main.main`.
@@ -116,7 +117,7 @@ def run_tool(main: Callable[[list[str]], int], takes_config: bool = True) -> int
     interrupt.install()
     streams.prepare()
     streams.ignore_in_threads()
-    faulthandler.enable(file=2)  # When native code crashes, where in Python that was.
+    faulthandler.enable(file=2)  # If native code crashes, this shows where in Python that was.
     warnings.simplefilter("default", UserWarning)
     warnings.showwarning = _show_warning
     sys.unraisablehook = _show_unraisable
@@ -134,8 +135,8 @@ def run_tool(main: Callable[[list[str]], int], takes_config: bool = True) -> int
         status, line = interrupt.ending(error)
         print(line, file=sys.stderr)
     except streams.OutputLost:
-        status = 0  # `streams.status` knows why.
-    except SystemExit as error:  # Ours end by returning: this is a library's idea.
+        status = 0  # `streams.status` determines the exit status.
+    except SystemExit as error:  # Our tools end by returning, so a library did this.
         print(f"error: the program was ended by sys.exit({error.code!r}) in a library", file=sys.stderr)
         status = 1
     except MemoryError as error:
@@ -146,7 +147,7 @@ def run_tool(main: Callable[[list[str]], int], takes_config: bool = True) -> int
 
 
 def _show_unraisable(unraisable):
-    if isinstance(unraisable.exc_value, interrupt.Stopped):  # It came within a callback of the garbage collector.
+    if isinstance(unraisable.exc_value, interrupt.Stopped):  # It was raised within a callback of the garbage collector.
         interrupt.raise_later(unraisable.exc_value.number)
         return
     # When a checkpoint cannot be written, its other writes, in C++, find nobody left to tell that they failed as well;
@@ -175,12 +176,12 @@ def _show_warning(message, category, filename, lineno, file=None, line=None):
 
 
 def _cache_trouble(text):
-    """One line about a compilation cache that is full, damaged or cannot be written; JAX has one for every program."""
+    """One line about a compilation cache that cannot be used, and then nothing: JAX warns for every program."""
     global _cache_told
     if _cache_told:
         return ""
     _cache_told = True
-    import jax  # It has been imported: the warning is its.
+    import jax  # It has been imported already: the warning comes from it.
 
     folder = jax.config.values["jax_compilation_cache_dir"]
     reason = text.partition("': ")[2][:200] or text

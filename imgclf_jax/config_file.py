@@ -1,4 +1,4 @@
-"""Config files: Python files with `get_config()`, and the mistakes in them, in one line each."""
+"""Config files: Python files with `get_config()`. Mistakes in them are reported in one line each."""
 
 import ast
 import contextlib
@@ -15,7 +15,7 @@ from imgclf_jax.errors import UserError
 
 
 class _LastTuple(config_flags._ConfigFieldMultiFlag):  # type: ignore[name-defined]
-    """A tuple that is overridden twice has its last value, like any other field; the original appends."""
+    """A tuple that is overridden twice takes its last value, like any other field. The original class appends."""
 
     def parse(self, arguments):
         self.present = 0
@@ -26,7 +26,7 @@ config_flags._ConfigFieldMultiFlag = _LastTuple  # type: ignore[attr-defined]
 
 
 def config_path(argv: list[str]) -> str | None:
-    """The value of `--config` on a command line, or `None` if there is none."""
+    """The value of `--config` on a command line: `None` if there is no such flag, empty if it has no value."""
     for index, argument in enumerate(argv):
         name, equals, value = argument.lstrip("-").partition("=")
         if argument.startswith("-") and name == "config":
@@ -45,7 +45,7 @@ def check(path: str) -> None:
     if not file.is_file():
         raise UserError(f"config file {path} is not a regular file")
     try:
-        ast.parse(file.read_bytes(), filename=path)  # from bytes, which may begin with a BOM or declare a coding
+        ast.parse(file.read_bytes(), filename=path)  # From bytes: they may begin with a BOM or declare an encoding.
     except SyntaxError as error:
         line = f", line {error.lineno}" if error.lineno else ""
         raise UserError(f"config file {path}{line}: {error.msg}") from error
@@ -55,13 +55,13 @@ def check(path: str) -> None:
 
 @contextlib.contextmanager
 def loading(path: str | None) -> Iterator[None]:
-    """While the block loads a config file, the modules beside it can be imported, as for a script.
+    """Lets the block that loads a config file import the modules beside the file, as a script can.
 
     Raises:
-        UserError: whatever the block raises, in one line.
+        UserError: the block has raised an exception; the message has one line.
     """
     folder = None if path is None else str(Path(path).resolve().parent)
-    # Compiled files are recognised by their time in seconds: two edits within one would leave the first in force.
+    # Python recognises compiled files by a time in seconds: after two edits within one second, the first would stay.
     writes_no_bytecode, sys.dont_write_bytecode = sys.dont_write_bytecode, True
     if folder:
         sys.path.insert(0, folder)
@@ -70,7 +70,7 @@ def loading(path: str | None) -> Iterator[None]:
     except flags.Error as error:
         cause = _raised_by(path, error)
         text = str(error)
-        if cause or "Traceback" in text:  # The parser puts tracebacks into its message.
+        if cause or "Traceback" in text:  # The parser puts the traceback into its message.
             raise _failed(path, _told(cause) if cause else text.strip().splitlines()[-1]) from error
         raise UserError(one_line(error)) from error
     except SystemExit as error:
@@ -89,7 +89,7 @@ def loading(path: str | None) -> Iterator[None]:
 
 
 def one_line(error: object) -> str:
-    """What an exception says, on one line."""
+    """The message of an exception, on one line."""
     while isinstance(error, KeyError | AttributeError) and error.args:
         error = error.args[0]  # str() of a KeyError is the repr of its message.
     return " ".join(str(error).split())
@@ -100,7 +100,7 @@ def _failed(path, reason):
 
 
 def _raised_by(path, error):
-    """What the code of the config file raised, out of all that `error` was raised after; or `None`."""
+    """The exception among the causes of `error` that the code of the config file raised, or `None`."""
     cause = None
     while error is not None and path is not None:
         files = (frame.f_code.co_filename for frame, _ in traceback.walk_tb(error.__traceback__))
@@ -115,7 +115,7 @@ def _told(error):
 
 
 def _reason(error):
-    """`one_line`, but what ConfigDict says about a field that does not exist, shorter."""
+    """Like `one_line`, but shortens what ConfigDict says about a field that does not exist."""
     text = one_line(error)
     if near := re.search(r'Did you mean "(.+)" instead of "(.+)"\?', text):
         return f"there is no field {near[2]}; did you mean {near[1]}?"

@@ -41,12 +41,12 @@ def session(coordinator: str | None, num_processes: int | None, process_id: int 
     Raises:
         UserError: the arguments make no sense; a process that is missing.
     """
-    # JAX's own heartbeat ends the process without a line: it comes only if ours fails.
+    # JAX's own heartbeat ends the process without a message. It has a longer timeout, so it acts only if ours fails.
     with joining.join(coordinator, num_processes, process_id, seconds, 2 * HEARTBEAT_SECONDS + 30) as joined:
         if not joined:
             yield
             return
-        # A process that dies takes others with it in native code; where each of its threads was says nothing there.
+        # When a process dies, native code ends the others too. The stacks of all their threads would say nothing.
         faulthandler.enable(file=2, all_threads=False)
         state = distributed.global_state
         assert state.process_id is not None and state.num_processes is not None
@@ -54,7 +54,7 @@ def session(coordinator: str | None, num_processes: int | None, process_id: int 
         try:
             yield
         except BaseException as error:
-            if _cut_off(error):  # Also where it came while saving, and is told as a checkpoint that cannot be written.
+            if _cut_off(error):  # Perhaps while saving: then it looks like a failed save.
                 peers.leave(3, "error: another process of this job has ended; see what it printed. " + _GO_ON)
             if isinstance(error, UserError):
                 peers.leave(2, told(error))
@@ -66,14 +66,17 @@ def session(coordinator: str | None, num_processes: int | None, process_id: int 
 
 
 def when_lost(function: Callable[[str], None]) -> None:
-    """Calls a function with a reason, in a thread, before this process ends because another one does not answer."""
+    """Registers a function, to be called with a reason before this process ends because another one does not answer.
+
+    The function is called in another thread, and its exceptions are ignored.
+    """
     _last_words.append(function)
 
 
 def _lost(process):
     reason = (
         f"process {process} of this job has not answered for {HEARTBEAT_SECONDS} s: it, its machine or the network "
-        "stands still"
+        "is down or stands still"
     )
     for function in _last_words:
         with contextlib.suppress(Exception):
@@ -115,7 +118,7 @@ def gather(text: str) -> list[str]:
 
 
 def _get(client, key):
-    """The text of another process. Waits in short pieces: signals are not heard in native code."""
+    """The text of another process. Waits for a second at a time, because native code does not react to signals."""
     end = time.monotonic() + AGREE_SECONDS
     while True:
         try:
@@ -144,10 +147,10 @@ def first_alone(function: Callable[[], Result]) -> Result:
 
 
 def from_first(function: Callable[[], Result]) -> Result:
-    """Calls a function in the first process alone and returns its result, which JSON must be able to hold, in all.
+    """Calls a function in the first process only and returns its result, which must fit into JSON, in all processes.
 
-    What is decided by looking at a shared disk must be decided once: machines may see it at different moments. Raises
-    `UserError` in all processes if it was raised in the first.
+    A decision that depends on a shared disk must be made once, because machines may see different states of it. Raises
+    `UserError` in all processes if the first one raised it.
     """
     result, failure = _attempt(function) if is_first() else (None, "")
     raise_together(failure)
@@ -159,8 +162,9 @@ def raise_together(failure: str) -> None:
     failures = gather(failure)
     if failure:
         raise UserError(failure)
-    if told := next(((process, text) for process, text in enumerate(failures) if text), None):
-        raise UserError(f"process {told[0]} stopped: {told[1]}")
+    for process, text in enumerate(failures):
+        if text:
+            raise UserError(f"process {process} stopped: {text}")
 
 
 def same(what: str, text: str, explain: Callable[[str, str], str]) -> None:

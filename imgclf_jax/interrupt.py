@@ -1,4 +1,4 @@
-"""How signals end a tool: at once while it imports, by an exception while it works, in order while a run trains."""
+"""How signals end a tool: at once while it imports, by an exception while it works, after a save while it trains."""
 
 import contextlib
 import os
@@ -7,14 +7,14 @@ from collections.abc import Iterator
 from types import FrameType
 from typing import Any
 
-# Ctrl-C, the end of a cluster's time, and a terminal that was closed. Windows has no SIGHUP.
+# Sent by Ctrl-C, by a cluster whose time is up, and by a terminal that is closed. Windows has no SIGHUP.
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
 _POLL_SECONDS = 0.05
 _working = False
 
 
 class Stopped(KeyboardInterrupt):
-    """A signal asked the process to end. `number` is the signal."""
+    """A signal asked the process to end. `number` is the number of the signal."""
 
     def __init__(self, number: int):
         super().__init__(f"stopped by {signal.Signals(number).name}")
@@ -22,17 +22,17 @@ class Stopped(KeyboardInterrupt):
 
 
 class Interrupt:
-    """What a signal does to a run: it raises `Stopped` until `defer` is called, and afterwards it only sets `number`.
+    """How a run takes signals: they raise `Stopped` until `defer` is called. After that, the first only sets `number`.
 
     Attributes:
-        number: the signal that asked a run to stop which has called `defer`, or 0.
+        number: the first signal since `defer` was called, or 0.
     """
 
     number = 0
     _deferred = False
 
     def defer(self) -> None:
-        """From now on the first signal is for the caller to look at, in `number`; a second one raises `Stopped`."""
+        """From now on, the first signal only sets `number`, which the caller must check. A second raises `Stopped`."""
         self._deferred = True
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
@@ -43,10 +43,10 @@ class Interrupt:
 
 
 def install() -> None:
-    """Handles `SIGNALS`: until `begin_work` is called, they end the process at once, with a line.
+    """Handles `SIGNALS`: until `begin_work` is called, they print a line and end the process at once.
 
-    A tool calls this before its other imports: some extension modules swallow a `KeyboardInterrupt` that comes while
-    they are imported. A signal that is ignored, as after `nohup`, stays ignored.
+    A tool calls this before its other imports, because some extension modules swallow a `KeyboardInterrupt` that is
+    raised while they are imported. A signal that is ignored, as after `nohup`, stays ignored.
     """
     for number in SIGNALS:
         if signal.getsignal(number) not in (signal.SIG_IGN, _handle):
@@ -54,25 +54,25 @@ def install() -> None:
 
 
 def begin_work() -> None:
-    """From now on a signal raises `Stopped`, so that what has been begun is cleaned up."""
+    """From now on, a signal raises `Stopped`, so that unfinished work is cleaned up."""
     global _working
     _working = True
 
 
 def end_work() -> None:
-    """From now on a signal ends the process at once again: only Python's own shutdown is left."""
+    """From now on, a signal ends the process at once again: only the shutdown of Python is left."""
     global _working
     _working = False
 
 
 def raise_later(number: int) -> None:
-    """Raises `Stopped` in a moment: what was raised now would get lost, or has got lost in a callback of Python's."""
+    """Raises `Stopped` a moment later: raised now, it would be lost, or it was lost in a callback of Python."""
     signal.signal(signal.SIGALRM, lambda _, frame: _raise(number, frame))
     signal.setitimer(signal.ITIMER_REAL, _POLL_SECONDS)
 
 
 def ending(error: KeyboardInterrupt) -> tuple[int, str]:
-    """The exit status and the line that a process ends with when a signal stops it."""
+    """The exit status and the last line of a process that a signal stops."""
     return _ending(getattr(error, "number", signal.SIGINT))
 
 
@@ -82,7 +82,7 @@ def _ending(number):
 
 @contextlib.contextmanager
 def catch() -> Iterator[Interrupt]:
-    """Handles `SIGNALS` as `Interrupt` says for as long as the block lasts; those that are ignored stay ignored."""
+    """Handles `SIGNALS` as `Interrupt` describes while the block lasts. Signals that are ignored stay ignored."""
     flag = Interrupt()
     before: dict[int, Any] = {}
     for number in SIGNALS:
@@ -105,7 +105,7 @@ def _handle(number: int, frame: FrameType | None) -> None:
 
 
 def _raise(number: int, frame: FrameType | None) -> None:
-    """Raises `Stopped`, but not within an import, which might swallow it: then as soon as the import is over."""
+    """Raises `Stopped`; within an import, which might swallow it, only when the import is over."""
     if not (_importing(frame) and hasattr(signal, "setitimer")):
         raise Stopped(number)
     raise_later(number)

@@ -1,4 +1,4 @@
-"""How the processes of a job find each other: from flags, or from what a launcher says."""
+"""How the processes of a job find each other: through flags, or through the variables of a launcher."""
 
 import contextlib
 import hashlib
@@ -16,7 +16,7 @@ from imgclf_jax import interrupt, peers
 from imgclf_jax.errors import UserError
 
 SHUTDOWN_SECONDS = 60
-# Launcher -> the variables that hold the number of processes and this one's place among them.
+# Launcher -> the variables that hold the number of processes and the place of this one among them.
 LAUNCHERS = {
     "SLURM": ("SLURM_STEP_NUM_TASKS", "SLURM_PROCID"),
     "Open MPI": ("OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK"),
@@ -29,20 +29,21 @@ _POLL_SECONDS = 0.1
 def join(
     coordinator: str | None, num_processes: int | None, process_id: int | None, seconds: int, heartbeat: int
 ) -> Iterator[bool]:
-    """Connects this process with the others, for the arguments of `imgclf_jax.hosts.session`.
+    """Connects this process with the others; takes the arguments of `imgclf_jax.hosts.session`.
 
     Args:
-        coordinator: see there, like the next ones.
-        num_processes: of the job.
-        process_id: this one's.
+        coordinator: HOST:PORT, "auto" or `None`; see there.
+        num_processes: the number of processes of the job; `None`: what the launcher says.
+        process_id: the place of this process, from 0; `None`: what the launcher says.
         seconds: how long to wait for the others.
-        heartbeat: seconds after which JAX ends this process because another one is silent.
+        heartbeat: the number of seconds after which JAX ends this process because another one is silent.
 
     Yields:
         Whether this process is now one of several.
 
     Raises:
-        UserError: the arguments make no sense; another process has the same place; a process that is missing.
+        UserError: the arguments make no sense, another process has the same place, or the processes cannot connect.
+            If others are missing after `seconds`, the process prints a line and ends with status 2.
     """
     launcher = next((name for name in LAUNCHERS if (_launched(name)[0] or 1) > 1), None)
     if coordinator is None:
@@ -67,7 +68,7 @@ def join(
             num_processes,
             process_id,
             cluster_detection_method="deactivate" if explicit else None,
-            # Longer than the deadline: when this one passes, JAX aborts with a stack trace.
+            # Longer than our deadline: when this one passes, JAX aborts with a stack trace.
             initialization_timeout=seconds + 60,
             heartbeat_timeout_seconds=heartbeat,
             shutdown_timeout_seconds=SHUTDOWN_SECONDS,
@@ -80,18 +81,18 @@ def join(
             raise
         except Exception as error:
             reason = " ".join(str(error).split())[:300]
-            raise UserError(f"{who} cannot join the others: {reason}; say --coordinator=HOST:PORT") from error
+            raise UserError(f"{who} cannot join the others: {reason}; give --coordinator=HOST:PORT") from error
         if not waited:
             reason = _reason(coordinator, process_id)
             peers.leave(2, f"error: {who} waited {seconds} s in vain for the others: {reason}")
-        # JAX has taken SIGTERM for a service of its own, which does not end the process. Python's idea of it is put
-        # back.
+        # JAX has taken over SIGTERM for a service of its own, which does not end the process. Python's handler is
+        # put back.
         signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))
         yield True
 
 
 def _in_time(function: Callable[[], None], seconds: float, check: Callable[[], None]) -> bool:
-    """Whether a function that waits in native code ends in time; meanwhile signals and `check` are heeded."""
+    """Whether a function that waits in native code ends in time. Meanwhile, handles signals and calls `check`."""
     errors: list[BaseException] = []
 
     def run():
@@ -107,7 +108,7 @@ def _in_time(function: Callable[[], None], seconds: float, check: Callable[[], N
         while thread.is_alive() and time.monotonic() < end:
             thread.join(_POLL_SECONDS)
             check()
-    except KeyboardInterrupt as error:  # The thread cannot be ended in another way.
+    except KeyboardInterrupt as error:  # There is no other way to end the thread.
         peers.leave(*interrupt.ending(error))
     except UserError as error:
         peers.leave(2, f"error: {error}")
@@ -118,12 +119,12 @@ def _in_time(function: Callable[[], None], seconds: float, check: Callable[[], N
 
 @contextlib.contextmanager
 def _claimed(coordinator, process_id):
-    """Takes a place in a job, as a name that this machine has once, for as long as the block lasts.
+    """Takes a place in a job while the block lasts, as a name that exists only once on this machine.
 
     Yields:
         A function that raises `UserError` if another process has asked for the same place.
     """
-    if sys.platform != "linux":  # There are no such names elsewhere.
+    if sys.platform != "linux":  # Other systems do not have such names.
         yield lambda: None
         return
     name = "\0imgclf_jax-" + hashlib.sha256(f"{coordinator} {process_id}".encode()).hexdigest()
@@ -136,7 +137,7 @@ def _claimed(coordinator, process_id):
             place.bind(name)
         except OSError:
             with contextlib.suppress(OSError):
-                place.connect(name)  # so that the other one knows
+                place.connect(name)  # so that the other process notices
             raise problem from None
         place.listen()
         place.setblocking(False)
@@ -150,7 +151,7 @@ def _claimed(coordinator, process_id):
 
 
 def _launched(launcher):
-    """(number of processes, this one's place), as far as the launcher's variables say them in numbers."""
+    """(number of processes, place of this one) from the variables of a launcher; `None` for what is not a number."""
     values = (os.environ.get(name, "") for name in LAUNCHERS[launcher])
     return tuple(int(value) if value.isdecimal() else None for value in values)
 
@@ -160,7 +161,7 @@ def _check(coordinator, num_processes, process_id):
     if not (host and colon and port.isdigit()):
         raise UserError(f"--coordinator={coordinator} must be HOST:PORT, or auto")
     if num_processes is None or process_id is None:
-        raise UserError("--coordinator needs --num_processes and --process_id, unless SLURM or MPI say them")
+        raise UserError("--coordinator needs --num_processes and --process_id, unless SLURM or MPI give them")
     if num_processes < 1 or not 0 <= process_id < num_processes:
         raise UserError(f"--process_id={process_id} must be from 0 to --num_processes={num_processes} minus 1")
 

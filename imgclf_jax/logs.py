@@ -20,7 +20,7 @@ class MetricsFiles:
     def __init__(self, workdir: Path, resume_step: int = 0, tensorboard: bool = True):
         """Opens the files. Rows past `resume_step` are dropped: training is about to write them again.
 
-        Damaged lines are dropped as well, but not without a copy of the file and a warning.
+        Damaged lines are dropped as well. In that case a copy of the file is kept, and a warning is given.
         """
         workdir = Path(workdir)
         found = metrics.read(workdir)
@@ -35,8 +35,9 @@ class MetricsFiles:
         if tensorboard:
             from tensorboardX import SummaryWriter  # 0.2 s to import, more where PyTorch is installed
 
-            # From this step on TensorBoard hides what earlier sessions wrote. An evaluation of the test split may have
-            # been written at this very step, and will be again; so all of the step is, and the rest of it here.
+            # From this step on, TensorBoard hides what earlier sessions wrote. An evaluation of the test split may have
+            # been written at this very step and will be written again, so this step is hidden too. Its other rows
+            # are written again here.
             self._tensorboard = SummaryWriter(str(workdir / "tensorboard"), purge_step=resume_step)
             for row in rows:
                 if row["step"] == resume_step:
@@ -58,7 +59,7 @@ class MetricsFiles:
                     self._tensorboard.add_scalar(f"{row['split']}/{name}", row[name], row["step"])
 
     def flush(self) -> None:
-        """Makes everything durable: a process that is killed or a machine that stops loses no row."""
+        """Makes everything durable: no row is lost if the process is killed or the machine stops."""
         for file in (self._jsonl, self._csv):
             file.flush()
             os.fsync(file.fileno())
@@ -87,7 +88,7 @@ class NoFiles:
 
 
 def _keep_damaged(workdir, found, resume_step):
-    """Copies a damaged `metrics.jsonl` and says what has become of it."""
+    """Copies a damaged `metrics.jsonl` and warns about it."""
     recovered = sum(row["step"] <= resume_step for row in found.recovered)
     if found.damaged:
         original = (workdir / JSONL).read_bytes()

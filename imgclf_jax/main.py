@@ -1,6 +1,6 @@
 """The front door: `python -m imgclf_jax.main --config=configs/NAME.py [--workdir=DIR] [--mode=train|eval|check]`."""
 
-if __name__ == "__main__":  # Before anything is imported that swallows Ctrl-C.
+if __name__ == "__main__":  # This comes before imports that swallow Ctrl-C.
     from imgclf_jax import interrupt
 
     interrupt.install()
@@ -11,7 +11,7 @@ from pathlib import Path
 
 from absl import flags
 
-from imgclf_jax import cli, provenance
+from imgclf_jax import cli, provenance, streams
 from imgclf_jax.errors import UserError
 
 FLAGS = flags.FLAGS
@@ -49,7 +49,7 @@ def main(argv: list[str]) -> int:
         raise UserError("--config is missing; for example --config=configs/cnn.py")
 
     file = cli.config_path(argv)
-    config_file = provenance.describe_file(Path(file)) if file else None  # now, before somebody edits it
+    config_file = provenance.describe_file(Path(file)) if file else None  # Read now, before somebody edits it.
     from imgclf_jax import compiler, hosts  # JAX is slow to import: mistakes above are told at once.
 
     compiler.configure_xla()
@@ -59,7 +59,7 @@ def main(argv: list[str]) -> int:
 
 
 def _unused(config) -> list[str]:
-    """A line for each flag that is given and would make no difference."""
+    """One line for each flag that is given but has no effect."""
     found = [
         f"--{name} has no effect with --mode={FLAGS.mode}; it goes with --mode=eval"
         for name in ("split", "checkpoint")
@@ -91,7 +91,6 @@ def _dispatch(config, argv, config_file) -> int:
         evaluate_run(config or saved, folder, FLAGS.split, FLAGS.checkpoint)
         return 0
 
-    from imgclf_jax import streams
     from imgclf_jax.train import train
 
     streams.survive()  # A run outlives its terminal.

@@ -1,7 +1,7 @@
-"""Standard error without a false alarm of native code, through a process that outlives ours.
+"""Filters a false alarm of native code out of standard error, in a process that outlives ours.
 
-Native code may write the reason for which it aborts, so whatever filters standard error must not be part of the process
-that dies. This file is both: the module that starts the filter, and the program that the filter runs.
+Native code may write why it aborts, so the filter of standard error must not be part of the process that dies. This
+file is both the module that starts the filter and the program that the filter runs.
 """
 
 import atexit
@@ -13,15 +13,15 @@ from collections.abc import Iterator
 from typing import Any
 
 _MARK = b"\0end of a block of imgclf_jax\0"
-_filters: dict[tuple[int, int], Any] = {}  # by what they write to; at most one
+_filters: dict[tuple[int, int], Any] = {}  # (device, inode) of what it writes to -> the filter; at most one
 
 
 @contextlib.contextmanager
 def without(noise: str) -> Iterator[None]:
-    """Drops the lines with `noise` from all that the process writes to standard error while the block lasts.
+    """Drops the lines that contain `noise` from what the process writes to standard error while the block lasts.
 
-    Everything else is written at once, and before the block ends. If the filter cannot be started or has been killed,
-    the noise is written as well. Blocks may be nested: the noise is that of the outer one.
+    Everything else is written at once, and at the latest when the block ends. If the filter cannot be started or has
+    been killed, the noise is written as well. Blocks may be nested: then the noise of the outermost one counts.
     """
     try:
         running = _start(noise)
@@ -45,7 +45,7 @@ def without(noise: str) -> Iterator[None]:
 
 
 def _start(noise):
-    """The running filter for what standard error is now; `None` within a block."""
+    """The running filter for the present standard error; `None` within another block."""
     if any(os.path.sameopenfile(running.stdin.fileno(), 2) for running in _filters.values()):
         return None
     status = os.fstat(2)
@@ -53,7 +53,7 @@ def _start(noise):
     if target not in _filters or _filters[target].poll() is not None:
         _drop()
         atexit.register(_drop)
-        # In a session of its own: Ctrl-C is for us, not for what has to write down how we end.
+        # In a session of its own: Ctrl-C is meant for us, not for the process that has to write how we end.
         command = [sys.executable, "-I", "-S", __file__, noise]
         pipe = subprocess.PIPE
         _filters[target] = subprocess.Popen(command, stdin=pipe, stdout=pipe, bufsize=0, start_new_session=True)
@@ -70,12 +70,12 @@ def _drop():
         _, old = _filters.popitem()
         old.stdin.close()
         old.stdout.close()
-        with contextlib.suppress(subprocess.TimeoutExpired):  # It ends when it has written everything.
+        with contextlib.suppress(subprocess.TimeoutExpired):  # The filter ends when it has written everything.
             old.wait(1)
 
 
 def _run(noise: bytes) -> None:
-    """Copies standard input to standard error; a mark is answered with a byte on standard output."""
+    """Copies standard input to standard error. Every mark is answered with a byte on standard output."""
     kept = b""
     while data := os.read(0, 65536):
         *lines, kept = (kept + data).split(b"\n")
@@ -89,7 +89,7 @@ def _run(noise: bytes) -> None:
 
 
 def _write(data: bytes) -> None:
-    with contextlib.suppress(OSError):  # The terminal is gone; our process must still be able to write to us.
+    with contextlib.suppress(OSError):  # The terminal may be gone; the process must still be able to write here.
         while data:
             data = data[os.write(2, data) :]
 

@@ -1,4 +1,4 @@
-"""Whether the other processes of a job still answer, and how this one ends when it cannot go on without them."""
+"""Watches whether the other processes of a job still answer, and ends this one when it cannot continue without them."""
 
 import contextlib
 import os
@@ -11,23 +11,24 @@ from typing import Any
 
 from jax._src import distributed
 
-BEATS = 10  # signs of life in the time after which a process is taken for dead
+BEATS = 10  # the number of signs of life in the time after which a process is taken for dead
 _KEY = "imgclf_jax/alive/"
 _DONE = "done"
 _LOST = "lost "
 
 
 class Watch:
-    """Gives signs of life through the coordinator's store, and looks for those of the others.
+    """Gives signs of life through the store of the coordinator, and looks for those of the others.
 
-    JAX does the same in native code, but ends this process without a word that a user can act on. The first process
-    watches all others, and they watch the first.
+    JAX does the same in native code, but it ends this process without a message that a user can act on. The first
+    process watches all others, and they watch the first.
 
     Args:
-        client: JAX's, connected to the coordinator.
-        process: this process's place in the job.
-        seconds: after so long without a sign of life a process is taken for dead.
-        lost: called with its place, in a thread.
+        client: the client of JAX, connected to the coordinator.
+        process: the place of this process in the job, from 0.
+        processes: the number of processes in the job.
+        seconds: the time without a sign of life after which a process is taken for dead.
+        lost: called with the place of that process, in a thread of the watch.
     """
 
     def __init__(self, client: Any, process: int, processes: int, seconds: float, lost: Callable[[int], None]):
@@ -44,7 +45,7 @@ class Watch:
         threading.Thread(target=self._count, daemon=True).start()
 
     def stop(self) -> None:
-        """Tells the others that nothing more is to be expected. Afterwards the client may be shut down."""
+        """Tells the others not to expect any more signs of life. Afterwards, the client may be shut down."""
         self._stopped.set()
         self._beating.join(self._seconds)
         with contextlib.suppress(Exception):
@@ -54,7 +55,7 @@ class Watch:
         beats = 0
         while not self._stopped.wait(self._seconds / BEATS):
             beats += 1
-            with contextlib.suppress(Exception):  # An answer that does not come is what `_count` waits for.
+            with contextlib.suppress(Exception):  # If no answer comes, `_count` notices.
                 self._give(str(beats))
                 self._look()
 
@@ -66,7 +67,7 @@ class Watch:
             signs = {int(key.rpartition("/")[2]): sign for key, sign in self._client.key_value_dir_get(_KEY)}
         else:
             signs = {0: self._client.key_value_try_get(f"{_KEY}0")}
-            if signs[0].startswith(_LOST):  # The first process is about to end; with it, the store does.
+            if signs[0].startswith(_LOST):  # The first process is about to end, and the store ends with it.
                 self._lost(int(signs[0].removeprefix(_LOST)))
         for process in self._silent:
             sign = signs.get(process)
@@ -78,10 +79,10 @@ class Watch:
         self._stopped.set()
         with contextlib.suppress(Exception):
             self._give(f"{_LOST}{process}")
-            time.sleep(1.5 * self._seconds / BEATS)  # They look at every beat.
+            time.sleep(1.5 * self._seconds / BEATS)  # The others look at every beat.
 
     def _count(self):
-        # Beats, not seconds of a clock: time that this process has itself stood still must not count.
+        # Counts beats, not seconds of a clock: the time during which this process itself was stopped must not count.
         while not self._stopped.wait(self._seconds / BEATS):
             for process, silent in self._silent.items():
                 self._silent[process] = silent + 1
@@ -93,11 +94,16 @@ class Watch:
 
 
 def leave(code: int, message: str) -> None:
-    """Ends this process now, after a message: an orderly end would wait for all others."""
+    """Prints a message and ends this process now: an orderly end would wait for all others.
+
+    Args:
+        code: the exit status.
+        message: one or more lines for standard error. The host and the process are put before each of them.
+    """
     name = f"{socket.gethostname()}, process {distributed.global_state.process_id}: "
     with contextlib.suppress(Exception):  # Standard output may be lost.
         print("\n".join(name + line for line in message.splitlines()), file=sys.stderr, flush=True)
         sys.stdout.flush()
     if distributed.global_state.process_id == 0:
-        time.sleep(2)  # The others lose their coordinator: they shall have time to say what they have to say.
+        time.sleep(2)  # The others lose their coordinator: give them time to print their own messages.
     os._exit(code)

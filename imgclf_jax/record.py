@@ -1,4 +1,4 @@
-"""What `run.json` may hold, and the one reader of it. A file that was cut off or edited is described, never trusted."""
+"""What `run.json` may hold, and its only reader. A file that was truncated or edited is reported, never trusted."""
 
 import math
 from collections.abc import Callable
@@ -10,13 +10,13 @@ from imgclf_jax.storage import read_json
 
 NAME = "run.json"
 ADVICE = (
-    "; the file can be deleted: everything but results, times and versions is kept elsewhere, and training with the "
-    "same command writes it anew"
+    "; the file can be deleted: everything except results, times and versions is kept elsewhere, and training with the "
+    "same command writes it again"
 )
 
 
 class _Kind:
-    """A kind of value: a name for messages, and a test."""
+    """A kind of value: its name in messages, and its test."""
 
     def __init__(self, name: str, test: Callable[[Any], bool]):
         self.name, self.test = name, test
@@ -27,12 +27,12 @@ class _Kind:
 
 
 def is_number(value: Any) -> bool:
-    """Whether a value is a finite number, which booleans are not."""
+    """Whether a value is a finite number. Booleans are not numbers."""
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < math.inf
 
 
 def is_natural(value: Any) -> bool:
-    """Whether a value is an integer from 0."""
+    """Whether a value is an integer from 0 to 2**63 - 1."""
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**63
 
 
@@ -51,7 +51,7 @@ def _are_origins(value):
 TEXT = _Kind("a string", lambda value: isinstance(value, str))
 NATURAL = _Kind("an integer from 0", is_natural)
 NUMBER = _Kind("a number", is_number)
-LOSS = _Kind("a number", lambda value: isinstance(value, float) or is_number(value))  # It may be infinite.
+LOSS = _Kind("a number", lambda value: isinstance(value, float) or is_number(value))  # It may be infinite or NaN.
 
 # A field that is not named here may hold anything; ANY stands for the names of splits and packages.
 ANY = "*"
@@ -95,7 +95,7 @@ FIELDS = {
     "provenance": PROVENANCE,
     "earlier_provenance": _Kind("a list of objects", _are_origins),
 }
-# What a part must have if it is there at all.
+# The fields that a part must have if it is present at all.
 REQUIRED = {
     "results.*": ("accuracy", "loss", "correct", "count"),
     "provenance.git": ("commit",),
@@ -108,7 +108,8 @@ def read(workdir: Path) -> dict[str, Any] | None:
     """The `run.json` of a workdir, or `None` if there is none.
 
     Raises:
-        UserError: it cannot be read, or a field holds what it cannot hold. The message says that it can be deleted.
+        UserError: the file cannot be read, or a field holds an impossible value. The message says that the file can be
+            deleted.
     """
     path = Path(workdir) / NAME
     content = read_json(path, ADVICE)
@@ -118,13 +119,13 @@ def read(workdir: Path) -> dict[str, Any] | None:
 
 
 def find_problem(content: dict[str, Any], fields: dict[str, Any], path: str = "", pattern: str = "") -> str | None:
-    """What is wrong with the values of an object, or `None`.
+    """What is wrong with the values of an object, or `None` if nothing is.
 
     Args:
         content: the object.
-        fields: what it may hold, like `FIELDS`.
-        path: of the object, for the message.
-        pattern: likewise, with `ANY` for what may have any name.
+        fields: the kinds of its fields, in the form of `FIELDS`.
+        path: the path of the object, for the message.
+        pattern: the same path, with `ANY` in place of names that are not fixed.
     """
     for name in REQUIRED.get(pattern, ()):
         if name not in content:
@@ -145,12 +146,12 @@ def find_problem(content: dict[str, Any], fields: dict[str, Any], path: str = ""
         elif problem := find_problem(value, kind, here, there):
             return problem
     if pattern == "results.*" and not 0 < content["count"] >= content["correct"]:
-        return f"{path} has {content['correct']} of {content['count']} right"
+        return f"{path} says that {content['correct']} of {content['count']} are correct"
     return None
 
 
 def is_described(data: Any) -> bool:
-    """Whether a description of a data set has everything that a network needs to be used."""
+    """Whether a description of a data set has everything that is needed to use a network."""
     return (
         isinstance(data, dict)
         and find_problem(data, DATA) is None

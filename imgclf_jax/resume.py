@@ -1,4 +1,4 @@
-"""What a workdir holds before training begins, and whether the run may go on there. Reads only: nothing is changed."""
+"""What a workdir holds before training begins, and whether the run may continue there. Only `heal` changes anything."""
 
 import json
 from collections.abc import Callable
@@ -11,16 +11,16 @@ from imgclf_jax import checkpoint_folder, hosts, record, rows, workdir
 from imgclf_jax.data.types import Dataset
 from imgclf_jax.errors import UserError
 
-# Of what is written down about a data set, that which is the same whether it is streamed or not.
+# The parts of the description of a data set that are the same whether it is streamed or not.
 COMPARABLE = ("class_names", "image_shape", "counts")
 
 
 class Before(NamedTuple):
-    """A workdir as it was found.
+    """What a workdir held when it was found.
 
     Attributes:
-        record: its `run.json`; empty if there is none.
-        changed: what differs in the config, a line each.
+        record: the content of its `run.json`; empty if there is none.
+        changed: one line for each field of the config that differs.
         new: whether the folder holds no run yet.
     """
 
@@ -30,15 +30,16 @@ class Before(NamedTuple):
 
 
 def inspect(folder: Path, config: ConfigDict, allow_change: bool) -> Before:
-    """Reads everything in a workdir but the arrays of checkpoints; the first process reads, the others are told.
+    """Reads everything in a workdir except the arrays of checkpoints. The first process reads and informs the others.
 
     Args:
         folder: the workdir; it need not exist.
-        config: the config to go on with.
-        allow_change: whether it may differ from the one of the run.
+        config: the config to continue with.
+        allow_change: whether it may differ from the config of the run.
 
     Raises:
-        UserError: a file is damaged or in the place of another, the config has changed, checkpoints are missing.
+        UserError: a file is damaged or stands where a folder belongs, the config has changed, or checkpoints are
+            missing.
     """
     return Before(**hosts.from_first(lambda: _inspect(folder, config, allow_change)))
 
@@ -48,9 +49,9 @@ def _inspect(folder, config, allow_change):
     found = record.read(folder)
     rows.read(folder)
     checkpoint_folder.check_places(folder)
-    for name in ("tensorboard", checkpoint_folder.FOLDER):
-        if (folder / name).exists() and not (folder / name).is_dir():
-            raise UserError(f"{folder / name} is a file where a folder belongs; move it away")
+    events = folder / "tensorboard"
+    if events.exists() and not events.is_dir():
+        raise UserError(f"{events} is a file where a folder belongs; move it away")
     steps = checkpoint_folder.steps(folder)
     if (saved := (found or {}).get("step")) and not steps:
         raise UserError(
@@ -65,26 +66,26 @@ def _inspect(folder, config, allow_change):
 def check_data(
     before: dict[str, Any], dataset: Dataset, folder: Path, warn: Callable[[str], None], allow_change: bool
 ) -> bool:
-    """Training must not go on with other data than it began with, unless that is meant.
+    """Refuses to continue training with data other than those it began with, unless that is intended.
 
     Args:
-        before: what is known of the data that the checkpoints were trained on; see `describe`.
-        dataset: the data to go on with.
+        before: what is known about the data that the checkpoints were trained on; see `describe`.
+        dataset: the data to continue with.
         folder: the workdir.
-        warn: told of a change that is allowed.
-        allow_change: whether it is.
+        warn: called with a line about a change that is allowed.
+        allow_change: whether a change is allowed.
 
     Returns:
-        Whether the data are other ones.
+        Whether the data have changed.
 
     Raises:
-        UserError: they are, and `allow_change` is not set.
+        UserError: they have, and `allow_change` is false.
     """
     fingerprint = before.get("fingerprint", dataset.fingerprint)
     if fingerprint == dataset.fingerprint:
         return False
     described = describe(dataset)
-    # Streamed before and now not, or the other way round: nothing that is known of both tells more than this.
+    # Streamed before and not now, or the other way round: nothing more can be compared than these fields.
     comparable = _kind(fingerprint) == _kind(dataset.fingerprint)
     if not comparable and all(before.get(name) == described[name] for name in COMPARABLE):
         return False
@@ -93,18 +94,18 @@ def check_data(
     if not allow_change:
         raise UserError(
             f"workdir {folder} holds a run on other data ({what}; fingerprint {fingerprint[:12]} -> "
-            f"{dataset.fingerprint[:12]}); choose another --workdir, or insist with --allow_config_change"
+            f"{dataset.fingerprint[:12]}); choose another --workdir, or continue anyway with --allow_config_change"
         )
     warn(f"data changed: {what}")
     return True
 
 
 def known_data(before: Before, notes: dict[str, Any]) -> dict[str, Any]:
-    """What is known of the data that a checkpoint was trained on; see `describe`.
+    """What is known about the data that a checkpoint was trained on; see `describe`.
 
     Args:
         before: the workdir.
-        notes: the checkpoint's, for a workdir whose `run.json` was deleted.
+        notes: the checkpoint's notes, which are used if `run.json` was deleted.
     """
     known = before.record.get("data") or {}
     noted = notes.get("data")
@@ -118,8 +119,8 @@ def is_complete(before: Before, steps: int, restored_step: int) -> bool:
 
     Args:
         before: the workdir.
-        steps: length of the run.
-        restored_step: of the newest checkpoint that is whole.
+        steps: the length of the run in steps.
+        restored_step: the step of the newest undamaged checkpoint.
     """
     content = before.record
     return (
@@ -131,13 +132,13 @@ def is_complete(before: Before, steps: int, restored_step: int) -> bool:
 
 
 def heal(folder: Path, config: ConfigDict) -> None:
-    """Writes the `config.json` of a complete run anew if it was deleted."""
+    """Writes the `config.json` of a complete run again if it was deleted."""
     if hosts.is_first() and not (folder / "config.json").exists():
         workdir.save_config(folder, config)
 
 
 def describe(dataset: Dataset) -> dict[str, Any]:
-    """What is written down about a data set, in `run.json` and in every checkpoint."""
+    """The description of a data set that goes into `run.json` and into every checkpoint."""
     return {
         "name": dataset.name,
         "location": dataset.location,
@@ -149,7 +150,7 @@ def describe(dataset: Dataset) -> dict[str, Any]:
 
 
 def explain_difference(mine: str, first: str) -> str:
-    """How two `describe`s, as JSON, differ."""
+    """How two descriptions from `describe`, given as JSON, differ."""
     one, other = json.loads(first), json.loads(mine)
     return "; ".join(f"{name}: {one[name]} -> {other[name]}" for name in one if one[name] != other[name])
 

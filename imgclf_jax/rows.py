@@ -1,4 +1,4 @@
-"""Reads `metrics.jsonl`; rows in lines that are damaged are taken from `metrics.csv`, which holds the same rows."""
+"""Reads `metrics.jsonl`. Rows whose lines are damaged are taken from `metrics.csv`, which holds the same rows."""
 
 import csv
 import io
@@ -23,9 +23,9 @@ class Rows(NamedTuple):
 
     Attributes:
         rows: all rows that can be read, in order.
-        damaged: the numbers, from 1, of the lines of `metrics.jsonl` that hold no row. A last line that a killed
-            process left unfinished is not damaged.
-        recovered: the rows that `metrics.csv` alone has.
+        damaged: the numbers, from 1, of the lines of `metrics.jsonl` that do not hold a row. A last line that a killed
+            process left unfinished does not count as damaged.
+        recovered: the rows that only `metrics.csv` has.
     """
 
     rows: list[Row]
@@ -39,10 +39,10 @@ def read_rows(workdir: Path) -> list[Row]:
 
 
 def read(workdir: Path) -> Rows:
-    """Reads the metrics files, whatever is in them.
+    """Reads the metrics files, whatever they contain.
 
     Raises:
-        UserError: one of them is there but cannot be opened: a folder of that name, missing permissions.
+        UserError: one of them exists but cannot be read: it is a folder, or permissions are missing.
     """
     advice = "; move it away"
     raw = read_bytes(Path(workdir) / JSONL, advice) or b""
@@ -50,7 +50,7 @@ def read(workdir: Path) -> Rows:
     *lines, last = raw.split(b"\n")
     while lines and not last.strip():
         last = lines.pop()
-    # Whether the last line ends in a line break or not: a whole row is taken, the beginning of one is dropped.
+    # Whether or not the last line ends in a line break, a whole row is taken and the beginning of one is dropped.
     unfinished = _row(last) is None and not raw.rstrip(b" \r\t").endswith(b"\n")
     if not unfinished and last.strip():
         lines.append(last)
@@ -65,7 +65,7 @@ def read(workdir: Path) -> Rows:
 
 
 def _row(line: bytes) -> Row | None:
-    """The row in a line of JSON, or `None` if it holds none."""
+    """The row in a line of JSON, or `None` if there is none."""
     try:
         value = json.loads(line.decode("utf-8"))
     except (ValueError, RecursionError):
@@ -74,7 +74,7 @@ def _row(line: bytes) -> Row | None:
 
 
 def _table(raw: bytes) -> Iterator[Row]:
-    """The rows of a CSV file that are whole."""
+    """The complete rows of a CSV file."""
     text = raw.decode("utf-8", errors="replace")
     if not text.endswith("\n"):  # The last line may lack digits.
         text = text[: text.rfind("\n") + 1]
@@ -101,7 +101,7 @@ def _value(name, text):
 
 
 def _checked(value):
-    """A row with all columns out of a value that was read, or `None` if it is not one."""
+    """A row with all columns, made from a value that was read, or `None` if the value is not a row."""
     if not isinstance(value, dict) or any(name not in value for name in REQUIRED):
         return None
     numbers = (value.get(name) for name in COLUMNS if name not in ("step", "split"))

@@ -52,14 +52,14 @@ class Session(NamedTuple):
 
 
 class Restored(NamedTuple):
-    """What was found in a workdir.
+    """The state that was found in a workdir.
 
     Attributes:
-        strategy: the devices that it is for.
+        strategy: the devices that the state is placed on.
         template: what a checkpoint holds; see `imgclf_jax.experiment.template`.
-        tree: the newest checkpoint that is whole; `None` if there are none.
-        step: the steps it has taken; 0 if there are none.
-        notes: what was noted in it; see `imgclf_jax.checkpoint.Checkpoints.notes`.
+        tree: the content of the newest undamaged checkpoint; `None` if there is none.
+        step: the number of steps it has taken; 0 if there is no checkpoint.
+        notes: the notes in it; see `imgclf_jax.checkpoint.Checkpoints.notes`.
         damaged: newer checkpoints that cannot be read; see `imgclf_jax.checkpoint.Found`.
     """
 
@@ -81,12 +81,13 @@ def restore(config: ConfigDict, plan: Plan, folder: Path, dataset: data.Dataset)
         dataset: its data.
 
     Raises:
-        UserError: there are checkpoints but none of them can be read, or they are of another model or other classes.
+        UserError: there are checkpoints, but none of them can be read, or they belong to another model or to other
+            classes.
     """
     streamed = isinstance(dataset.splits["train"].images, LazyImages)
     image_bytes = sum(split.images.nbytes for split in dataset.splits.values())
     strategy = parallel.create(config.parallel, image_bytes, streamed)
-    # Shapes are all that is needed of the normalisation.
+    # Only the shapes of the normalisation are needed.
     blank = np.zeros((1, *dataset.image_shape), np.uint8)
     like = inputs.normalization(config.data.pixels, blank, tuple(config.augment.crop))
     experiment = build(config, plan, dataset.image_shape, len(dataset.class_names), like, strategy)
@@ -98,9 +99,8 @@ def restore(config: ConfigDict, plan: Plan, folder: Path, dataset: data.Dataset)
         try:
             found = checkpoints.restore_newest(content)
         except OtherModel:
-            _check_classes(
-                checkpoints.notes(checkpoints.steps()[-1]), folder, dataset
-            )  # It is the better thing to say.
+            # If the classes differ, that is the more helpful message.
+            _check_classes(checkpoints.notes(checkpoints.steps()[-1]), folder, dataset)
             raise
         if found is None:
             return Restored(strategy, content, None, 0, {}, {})
@@ -123,13 +123,13 @@ def _check_classes(notes, folder, dataset):
 def prepare(
     config: ConfigDict, plan: Plan, dataset: data.Dataset, restored: Restored, progress: data.Progress
 ) -> Session:
-    """Builds and compiles.
+    """Builds the functions of a run, puts its data on the devices and compiles.
 
     Args:
         config: a valid config.
         plan: its durations.
         dataset: its data.
-        restored: where to start.
+        restored: the state to start from.
         progress: told of passes over images that stay on disk.
 
     Raises:

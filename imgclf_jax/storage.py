@@ -1,6 +1,6 @@
-"""Small files of a workdir: read with an explanation of what is wrong, written durably and whole or not at all.
+"""Small files of a workdir: errors in reading are explained, and writing is durable and all or nothing.
 
-JSON files carry the SHA-256 of their values, so that a changed digit is noticed. One without it is read as it is.
+JSON files carry the SHA-256 of their values, so that even a changed digit is noticed. Files without it are not checked.
 """
 
 import contextlib
@@ -14,7 +14,7 @@ from typing import Any
 
 from imgclf_jax.errors import UserError
 
-# Of a disk or a quota that is full, of one that fails or can no longer be written.
+# Errors of a disk or quota that is full, and of a disk that fails or has become read-only.
 ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
 DIGEST = "sha256"
 
@@ -23,7 +23,7 @@ def read_bytes(path: Path, advice: str = "") -> bytes | None:
     """The content of a file, or `None` if there is no such file.
 
     Raises:
-        UserError: there is something of that name that cannot be read; `advice` ends the message.
+        UserError: something of that name exists but cannot be read. `advice` is appended to the message.
     """
     try:
         return path.read_bytes()
@@ -37,7 +37,8 @@ def read_json(path: Path, advice: str = "") -> dict[str, Any] | None:
     """The object in a JSON file, without its digest, or `None` if there is no such file.
 
     Raises:
-        UserError: the file cannot be read, holds no JSON object, or does not fit its digest; `advice` ends the message.
+        UserError: the file cannot be read, does not hold a JSON object, or does not match its digest. `advice` is
+            appended to the message.
     """
     raw = read_bytes(path, advice)
     if raw is None:
@@ -48,28 +49,28 @@ def read_json(path: Path, advice: str = "") -> dict[str, Any] | None:
         reason = "it is empty" if not raw.strip() else " ".join(str(error).split())
         raise UserError(f"cannot read {path}: {reason}{advice}") from error
     if not isinstance(content, dict):
-        raise UserError(f"cannot read {path}: it holds no JSON object{advice}")
+        raise UserError(f"cannot read {path}: it does not hold a JSON object{advice}")
     digest = content.pop(DIGEST, None)
     if digest not in (None, _digest(content)):
         raise UserError(
             f"cannot read {path}: it differs from what was written. If you have edited it, delete its line "
-            f'"{DIGEST}"; otherwise it is damaged{advice}'
+            f'"{DIGEST}" at the top; otherwise it is damaged{advice}'
         )
     return content
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Replaces a JSON file in one move, so that no reader ever sees half of it, also after a power cut.
+    """Replaces a JSON file in one move, so that no reader ever sees half of it, even after a power cut.
 
     Args:
         path: the file.
-        content: an object; the digest is added as its first member.
+        content: an object. The digest is added as its first member.
     """
     write_text(path, json.dumps({DIGEST: _digest(content), **content}, indent=2) + "\n")
 
 
 def write_text(path: Path, text: str) -> None:
-    """Replaces a text file (UTF-8) in one move, durably."""
+    """Replaces a text file (UTF-8) durably and in one move."""
     temporary = path.with_name(path.name + ".tmp")
     try:
         with temporary.open("w", encoding="utf-8", newline="") as file:
@@ -85,7 +86,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Makes the names in a folder durable, on file systems and platforms that have such a call."""
+    """Makes the names in a folder durable, on file systems and platforms that support it."""
     with contextlib.suppress(OSError):
         descriptor = os.open(folder, os.O_RDONLY)
         try:
@@ -100,7 +101,7 @@ def _digest(content: dict[str, Any]) -> str:
 
 @contextlib.contextmanager
 def explain_errors(folder: Path) -> Iterator[None]:
-    """Turns errors of the disk that `folder` lies on, within the block, into `UserError`s that say what to do."""
+    """Turns the `ERRORS` of a disk within the block into `UserError`s that name `folder` and say what to do."""
     try:
         yield
     except OSError as error:

@@ -1,4 +1,4 @@
-"""Standard output and standard error that may be closed, be full, have lost their reader, or lack a character."""
+"""Standard output and standard error that may be closed or full, lose their reader, or lack a character."""
 
 import contextlib
 import errno
@@ -13,7 +13,7 @@ _survives = False
 
 
 class OutputLost(Exception):
-    """Standard output can no longer be written. Not an `OSError`: nobody must take it for trouble with a file."""
+    """Standard output can no longer be written. Not an `OSError`, so that nobody takes it for trouble with a file."""
 
     def __init__(self, error: OSError):
         super().__init__(f"cannot write standard output: {error.strerror or error}")
@@ -22,14 +22,15 @@ class OutputLost(Exception):
 def prepare() -> None:
     """Makes both streams safe to write to. A tool calls this before it writes anything or opens a file.
 
-    Characters that standard output cannot show are replaced. A failure to write standard error is ignored, one to write
-    standard output raises `OutputLost`, and what is written afterwards is discarded.
+    Characters that standard output cannot show are replaced. A failure to write to standard error is ignored. A failure
+    to write to standard output raises `OutputLost`. In both cases, what is written afterwards is discarded.
     """
     for number in range(3):
         try:
             os.fstat(number)
         except OSError:
-            # Closed: the next file to be opened would get the number, and whatever libraries print would go into it.
+            # It is closed. The next file to be opened would get this number, and what libraries print would go into
+            # that file. Read-only, so that writing fails and is noticed.
             os.open(os.devnull, os.O_RDONLY)
     for number, name in ((1, "stdout"), (2, "stderr")):
         stream = getattr(sys, name)
@@ -42,20 +43,21 @@ def prepare() -> None:
 
 
 def survive() -> None:
-    """From now on the loss of standard output raises nothing: what the tool makes is in files, and it goes on."""
+    """From now on, losing standard output raises nothing: the tool continues, because its results go into files."""
     global _survives
     _survives = True
 
 
 def lost() -> str:
-    """Why standard output or standard error was lost, or an empty string."""
+    """The reason why standard output or standard error was lost, or an empty string."""
     return next((error.strerror or str(error) for error in _lost.values()), "")
 
 
 def status() -> int:
-    """Flushes, and returns the exit status of a tool that lost its standard output, after a line; 0 if all is well.
+    """Flushes both streams and returns the exit status of a tool that has lost its standard output, or 0 if it has not.
 
-    141, that of a process which SIGPIPE killed, if nobody reads any more, as after `| head`; otherwise 2.
+    The status is 141, as for a process that SIGPIPE has killed, if the reader is gone, as after `| head`. Otherwise it
+    is 2, and a line is printed. After `survive`, it is always 0.
     """
     with contextlib.suppress(OutputLost):
         sys.stdout.flush()
@@ -70,7 +72,7 @@ def status() -> int:
 
 
 class _Stream:
-    """A text stream whose failures are remembered in `_lost`."""
+    """A text stream whose failures are recorded in `_lost`."""
 
     def __init__(self, stream: Any, name: str):
         self._stream = stream
@@ -101,7 +103,7 @@ class _Stream:
 
     def _lose(self, error):
         _lost.setdefault(self._name, error)
-        # What is still in the buffers, and what native code prints, must not fail once more when Python ends.
+        # What is still in the buffers, and what native code prints, must not fail again when Python exits.
         with contextlib.suppress(OSError, ValueError):
             nowhere = os.open(os.devnull, os.O_WRONLY)
             os.dup2(nowhere, self._stream.fileno())
@@ -111,7 +113,7 @@ class _Stream:
 
 
 def ignore_in_threads() -> None:
-    """A thread that only draws a progress bar ends without a traceback when standard output is lost."""
+    """Lets a thread that only draws a progress bar end without a traceback when standard output is lost."""
     before = threading.excepthook
 
     def hook(arguments):

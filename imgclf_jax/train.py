@@ -39,17 +39,19 @@ def train(
     Args:
         config: a config; validated here.
         folder: the workdir, made if it is missing.
-        new: whether the workdir must be a new one: -2, -3 and so on is added to a name that is taken.
+        new: whether the workdir must be a new one. If the name is taken, -2, -3 and so on is appended to it.
         allow_config_change: go on although the config differs from the one the run was started with.
-        resume_command: workdir -> the command line that continues this run, printed when a user interrupts it.
-        config_file: from `imgclf_jax.provenance.describe_file`, for the record.
+        resume_command: maps the workdir to the command line that continues this run. It is printed when a signal
+            interrupts the run.
+        config_file: the result of `imgclf_jax.provenance.describe_file`, which goes into the record.
 
     Returns:
         The exit status: 0 complete, 1 diverged, 128 + signal when interrupted.
 
     Raises:
-        UserError: anything that the user can mend; checkpoints that are there stay as they are, and before the first
-            new step everything else does, too. What any process finds before training begins is raised in all of them.
+        UserError: something is wrong that the user can fix. Existing checkpoints stay as they are; before the first
+            new step, so does everything else. An error that any process finds before training begins is raised in all
+            of them.
     """
     _, info = hosts.together(lambda: validate(config))
     hosts.same("config", json.dumps(to_json(config)), _config_difference)
@@ -85,7 +87,7 @@ def train(
         except BaseException as error:
             console.finish()
             with contextlib.suppress(OSError):  # A full disk must not hide what happened.
-                # What the user is told to mend before anything was done is no part of the run's history.
+                # An error that the user can fix, raised before anything was done, is not part of the run's history.
                 if before.new and isinstance(error, Exception) and not isinstance(error, UserError | OSError):
                     writer.write_down()
                 if writer.begun:
@@ -104,7 +106,7 @@ def _run(config, folder, console, writer, before, signal, resume_command, allow_
     # The bundled sample is smaller than the set it stands for: the plan is that of the examples there are.
     plan = make_plan(config, {name: len(split.labels) for name, split in dataset.splits.items()})
     if hosts.several():
-        signal.defer()  # From here on all processes must stop at the same step.
+        signal.defer()  # From here on, all processes must stop at the same step.
     with compiler.quiet():
         restored = restore(config, plan, folder, dataset)
     known = resume.known_data(before, restored.notes) if restored.tree else {}
@@ -117,7 +119,7 @@ def _run(config, folder, console, writer, before, signal, resume_command, allow_
     record = writer.record
     wanted = [name for name in ("train", "valid", "test") if name in dataset.splits]
     wanted = [name for name in wanted if name != "train" or config.eval.train]
-    # What is complete stays as it is, but for what was not evaluated.
+    # A complete run stays as it is, except that missing evaluations are added.
     complete = not other_data and resume.is_complete(before, plan.steps, restored.step)
     results = dict(record.content.get("results") or {}) if complete else {}
     if complete and all(name in results for name in wanted):
@@ -133,10 +135,10 @@ def _run(config, folder, console, writer, before, signal, resume_command, allow_
         console.print(f"resuming at step {start} of {plan.steps}")
     show_model(console, config, plan, session.state.params, session.flops)
     try:
-        # The start of processes that decode is no part of a rate, nor are the steps that they have read by then.
+        # Rates include neither the start of the decoding processes nor the steps whose data they have read by then.
         ahead = session.feed(start, plan.steps - start)[1] if streamed and start < plan.steps else 0
         console.start(start)
-        signal.defer()  # Until here nothing has been trained that would be lost.
+        signal.defer()  # Until here, nothing has been trained that an exception could lose.
         state, step, stopped = loop.run(
             plan,
             _hooks(session, plan, writer, console, signal),
@@ -212,7 +214,7 @@ def _best(folder):
 
 
 def _read(folder, step, session):
-    """The state of another checkpoint than the newest."""
+    """The state of a checkpoint other than the newest."""
     checkpoints = Checkpoints(folder, read_only=True)
     try:
         return checkpoints.restore(step, session.template)["state"]

@@ -38,7 +38,7 @@ class Trained(NamedTuple):
     Attributes:
         folder: the workdir.
         config: the run's.
-        record: its `run.json`; with `data`, the description of the data, even if the file was deleted.
+        record: the content of `run.json`, with `data`, the description of the data, even if the file was deleted.
         step: of the checkpoint.
         experiment: the functions of the config, with the checkpoint's normalisation.
         variables: what evaluation applies the network with.
@@ -65,9 +65,9 @@ def load(
 
     Args:
         folder: the workdir.
-        which: "last", "best" (by validation accuracy) or "reported": the one whose test accuracy the run printed; of a
-            run that is not complete, the last. If "last" or "reported" is damaged, the one before it is taken, with a
-            warning.
+        which: "last", "best" (by validation accuracy) or "reported" (the one whose test accuracy the run printed, or
+            the last one if the run is not complete). If "last" or "reported" is damaged, the one before it is used,
+            with a warning.
         settings: a config that differs from the run's in what is not mathematics; by default the run's own.
         strategy: where the variables go; by default on one device.
 
@@ -114,7 +114,7 @@ def load(
 
 
 def check(folder: Path) -> dict[str, Any]:
-    """The `run.json` of a workdir that holds a checkpoint, empty if it was deleted. Reads little.
+    """The content of `run.json` in a workdir that holds a checkpoint; empty if the file was deleted. Reads little.
 
     Raises:
         UserError: there is no checkpoint, or `run.json` cannot be read.
@@ -126,7 +126,7 @@ def check(folder: Path) -> dict[str, Any]:
 
 
 def _described(checkpoints, content, folder):
-    """The description of the data in `run.json`, or the one that is noted in the checkpoints."""
+    """The description of the data in `run.json`, or else the one in the notes of the checkpoints."""
     described = content.get("data")
     if record.is_described(described):
         return described
@@ -136,12 +136,12 @@ def _described(checkpoints, content, folder):
     lacking = [name for name in ("class_names", "image_shape", "counts") if not (described or {}).get(name)]
     raise UserError(
         f"{folder / record.NAME} lacks {', '.join(lacking) or 'counts'} of the data, which the checkpoints do not hold "
-        "either; run the training command again with this --workdir, which writes them anew"
+        "either; run the training command again with this --workdir, which writes them again"
     )
 
 
 def _restore(checkpoints, like, wanted, which):
-    """(what was saved, its step): the checkpoint of step `wanted`, or the nearest before it that can be read."""
+    """(saved tree, step) of the checkpoint of step `wanted`, or of the nearest earlier one that can be read."""
     try:
         if which == "best":
             return checkpoints.restore(wanted, like), wanted
@@ -151,7 +151,7 @@ def _restore(checkpoints, like, wanted, which):
     except UserError as error:
         tried = [wanted] if which == "best" else range(wanted + 1)
         others = [str(step) for step in checkpoints.steps() if step not in tried]
-        advice = f"; there are those of step {', '.join(others)}: use --checkpoint=last" if others else ""
+        advice = f"; there are checkpoints of step {', '.join(others)}: use --checkpoint=last" if others else ""
         raise UserError(f"{error}{advice}") from error
     for reason in found.damaged.values():
         instead = f"the one of step {found.step} is used instead, whose accuracy is not that of the damaged one"
@@ -184,7 +184,7 @@ def _validate(settings, described, folder):
 def _plan(settings, described, folder):
     try:
         return make_plan(settings, described["counts"])
-    except (ArithmeticError, ValueError) as error:  # Durations that no run can have.
+    except (ArithmeticError, ValueError) as error:  # No run can have such durations.
         raise UserError(f"{folder / 'config.json'}: the durations make no sense ({error})") from error
 
 

@@ -1,4 +1,4 @@
-"""The folder of a run: who may use it, its `config.json`, and what is written to its `run.json`."""
+"""The folder of a run: its lock, its `config.json`, and the writing of its `run.json`."""
 
 import contextlib
 import datetime
@@ -17,7 +17,7 @@ from imgclf_jax.errors import UserError
 from imgclf_jax.storage import read_json, write_json
 
 CONFIG_ADVICE = (
-    "; if you know that your --config is the one of this run, delete the file: training with it writes the file anew"
+    "; if you know that your --config is the one of this run, delete the file: training with it writes the file again"
 )
 
 
@@ -27,10 +27,10 @@ def default_path(config_file: str) -> Path:
 
 
 class Claim:
-    """A workdir and its lock, which lasts until the end of the `with` block.
+    """A workdir and its lock, which is held until the end of the `with` block.
 
-    What had to be made for it, folders and the lock's file, is removed at the end unless `keep` was called: a run that
-    is refused leaves nothing behind.
+    The folders and the lock file that had to be created for it are removed at the end unless `keep` was called, so that
+    a run that is refused leaves nothing behind.
 
     Attributes:
         folder: the workdir.
@@ -41,11 +41,11 @@ class Claim:
         self._lock, self._undo = lock, undo
 
     def keep(self) -> None:
-        """The folder stays: something is about to be written."""
+        """Keeps the folder at the end. To be called before anything is written to it."""
         self._undo.pop_all()
 
     def __enter__(self) -> "Claim":
-        """The claim itself."""
+        """Returns the claim itself."""
         return self
 
     def __exit__(self, *error: Any) -> None:
@@ -53,17 +53,17 @@ class Claim:
         self.close()
 
     def close(self) -> None:
-        """Gives the lock back."""
+        """Releases the lock, and removes what was created unless `keep` was called."""
         self._undo.close()
         self._lock.close()
 
 
 def claim(workdir: Path, new: bool = False) -> Claim:
-    """Makes the folder and takes its lock.
+    """Creates the folder and takes its lock.
 
     Args:
         workdir: the folder.
-        new: whether it must not exist yet; if the name is taken, -2, -3 and so on is added to it.
+        new: whether it must not exist yet. If the name is taken, -2, -3 and so on is appended to it.
 
     Raises:
         UserError: the folder cannot be written, or another process is training in it.
@@ -73,12 +73,20 @@ def claim(workdir: Path, new: bool = False) -> Claim:
             folder = _make(workdir, new, undo)
             lock = _lock(folder, undo)
         except OSError as error:
-            raise UserError(f"cannot write to workdir {workdir}: {error.strerror}; choose another --workdir") from error
+            raise _unusable(workdir, error) from error
         return Claim(folder, lock, undo.pop_all())
 
 
+def _error(number):
+    return OSError(number, os.strerror(number))
+
+
+def _unusable(workdir, error):
+    return UserError(f"cannot write to workdir {workdir}: {error.strerror}; choose another --workdir")
+
+
 def _make(workdir, new, undo):
-    """The folder that was made or found; what was made is unmade by `undo`."""
+    """The folder that was created or found; `undo` removes what was created."""
     if not workdir.parent.is_dir():
         _make(workdir.parent, False, undo)
     folder, number = workdir, 2
@@ -98,7 +106,7 @@ def _make(workdir, new, undo):
 
 
 def _lock(folder, undo):
-    """The locked file."""
+    """The open lock file."""
     path = folder / ".lock"
     while True:
         there = os.path.lexists(path)
@@ -114,14 +122,14 @@ def _lock(folder, undo):
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             if error.errno in (errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES):
-                undo.pop_all()  # The file and the folder are the other process's.
+                undo.pop_all()  # The file and the folder belong to the other process.
                 lock.close()
                 raise UserError(f"another process is using workdir {folder}; choose another --workdir") from error
             warnings.warn(
-                f"cannot lock workdir {folder} ({error.strerror}); take care that no other run uses it", stacklevel=2
+                f"cannot lock workdir {folder} ({error.strerror}); make sure that no other run uses it", stacklevel=2
             )
             return lock
-        # A run that was refused may have removed the file after it was opened here; then the lock is worth nothing.
+        # A run that was refused may have removed the file after it was opened here. Then the lock protects nothing.
         with contextlib.suppress(FileNotFoundError):
             if os.path.samestat(os.fstat(lock.fileno()), path.stat()):
                 return lock
@@ -134,19 +142,18 @@ def _remove(path):
 
 
 def check_usable(workdir: Path) -> None:
-    """Raises the `UserError` that `claim` would raise; makes nothing."""
-    place = next(path for path in (workdir, *workdir.absolute().parents) if path.exists())
-    problem = 0
-    if not place.is_dir():
-        problem = errno.EEXIST if place == workdir else errno.ENOTDIR
-    elif not os.access(place, os.W_OK | os.X_OK):
-        problem = errno.EACCES
-    if problem:
-        reason = os.strerror(problem)
-        raise UserError(f"cannot write to workdir {workdir}: {reason}; choose another --workdir")
-    if (workdir / ".lock").exists():
-        with contextlib.ExitStack() as undo:
-            _lock(workdir, undo)
+    """Raises the `UserError` that `claim` would raise, without creating anything."""
+    try:
+        place = next(path for path in (workdir, *workdir.absolute().parents) if path.exists())
+        if not place.is_dir():
+            raise _error(errno.EEXIST if place == workdir else errno.ENOTDIR)
+        if not os.access(place, os.W_OK | os.X_OK):
+            raise _error(errno.EACCES)
+        if (workdir / ".lock").exists():
+            with contextlib.ExitStack() as undo:
+                _lock(workdir, undo)
+    except OSError as error:
+        raise _unusable(workdir, error) from error
 
 
 def check_config(workdir: Path, config: ConfigDict, allow_change: bool) -> list[str]:
@@ -164,7 +171,7 @@ def check_config(workdir: Path, config: ConfigDict, allow_change: bool) -> list[
         raise UserError(
             f"workdir {workdir} holds a run with another config:\n"
             + "\n".join(f"  {line}" for line in changed)
-            + "\nchoose another --workdir, or insist with --allow_config_change"
+            + "\nchoose another --workdir, or continue anyway with --allow_config_change"
         )
     return changed
 
@@ -190,15 +197,15 @@ class RunRecord:
     """`run.json`: rewritten whole whenever something is known, so that it is right at any moment.
 
     Attributes:
-        content: what it says, or would say.
+        content: what the file holds, or would hold if this process wrote it.
     """
 
     def __init__(self, workdir: Path, before: dict[str, Any] | None = None, writes: bool = True):
-        """Writes nothing yet.
+        """Prepares the record; writes nothing yet.
 
         Args:
             workdir: the folder of the run.
-            before: what an earlier session of the same run has written; see `imgclf_jax.record.read`.
+            before: the record that earlier sessions of the same run have written; see `imgclf_jax.record.read`.
             writes: whether this process is the one that writes.
         """
         self._path = workdir / record.NAME
@@ -209,7 +216,7 @@ class RunRecord:
         self._clock = datetime.datetime.now(datetime.UTC)
 
     def begin(self, **content: Any) -> None:
-        """Starts a session: status "running". What an earlier one said of its end is dropped, its time carried over."""
+        """Starts a session with the status "running". How an earlier one ended is dropped; its time is carried over."""
         before = self.content
         self.content = {
             "status": "running",
@@ -217,7 +224,7 @@ class RunRecord:
             "sessions": before.get("sessions", 0) + 1,
             **content,
         }
-        # The time of a killed session after it last wrote this record is not known, and not counted.
+        # The time that a killed session spent after it last wrote this record is unknown, and is not counted.
         if killed := before.get("killed_sessions", 0) + (before.get("status") == "running"):
             self.content["killed_sessions"] = killed
         self.update()
@@ -228,7 +235,7 @@ class RunRecord:
         return self._spent + (datetime.datetime.now(datetime.UTC) - self._clock).total_seconds()
 
     def update(self, **content: Any) -> None:
-        """Adds to the record and writes it. May be called in any thread."""
+        """Adds fields to the record and writes it. May be called from any thread."""
         with self._lock:
             self._update(content)
 

@@ -1,4 +1,4 @@
-"""What a run writes into its workdir. Nothing before its first new step: what is refused has changed nothing."""
+"""Writes the files of a run. Nothing is written before the first new step, so a run that is refused changes nothing."""
 
 import contextlib
 from pathlib import Path
@@ -13,7 +13,7 @@ from imgclf_jax.session import Restored
 
 
 class Writer:
-    """The files of a run, opened when the first new step has been taken.
+    """The files of a run, which are opened when the first new step has been taken.
 
     Attributes:
         record: `run.json`.
@@ -30,14 +30,14 @@ class Writer:
         record: workdir.RunRecord,
         config_file: dict[str, str] | None = None,
     ):
-        """Writes nothing.
+        """Prepares the writer; writes nothing yet.
 
         Args:
             folder: the workdir.
             config: the config.
-            claim: see `imgclf_jax.workdir.claim`; used by the first process only.
+            claim: the result of `imgclf_jax.workdir.claim`; only the first process uses it.
             record: `run.json`.
-            config_file: from `imgclf_jax.provenance.describe_file`.
+            config_file: the result of `imgclf_jax.provenance.describe_file`.
         """
         self.record = record
         self._config_file = config_file
@@ -50,11 +50,11 @@ class Writer:
         self._damaged: dict[int, str] = {}
 
     def know(self, data: dict[str, Any], restored: Restored) -> None:
-        """What else `begin` needs: the data set's description and what was restored."""
+        """Takes what else `begin` needs: the description of the data set and the restored state."""
         self._data, self._resume_step, self._damaged = data, restored.step, restored.damaged
 
     def write_down(self) -> None:
-        """Begins with the record and the config alone; of several processes not all need call it."""
+        """Begins with the record and the config alone. Not all of several processes need to call it."""
         if self.begun:
             return
         step = {"step": self._resume_step} if self._resume_step else {}
@@ -67,7 +67,7 @@ class Writer:
             workdir.save_config(self._folder, self._config)
 
     def begin(self) -> None:
-        """Begins to write, unless that has happened; all processes must call it."""
+        """Begins to write, unless that has already happened. All processes must call it."""
         if self.checkpoints is not None:
             return
         self.write_down()
@@ -77,13 +77,13 @@ class Writer:
         self.checkpoints = Checkpoints(self._folder, self._config.checkpoint.keep, notes=notes)
 
     def end(self, **content: Any) -> None:
-        """Writes down how the session ended; but a complete run stays one if not one new step was taken."""
+        """Records how the session ended. A complete run stays complete if no new step was taken."""
         if self.begun or self.record.content.get("status") != "complete":
             self.write_down()
             self.record.update(**content)
 
     def fail(self, reason: str) -> None:
-        """Notes why a run has failed, if anything has been written. May be called in any thread."""
+        """Records why a run has failed, if anything has been written. May be called from any thread."""
         if self.begun:
             self.record.update(status="failed", error=reason)
 
@@ -93,26 +93,26 @@ class Writer:
             self.files = MetricsFiles(self._folder, self._resume_step, self._config.log.tensorboard)
 
     def save(self, step: int, tree: Any, valid_accuracy: float | None) -> None:
-        """Starts to save a checkpoint. Raises `UserError` if this or an earlier one cannot be saved."""
+        """Starts to save a checkpoint. Raises `UserError` if this one or an earlier one cannot be saved."""
         assert self.checkpoints is not None
-        # The rows up to this step must be there before the checkpoint that will not write them again.
+        # The rows up to this step must be on disk first: a run that resumes from here does not write them again.
         self.files.flush()
         self.checkpoints.save(step, tree, valid_accuracy)
         self._note(self.checkpoints.durable)
 
     def poll(self) -> None:
-        """Writes down the step of a checkpoint that is on disk by now. Raises `UserError` if it could not be saved."""
+        """Records the step of a checkpoint that is on disk by now. Raises `UserError` if it could not be saved."""
         if self.checkpoints is not None:
             self._note(self.checkpoints.poll())
 
     def wait(self) -> None:
-        """Returns when all checkpoints are on disk. Raises `UserError` if one could not be saved."""
+        """Waits until all checkpoints are on disk. Raises `UserError` if one could not be saved."""
         if self.checkpoints is not None:
             self.checkpoints.wait()
             self._note(self.checkpoints.durable)
 
     def close(self) -> None:
-        """Closes everything. Raises `UserError` for a failed save that nobody has been told of."""
+        """Closes everything. Raises `UserError` for a failed save that has not been reported yet."""
         with contextlib.suppress(OSError):
             self.files.close()
         if self.checkpoints is not None:

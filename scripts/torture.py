@@ -1,22 +1,22 @@
-"""Does random harm to runs for some minutes and compares what they end with, bit for bit, with undisturbed ones.
+"""Harms runs at random for some minutes and compares their results, bit for bit, with those of undisturbed runs.
 
     python scripts/torture.py --minutes=30 [--seed=0] [--workers=2] [--only=kill,freeze] [--keep=DIR] [--output=FILE]
-    python scripts/torture.py --replay=SEED:NUMBER [--keep=DIR]     # one try again, with all that is done in it
+    python scripts/torture.py --replay=SEED:NUMBER [--keep=DIR]     # repeats one try and shows every step of it
 
 Kinds of harm:
 
 KINDS
 
-Runs that were interrupted must end with the rows, results and checkpoint arrays of the undisturbed run. What was
-damaged must be made good, or refused in a line with an exit status that is not 0 and nothing changed on disk. The
-script prints a table with a row for each kind and columns for how the tries ended: identical; refused; wrong (other
-numbers, something changed or lost, a signal ignored); traceback; silent (an end or a loss without a word); hang.
+Runs that were interrupted must end with the rows, results and checkpoint arrays of the undisturbed run. Damage must
+be repaired, or the command must be refused: with a message, an exit status other than 0, and nothing changed on disk.
+The script prints a table with a row for each kind and columns for how the tries ended: identical; refused; wrong (other
+numbers, something changed or lost, a signal ignored); traceback; silent (an end or a loss without a message); hang.
 `--output` writes every try to a JSON file.
 
-A try is a function of the seed and its number, but for the moments at which signals arrive. One that failed leaves its
-folder, for at most three of each kind and outcome; everything else is deleted at the end. Runs are of a thousand
-parameters and 14 steps; most are forked from a process that has everything imported, some are started from nothing.
-Exit status: 0, or 1 if anything is not as expected, or 130 after Ctrl-C or SIGTERM.
+A try is a function of the seed and its number, except for the moments at which signals arrive. A try that failed leaves
+its folder, for at most three of each kind and outcome; everything else is deleted at the end. The runs have about a
+thousand parameters and 14 steps. Most are forked from a process that has imported everything; some are new processes.
+The exit status is 0; 1 if anything is not as expected; or 130 after Ctrl-C or SIGTERM.
 """
 
 import argparse
@@ -43,7 +43,7 @@ from torture_processes import Processes, Stopped, inherit_default_signals
 from torture_runs import World
 from torture_try import Try
 
-# How often each is tried, in proportion.
+# Kind -> how often it is tried, relative to the others.
 KINDS: dict[Callable[[Try], None], int] = {
     torture_kinds.control: 1,
     torture_kinds.kill: 8,
@@ -60,15 +60,15 @@ KINDS: dict[Callable[[Try], None], int] = {
 }
 BY_NAME = {kind.__name__: kind for kind in KINDS}
 COLUMNS = ("identical", "refused", *BAD)
-KEPT = 3  # folders of each kind and outcome
+KEPT = 3  # the number of folders of each kind and outcome
 PROGRESS_SECONDS = 60
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs the stress test; returns the exit status."""
+    """Runs the stress test and returns the exit status."""
     options = parse(arguments)
     inherit_default_signals()
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # It ends as with Ctrl-C: with a table, and cleanly.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # It ends as with Ctrl-C: cleanly and with a table.
     if options.keep:
         options.keep.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix="torture-", dir=options.keep))
@@ -95,20 +95,20 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
-    """The command line; exits with status 2 if there is a mistake in it."""
+    """Parses the command line; exits with status 2 if there is a mistake in it."""
     kinds = "\n".join(f"    {name:<9} {first_line(kind)}" for name, kind in BY_NAME.items())
     parser = argparse.ArgumentParser(
         description=(__doc__ or "").replace("KINDS", kinds), formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--minutes", type=float, default=30)
-    parser.add_argument("--tries", type=int, help="stop after so many, even if there is time left")
+    parser.add_argument("--tries", type=int, help="stop after this many tries, even if there is time left")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=2, help="tries at a time")
-    parser.add_argument("--only", type=lambda text: text.split(","), default=list(BY_NAME), help="kinds, with commas")
+    parser.add_argument("--only", type=lambda text: text.split(","), default=list(BY_NAME), help="comma-separated")
     parser.add_argument("--timeout", type=float, default=240, help="seconds after which a process counts as hung")
-    parser.add_argument("--keep", type=Path, help="folder for what failed; default: the system's temporary folder")
+    parser.add_argument("--keep", type=Path, help="folder for failed tries; default: the system's temporary folder")
     parser.add_argument("--output", type=Path, help="file for a report as JSON")
-    parser.add_argument("--replay", type=seed_and_number, help="SEED:NUMBER of a try to do again")
+    parser.add_argument("--replay", type=seed_and_number, help="SEED:NUMBER of a try to repeat")
     options = parser.parse_args(arguments)
     if unknown := sorted(set(options.only) - set(BY_NAME)):
         parser.error(f"--only={','.join(options.only)}: there is no {unknown[0]}; choose from {','.join(BY_NAME)}")
@@ -116,24 +116,24 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 
 
 def seed_and_number(text: str) -> tuple[int, int]:
-    """Of "SEED:NUMBER"."""
+    """Parses "SEED:NUMBER"."""
     seed, _, number = text.partition(":")
     return int(seed), int(number)
 
 
 def first_line(kind: Callable[..., None]) -> str:
-    """What a kind does, from its docstring."""
+    """The first line of the docstring of a kind, which says what it does."""
     return (kind.__doc__ or "").splitlines()[0]
 
 
 def draw(seed: int, number: int) -> tuple[Callable[[Try], None], random.Random]:
-    """The kind of a try and what it draws everything else from."""
+    """The kind of a try, and the generator for everything else that it draws."""
     draws = random.Random(f"{seed}:{number}")
     return draws.choices(list(KINDS), list(KINDS.values()))[0], draws
 
 
 def one_try(world: World, seed: int, number: int, log: Callable[[str], None] = lambda text: None) -> dict[str, Any]:
-    """Does one try; returns what the report says about it. Raises `Stopped`."""
+    """Does one try and returns its entry in the report. Raises `Stopped` if the stress test is ending."""
     kind, draws = draw(seed, number)
     folder, began = world.folder / f"{seed}-{number}-{kind.__name__}", time.monotonic()
     current = Try(world, folder, draws, log)
@@ -160,7 +160,7 @@ def one_try(world: World, seed: int, number: int, log: Callable[[str], None] = l
 
 
 def run_tries(world: World, options: argparse.Namespace, tries: list[dict[str, Any]]) -> None:
-    """Does tries until the time is up, several at a time, and adds what came of them to `tries`."""
+    """Does tries until the time is up, several at a time, and adds their entries to `tries`."""
     began = shown = time.monotonic()
     ends = began + 60 * options.minutes
     numbers = (number for number in itertools.count() if wanted(options, number))
@@ -189,12 +189,12 @@ def run_tries(world: World, options: argparse.Namespace, tries: list[dict[str, A
 
 
 def wanted(options: argparse.Namespace, number: int) -> bool:
-    """Whether a try is of a kind that was asked for."""
+    """Whether the kind of a try was asked for."""
     return draw(options.seed, number)[0].__name__ in options.only
 
 
 def take(one: dict[str, Any], tries: list[dict[str, Any]], kept: collections.Counter[tuple[str, str]]) -> None:
-    """Adds a try to the others, tells of it if it failed, and deletes its folder unless it is worth a look."""
+    """Adds a try to the others, prints it if it failed, and deletes its folder unless it is worth a look."""
     tries.append(one)
     case = one["kind"], one["outcome"]
     kept[case] += 1
@@ -210,7 +210,7 @@ def take(one: dict[str, Any], tries: list[dict[str, Any]], kept: collections.Cou
 
 
 def table(tries: list[dict[str, Any]]) -> str:
-    """A row for each kind that was tried, and one for all."""
+    """The table: a row for each kind that was tried, and one for all of them."""
     lines = [f"{'kind':<9}" + "".join(f"{name:>11}" for name in ("tries", *COLUMNS))]
     names = [name for name in BY_NAME if any(one["kind"] == name for one in tries)]
     for name in [*names, "all"]:
@@ -221,7 +221,7 @@ def table(tries: list[dict[str, Any]]) -> str:
 
 
 def clean(folder: Path, keep_all: bool, keep: list[dict[str, Any]]) -> None:
-    """Deletes everything but the folders of tries that failed."""
+    """Deletes everything except the folders of tries that failed."""
     if keep_all:
         return
     names = {Path(one["folder"]).name for one in keep}

@@ -1,4 +1,4 @@
-"""Damage that `torture.py` does to the files of runs and to caches, and what must come of it."""
+"""The damage that `torture.py` does to the files of runs and to caches, and what must happen then."""
 
 import contextlib
 import os
@@ -35,7 +35,7 @@ def damage(a: Try) -> None:
 
 
 def lost(a: Try) -> None:
-    """Damages all checkpoints of a workdir; a launcher then tries the same command again and again."""
+    """Damages all checkpoints of a workdir; then the same command is tried again and again."""
     recipe, half = a.random.choice(SINGLE), a.random.random() < 0.5
     shutil.copytree(a.world.half(recipe) if half else a.world.reference(recipe)[0], a.workdir)
     how, draws = a.random.choice((zero_page, truncate, flip_bits)), a.random
@@ -48,7 +48,7 @@ def lost(a: Try) -> None:
 
 
 def launcher(a: Try) -> None:
-    """A launcher starts a run again and again; in between it is killed and its newest checkpoint is damaged."""
+    """Starts a run again and again, as a launcher does; in between, kills it and damages its newest checkpoint."""
     recipe = a.random.choice(SINGLE)
     for _ in range(a.random.randint(3, 6)):
         interrupted(a, recipe, False, (signal.SIGKILL, signal.SIGTERM), 1)
@@ -107,7 +107,7 @@ def harm(path: Path, a: Try, draws: random.Random | None = None) -> None:
 
 
 def flip_bits(path: Path, draws: random.Random) -> None:
-    """Flips one bit, two, sixteen or one in every page."""
+    """Flips one, two or sixteen bits, or as many as the file has pages."""
     content = bytearray(path.read_bytes())
     for _ in range(draws.choice((1, 2, 16, len(content) // PAGE + 1))):
         if content:
@@ -116,7 +116,7 @@ def flip_bits(path: Path, draws: random.Random) -> None:
 
 
 def zero_page(path: Path, draws: random.Random) -> None:
-    """Zeroes a page, a tenth of the file from there on or all of it, as after a power cut."""
+    """Zeroes a page, a tenth of the file or all of it, as after a power cut."""
     content = bytearray(path.read_bytes())
     first = int(draws.random() * (len(content) // PAGE + 1)) * PAGE
     first, length = draws.choice(((first, PAGE), (first, max(PAGE, len(content) // 10)), (0, len(content))))
@@ -125,42 +125,42 @@ def zero_page(path: Path, draws: random.Random) -> None:
 
 
 def truncate(path: Path, draws: random.Random) -> None:
-    """Keeps the beginning, or nothing."""
+    """Keeps only the beginning of the file, or nothing."""
     content = path.read_bytes()
     _write(path, content[: int(draws.random() * len(content)) * (draws.random() < 0.7)])
 
 
 def delete(path: Path, draws: random.Random) -> None:
-    """Deletes it."""
+    """Deletes the file."""
     path.unlink()
 
 
 def append(path: Path, draws: random.Random) -> None:
-    """Adds random bytes or junk."""
+    """Appends random bytes or junk."""
     _write(path, path.read_bytes() + draws.choice((draws.randbytes(draws.randint(1, 200)), *JUNK)))
 
 
 def line_of_junk(path: Path, draws: random.Random) -> None:
-    """Adds junk between two lines."""
+    """Inserts junk between two lines."""
     lines = path.read_bytes().splitlines(keepends=True)
     lines.insert(int(draws.random() * (len(lines) + 1)), draws.choice(JUNK))
     _write(path, b"".join(lines))
 
 
 def replace_by_junk(path: Path, draws: random.Random) -> None:
-    """Holds something else altogether."""
+    """Replaces the whole content by junk."""
     _write(path, draws.choice(JUNK))
 
 
 def _write(path: Path, content: bytes | bytearray) -> None:
-    """In place: size and inode tell nothing, and the time is put back."""
+    """Writes in place and restores the times, so that neither the inode nor the times reveal the damage."""
     stat = path.stat()
     path.write_bytes(content)
     os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
 
 
 def _use(a, recipe, tool, half, photos=None, caches=None, expected=None):
-    """Uses what was damaged, twice after a refusal, and compares."""
+    """Uses what was damaged, a second time after a refusal, and compares the results."""
     reference = a.world.reference(recipe)[1]
     if expected is None and tool in TOOLS:
         expected = a.world.product(recipe, tool, half)
@@ -193,7 +193,7 @@ def _use(a, recipe, tool, half, photos=None, caches=None, expected=None):
 
 def _start_tool(a, tool, result, env, real, recipe, photos) -> Run:
     if tool == "eval" and photos and recipe.startswith("photos"):
-        # The copy of the photos, whose caches are damaged, is named with the config.
+        # The config names the copy of the photos, whose caches are damaged.
         arguments = [*a.world.arguments(recipe, a.workdir, photos), "--mode=eval"]
         return a.world.processes.start(a.logs, "imgclf_jax.main", arguments, env, real=real)
     return a.world.start_tool(a.logs, tool, a.workdir, result, env, real=real)
@@ -213,7 +213,7 @@ def _compare_product(a, tool, run, result, expected):
 
 
 def _look_for_silence(a, run, newest, attempt):
-    """Steps that had been saved may be taken again, but not without a word."""
+    """Saved steps may be taken again, but only with a message about the checkpoints."""
     start = judge.resumed_at(run)
     if start < newest and not re.search("checkpoint", run.text()):
         again = ", after a refusal" if attempt > 1 else ""

@@ -1,4 +1,4 @@
-"""What `torture.py` expects of a process that has ended and of the folders that it leaves."""
+"""Checks the expectations of `torture.py` about processes that have ended and the folders that they leave."""
 
 import dataclasses
 import hashlib
@@ -12,7 +12,7 @@ from torture_runs import Outcome, outcome
 
 # Findings, worst first; each is a column of the table.
 BAD = ("wrong", "traceback", "silent", "hang")
-MOST_LINES = 12  # of a refusal: all mistakes are reported at once, one a line
+MOST_LINES = 12  # of a refusal: all mistakes are reported at once, one per line
 STACKS = re.compile(
     r"^(Traceback \(most recent call last\)|Fatal Python error|Exception ignored in|\*\*\* Check failure)"
 )
@@ -24,30 +24,35 @@ FIRST_STEP = re.compile(r"^step +\d+/", re.MULTILINE)
 
 @dataclasses.dataclass
 class Findings:
-    """What was found in a try: (one of `BAD`, what it was) each."""
+    """What was found in a try.
+
+    Attributes:
+        bad: (one of `BAD`, description) of each finding.
+        refusals: how many commands were refused.
+    """
 
     bad: list[tuple[str, str]] = dataclasses.field(default_factory=list)
     refusals: int = 0
 
     def add(self, kind: str, what: str) -> None:
-        """Adds one; the same twice counts once."""
+        """Adds a finding. The same finding counts only once."""
         if (kind, what) not in self.bad:
             self.bad.append((kind, what))
 
     def outcome(self) -> str:
-        """The worst that was found; otherwise how the try ended well."""
+        """The worst kind that was found; otherwise, "refused" or "identical"."""
         kinds = {kind for kind, _ in self.bad}
         return next((kind for kind in BAD if kind in kinds), "refused" if self.refusals else "identical")
 
 
 def ending(run: Run, findings: Findings, native: bool = False, mute: bool = False) -> None:
-    """Looks at how a process has ended, whatever was done to it.
+    """Judges how a process has ended, whatever was done to it.
 
     Args:
         run: the process.
         findings: what is wrong is added here.
-        native: whether native code may say more than `MOST_LINES`, as that of a job does when a peer vanishes.
-        mute: whether it may end without a word.
+        native: whether native code may print more than `MOST_LINES`, as it does in a job when a peer vanishes.
+        mute: whether the process may end without a message.
     """
     said, out = run.text(), run.text("out")
     where = f"{run.err.name}: {run.command.split(' --')[0]}"
@@ -61,7 +66,7 @@ def ending(run: Run, findings: Findings, native: bool = False, mute: bool = Fals
         if STACKS.match(line):
             last = [text for text in said.splitlines() if re.match(r"^[\w.]+(Error|Exit|Exception|Interrupt)\b", text)]
             if last and last[-1] == "KeyboardInterrupt" and PACKAGE not in said:
-                continue  # Python itself was not up yet.
+                continue  # Python itself had not started yet.
             stacks = True
             findings.add("traceback", f"{where}: {line[:40]} ... {last[-1][:160] if last else ''}")
             break
@@ -76,7 +81,7 @@ def ending(run: Run, findings: Findings, native: bool = False, mute: bool = Fals
 
 
 def stopping(run: Run, findings: Findings) -> None:
-    """Looks at how a process took the one signal that asked it to stop."""
+    """Judges how a process reacted to the one signal that asked it to stop."""
     if len(run.sent) != 1 or run.hung:
         return
     number, moment = run.sent[0]
@@ -87,13 +92,13 @@ def stopping(run: Run, findings: Findings) -> None:
 
 
 def compare(workdir: Path, expected: Outcome, findings: Findings, said: str = "") -> bool:
-    """Compares a run that says it is complete with the undisturbed one; returns whether it is the same.
+    """Compares a run that says it is complete with the undisturbed one; returns whether they are the same.
 
     Args:
-        workdir: of the run.
-        expected: what the undisturbed run has left.
+        workdir: the workdir of the run.
+        expected: the outcome of the undisturbed run.
         findings: differences are added here.
-        said: what was printed on standard error. Rows may be missing if it says so.
+        said: what the run printed on standard error. Rows may be missing if it mentions that.
     """
     try:
         found = outcome(workdir)
@@ -119,7 +124,7 @@ def compare(workdir: Path, expected: Outcome, findings: Findings, said: str = ""
 
 
 def snapshot(folder: Path) -> dict[str, str]:
-    """SHA-256 of every file, by its path in the folder; folders end with a slash and are there without one."""
+    """The SHA-256 of every file, by its path in the folder. Folders are not listed."""
     found = {}
     for path in sorted(folder.rglob("*")):
         if path.is_file():
@@ -128,7 +133,7 @@ def snapshot(folder: Path) -> dict[str, str]:
 
 
 def changes(before: dict[str, str], after: dict[str, str]) -> list[str]:
-    """What a refusal must not have done between two snapshots: to move what is damaged aside is allowed."""
+    """The changes between two snapshots that a refusal must not make. Moving damaged files aside is allowed."""
     aside = {value for path, value in after.items() if "damaged" in path}
     found = []
     for path, value in before.items():
@@ -142,7 +147,7 @@ def changes(before: dict[str, str], after: dict[str, str]) -> list[str]:
 
 
 def resumed_at(run: Run) -> int:
-    """The step that a training run began at."""
+    """The step at which a training run began."""
     match = RESUMED.search(run.text("out"))
     return int(match[1]) if match else 0
 

@@ -1,4 +1,4 @@
-"""Interruptions that `torture.py` tries: signals, frozen processes, dying workers and peers."""
+"""The interruptions that `torture.py` tries: signals, frozen processes, dying workers and peers."""
 
 import contextlib
 import os
@@ -10,18 +10,18 @@ import torture_judge as judge
 from torture_processes import members
 from torture_try import SINGLE, Try
 
-REAL_SECONDS = 4.0  # about what a real process takes to import everything
+REAL_SECONDS = 4.0  # about the time in which a new process imports everything
 STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-MOST_SECONDS = 60  # to wait for something to appear
+MOST_SECONDS = 60  # how long to wait for something to appear
 
 
 def control(a: Try) -> None:
-    """Nothing is done: the same command twice gives the same bits."""
+    """Does nothing: the same command run twice must give the same bits."""
     a.complete(a.random.choice([*SINGLE, "job"]), real=a.random.random() < 0.5)
 
 
 def kill(a: Try) -> None:
-    """SIGKILL, SIGTERM, SIGINT and SIGHUP at random moments, several runs in a row."""
+    """Sends SIGKILL, SIGTERM, SIGINT and SIGHUP at random moments, to several runs in a row."""
     recipe, real = a.random.choice(SINGLE), a.random.random() < 0.25
     for _ in range(a.random.randint(1, 4)):
         interrupted(a, recipe, real, (signal.SIGKILL, *STOPPING), a.random.choice((1, 1, 1, 2)))
@@ -29,7 +29,7 @@ def kill(a: Try) -> None:
 
 
 def interrupted(a: Try, recipe: str, real: bool, signals: Sequence[signal.Signals], count: int) -> None:
-    """A run that gets `count` of `signals` at random moments, and ends as it should."""
+    """Starts a run, sends it `count` of `signals` at random moments, and checks how it ends."""
     sent = early = False
     (run,) = a.world.train(a.logs, recipe, a.workdir, real=real)
     for _ in range(count):
@@ -46,7 +46,7 @@ def interrupted(a: Try, recipe: str, real: bool, signals: Sequence[signal.Signal
 
 
 def start(a: Try) -> None:
-    """A signal within the first 1.5 seconds of real processes, while they import what they need."""
+    """Sends a signal within the first 1.5 seconds of new processes, while they import what they need."""
     recipe = a.random.choice(SINGLE)
     for _ in range(a.random.randint(2, 4)):
         number, moment = a.random.choice(STOPPING), a.random.uniform(0.05, 1.5)
@@ -61,7 +61,7 @@ def start(a: Try) -> None:
 
 
 def freeze(a: Try) -> None:
-    """SIGSTOP and, a while later, SIGCONT; to a process, its workers or all of them."""
+    """Sends SIGSTOP and, a while later, SIGCONT to a process, one of its workers or all of them."""
     recipe, real = a.random.choice(SINGLE), a.random.random() < 0.15
     (run,) = a.world.train(a.logs, recipe, a.workdir, real=real)
     for _ in range(a.random.randint(1, 4)):
@@ -87,7 +87,7 @@ def freeze(a: Try) -> None:
 
 
 def worker(a: Try) -> None:
-    """SIGKILL to one of the processes that decode; then the same command again."""
+    """Sends SIGKILL to one of the processes that decode, then runs the same command again."""
     recipe, pick = a.random.choice(("streamed", "photos-streamed")), a.random.random()
     (run,) = a.world.train(a.logs, recipe, a.workdir, real=a.random.random() < 0.15)
     until = time.monotonic() + MOST_SECONDS
@@ -103,7 +103,7 @@ def worker(a: Try) -> None:
 
 
 def job(a: Try) -> None:
-    """Two processes of a job, of which one is killed, stopped for good or frozen for a while."""
+    """Kills one of two processes of a job, or freezes it for a while or for good."""
     seconds = a.world.reference("job")[2]
     runs = a.world.train(a.logs, "job", a.workdir, real=a.random.random() < 0.15)
     victim, moment = a.random.choice(runs), a.random.uniform(0, 1.1) * seconds
@@ -125,14 +125,14 @@ def job(a: Try) -> None:
 
 
 def _wait_for_moment(a, run, recipe, real):
-    """Until a random time, or until a checkpoint appears and a little longer."""
+    """Waits until a random time, or until a little after a checkpoint appears."""
     seconds = a.world.reference(recipe)[2] + (REAL_SECONDS if real else 0)
     fraction, step, delay = a.random.random(), a.random.choice((3, 6, 9, 12, 14)), a.random.uniform(0, 0.2)
     if a.random.random() < 0.5:
         a.world.processes.wait(run, fraction * seconds)
         return
     there = a.workdir / "checkpoints" / str(step)
-    if there.exists():  # of an earlier run
+    if there.exists():  # It was left by an earlier run.
         a.world.processes.wait(run, fraction * seconds)
     until = time.monotonic() + MOST_SECONDS
     while not there.exists() and not a.world.processes.wait(run, 0.005) and time.monotonic() < until:

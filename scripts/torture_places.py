@@ -1,4 +1,4 @@
-"""Places to write to that `torture.py` makes fail: full disks, full and closed outputs."""
+"""The places to write to that `torture.py` makes fail: full disks, full or closed outputs."""
 
 import contextlib
 import os
@@ -15,9 +15,9 @@ from torture_try import SINGLE, Try
 
 
 def full(a: Try) -> None:
-    """A full disk for the workdir or the caches; then room, and the same command again."""
+    """Fills the disk of the workdir or the caches, then makes room and runs the same command again."""
     recipe, where = a.random.choice(SINGLE), a.random.choice(("workdir", "workdir", "cache"))
-    a.world.reference(recipe)  # Its compiled programs are to be there.
+    a.world.reference(recipe)  # Its compiled programs must exist.
     real, again = a.random.random() < 0.15, a.random.randint(1, 2)
     room = int(2 ** a.random.uniform(*((2, 8.5) if where == "workdir" else (3, 14.5))))
     disk = a.folder / "disk"
@@ -38,11 +38,11 @@ def full(a: Try) -> None:
         more()
         a.complete(recipe, cache, workdir)
         if kind.startswith("tmpfs") and where == "workdir" and a.findings.bad:
-            shutil.copytree(workdir, a.workdir, dirs_exist_ok=True)  # The disk goes away.
+            shutil.copytree(workdir, a.workdir, dirs_exist_ok=True)  # The disk is about to go away.
 
 
 def output(a: Try) -> None:
-    """Standard output or standard error is closed, full, or its reader goes away."""
+    """Closes or fills standard output or standard error, or lets its reader go away."""
     recipe = a.random.choice(SINGLE)
     tool = a.random.choice(("train", "train", "train", "eval", "predict", "report", "export"))
     how = a.random.choice(("reader", "reader", ">/dev/full", ">&-", "2>&-", "2>/dev/full", "ascii"))
@@ -63,7 +63,7 @@ def output(a: Try) -> None:
     else:
         arguments = a.world.arguments(recipe, a.workdir)
         run = a.world.processes.start(a.logs, "imgclf_jax.main", arguments, env, **options)
-    # Who cannot be heard need not speak; a tool whose reader has seen enough ends quietly.
+    # A process without standard error cannot say anything; a tool whose reader has seen enough ends quietly.
     a.finish(run, mute=how.startswith("2>") or (tool != "train" and how == "reader"))
     if tool == "train":
         if run.code == 0:
@@ -77,9 +77,9 @@ def output(a: Try) -> None:
 
 @contextlib.contextmanager
 def small_disk(folder: Path, kib: int, few_files: bool) -> Iterator[tuple[str, Callable[[], int]]]:
-    """Makes a folder with room for so much: (what it is, a function that gives it more).
+    """Makes a folder with room for `kib` KiB, or for few files: (what it is, a function that makes room).
 
-    It is a tmpfs if this process may mount one, otherwise a plain folder, for which RLIMIT_FSIZE has to do.
+    It is a tmpfs if this process may mount one. Otherwise it is a plain folder, and RLIMIT_FSIZE must do.
     """
     folder.mkdir()
     size = "nr_inodes=40,size=65536k" if few_files else f"size={kib}k"
@@ -97,7 +97,7 @@ def _command(*words):
 
 
 def _read_a_little(fifo, size):
-    """Reads so many bytes in a thread, then closes: what `| head` does."""
+    """Reads `size` bytes in a thread and then closes the FIFO, as `| head` does."""
 
     def read():
         with fifo.open("rb", buffering=0) as file:

@@ -1,4 +1,4 @@
-"""The processes of `torture.py`: real ones and forked ones, each in a process group of its own, with their output."""
+"""The processes of `torture.py`, new or forked. Each has a process group of its own, and files for its output."""
 
 import contextlib
 import dataclasses
@@ -15,7 +15,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 POLL_SECONDS = 0.02
-LEFT_SECONDS = 20  # How long the children of a process that has ended may take to notice it.
+LEFT_SECONDS = 20  # How long the children of a process may take to notice that it has ended.
 
 
 class Stopped(Exception):
@@ -27,17 +27,17 @@ class Run:
     """A process that was started.
 
     Attributes:
-        command: as one would type it.
-        pid: its number, which is also that of its process group.
-        out: file of its standard output; may be missing when that went elsewhere.
-        err: likewise, of its standard error.
-        stuck: file that the stacks of a forked process that hangs are written to.
+        command: the command line, as one would type it.
+        pid: the process id, which is also the id of its process group.
+        out: the file of its standard output, which may be missing if the output went elsewhere.
+        err: the file of its standard error, which may be missing too.
+        stuck: the file for the stacks of a forked process that hangs.
         began: `time.monotonic()` at its start.
-        popen: of a real process.
-        sent: (signal, seconds since the start) of everything that was sent to it.
+        popen: the `Popen` object of a new process; `None` for a forked one.
+        sent: (signal, seconds since the start) for each signal that was sent to it.
         code: its exit status, negative for a signal; `None` while it runs.
         hung: whether it was killed because it did not end.
-        left: whether children of it outlived it.
+        left: whether its children outlived it.
     """
 
     command: str
@@ -53,13 +53,13 @@ class Run:
     left: bool = False
 
     def text(self, which: str = "err") -> str:
-        """What is in the file of `out` or `err`."""
+        """The content of the file `out` or `err`; empty if it is missing."""
         path: Path = getattr(self, which)
         return path.read_text(errors="replace") if path.is_file() else ""
 
 
 def environment() -> dict[str, str]:
-    """That of the runs: one device, the CPU unless $JAX_PLATFORMS says otherwise, and this copy of the package."""
+    """The environment of the runs: one device, the CPU unless $JAX_PLATFORMS is set, and this copy of the package."""
     kept = [flag for flag in os.environ.get("XLA_FLAGS", "").split() if "device_count" not in flag]
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
     base = {"JAX_PLATFORMS": "cpu", **os.environ}
@@ -67,17 +67,17 @@ def environment() -> dict[str, str]:
 
 
 def inherit_default_signals() -> None:
-    """Signals that this process ignores, as `nohup` and shells arrange it, would be ignored by its children as well."""
+    """Stops ignoring signals that `nohup` or a shell made this process ignore: its children would ignore them too."""
     for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
         if signal.getsignal(number) == signal.SIG_IGN:
             signal.signal(number, lambda *_: None)  # Unlike SIG_IGN, a handler does not survive exec.
 
 
 class Processes:
-    """Starts, signals and ends processes; may be used by several threads.
+    """Starts, signals and ends processes. Several threads may use it.
 
     Args:
-        timeout: seconds after which a process counts as hung.
+        timeout: the number of seconds after which a process counts as hung.
     """
 
     def __init__(self, timeout: float):
@@ -103,15 +103,18 @@ class Processes:
         """Starts `python -m MODULE ARGUMENTS` in the root of the repository.
 
         Args:
-            logs: folder for what it prints.
-            module: the tool.
+            logs: the folder for what it prints.
+            module: the module of the tool.
             arguments: its command line.
             env: environment variables to set.
-            real: a new process; otherwise a fork of one that has everything imported.
-            out: a file or FIFO for standard output instead of one in `logs`.
-            redirect: of a real process, what a shell shall do with its output, for instance ">&-".
+            real: whether to start a new process instead of a fork of one that has imported everything.
+            out: a file or FIFO for standard output instead of a file in `logs`.
+            redirect: how a shell redirects the output, for instance ">&-"; only for new processes.
             limit: see `torture_server.run`.
-            die_at_save: see `torture_server.run`; not for real processes.
+            die_at_save: see `torture_server.run`; only for forked processes.
+
+        Raises:
+            Stopped: the stress test is ending.
         """
         logs.mkdir(parents=True, exist_ok=True)
         name = f"{len(list(logs.glob('*.command'))) + 1:02}"
@@ -157,7 +160,7 @@ class Processes:
         return run
 
     def ended(self, run: Run) -> bool:
-        """Whether a process has ended, by now."""
+        """Whether a process has ended by now."""
         if run.code is None:
             with self._lock:
                 if self._stopped:
@@ -168,7 +171,7 @@ class Processes:
         return run.code is not None
 
     def wait(self, run: Run, seconds: float) -> bool:
-        """Waits so long at most; returns whether the process has ended."""
+        """Waits for at most `seconds`; returns whether the process has ended."""
         until = time.monotonic() + seconds
         while not self.ended(run):
             if time.monotonic() >= until:
@@ -185,7 +188,7 @@ class Processes:
         return True
 
     def finish(self, run: Run) -> Run:
-        """Waits until a process has ended; one that hangs is killed, and so are the children that it has left."""
+        """Waits until a process has ended. Kills a process that hangs, and children that are left behind."""
         if not self.wait(run, self._timeout - (time.monotonic() - run.began)):
             run.hung = True
             if run.popen is None:
@@ -203,7 +206,7 @@ class Processes:
         return run
 
     def stop(self) -> None:
-        """Kills everything that runs; whoever waits or starts something gets `Stopped`."""
+        """Kills everything that runs. After that, waiting for a process or starting one raises `Stopped`."""
         with self._lock:
             self._stopped = True
             for pid in self._alive:
@@ -228,7 +231,7 @@ class Processes:
 
 
 def members(group: int) -> list[int]:
-    """The other processes of a group that live, its workers; only on systems with /proc."""
+    """The ids of the other living processes of a group: its workers. Works only on systems with /proc."""
     found = []
     for folder in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError, ValueError, IndexError):

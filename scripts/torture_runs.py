@@ -1,4 +1,4 @@
-"""The runs that `torture.py` harms: what is trained, where, and what comes out of it when nobody disturbs it."""
+"""The runs that `torture.py` harms: what they train, where, and how they end undisturbed."""
 
 import csv
 import dataclasses
@@ -21,7 +21,7 @@ from torture_processes import Processes, Run
 
 MAIN = "imgclf_jax.main"
 STEPS = 14
-HALF_SAVES = 4  # after which the run of `World.half` was killed
+HALF_SAVES = 4  # the number of checkpoints after which the run of `World.half` is killed
 # Under a thousand parameters, but with everything that a run has to carry through an interruption. The intervals of
 # rows, evaluations and checkpoints (4, 7 and 3 steps) do not divide each other.
 COMMON = (
@@ -55,10 +55,10 @@ class Outcome:
     """What is compared of a complete run.
 
     Attributes:
-        rows: of metrics.jsonl, without what depends on the clock.
-        table: of metrics.csv, likewise.
-        record: of run.json, what must be the same.
-        digest: SHA-256 of all arrays of the last checkpoint.
+        rows: the rows of metrics.jsonl, without what depends on the clock.
+        table: the rows of metrics.csv, without what depends on the clock.
+        record: the fields of run.json that must be the same.
+        digest: the SHA-256 of all arrays of the last checkpoint.
     """
 
     rows: list[dict[str, Any]]
@@ -68,11 +68,11 @@ class Outcome:
 
 
 class World:
-    """The folders that all tries share and the undisturbed runs in them, which are made when they are first needed.
+    """The folders that all tries share, and the undisturbed runs in them, which are made when they are first needed.
 
     Args:
-        folder: that everything goes into.
-        processes: what starts the runs.
+        folder: the folder for everything.
+        processes: starts the runs.
     """
 
     def __init__(self, folder: Path, processes: Processes):
@@ -85,7 +85,7 @@ class World:
         self._lock = threading.Lock()
 
     def environment(self, cache: Path | None = None) -> dict[str, str]:
-        """The variables of a run whose caches lie in `cache`."""
+        """The environment variables of a run whose caches are in `cache`."""
         return {"XDG_CACHE_HOME": str(cache or self.cache)}
 
     def arguments(self, recipe: str, workdir: Path, photos: Path | None = None) -> list[str]:
@@ -94,12 +94,12 @@ class World:
         return [*RECIPES[recipe], *data, f"--workdir={workdir}"]
 
     def train(self, logs: Path, recipe: str, workdir: Path, cache: Path | None = None, **options: Any) -> list[Run]:
-        """Starts a training run: one process, or the two of a job. The reference is made before."""
+        """Starts a training run: one process, or the two of a job. The undisturbed run is made first."""
         self.reference(recipe)
         return self._train(logs, recipe, workdir, cache, **options)
 
     def reference(self, recipe: str) -> tuple[Path, Outcome, float]:
-        """(workdir, what is compared, seconds) of an undisturbed run, whose programs had been compiled before."""
+        """(workdir, what is compared, seconds) of an undisturbed run whose programs had been compiled before."""
         return self._once(("reference", recipe), lambda: self._reference(recipe))
 
     def half(self, recipe: str) -> Path:
@@ -107,7 +107,7 @@ class World:
         return self._once(("half", recipe), lambda: self._half(recipe))
 
     def product(self, recipe: str, tool: str, half: bool) -> Any:
-        """What a tool makes of `half` or of the reference; `None` if it refuses to."""
+        """What a tool makes of the half-done or the complete run; `None` if the tool refuses it."""
         return self._once(("product", recipe, tool, half), lambda: self._product(recipe, tool, half))
 
     def start_tool(
@@ -144,7 +144,7 @@ class World:
             return self._made[key]
 
     def _reference(self, recipe):
-        for name in (f"{recipe}-first", recipe):  # The first one compiles.
+        for name in (f"{recipe}-first", recipe):  # The first run compiles, so that the second one gives the usual time.
             workdir, began = self.folder / "references" / name, time.monotonic()
             shutil.rmtree(workdir, ignore_errors=True)
             for run in self._train(self.folder / "logs", recipe, workdir):
@@ -171,7 +171,7 @@ class World:
 
 
 def product(tool: str, run: Run, output: Path) -> Any:
-    """What a tool has made, as far as it must be the same again."""
+    """The part of the result of a tool that must be the same every time."""
     if tool == "eval":
         return re.findall(r"^step .* accuracy .*$", run.text("out"), re.MULTILINE)
     if tool == "predict":
@@ -184,7 +184,7 @@ def product(tool: str, run: Run, output: Path) -> Any:
 
 
 def outcome(workdir: Path) -> Outcome:
-    """What is compared of a run. Raises `ValueError`, `KeyError` or `OSError` if it is not whole."""
+    """What is compared of a complete run. Raises `ValueError`, `KeyError` or `OSError` if anything is damaged."""
     record = json.loads((workdir / "run.json").read_text())
     kept = {name: record.get(name) for name in ("status", "step", "reported_step", "results")}
     kept["fingerprint"] = record["data"]["fingerprint"]
@@ -192,13 +192,13 @@ def outcome(workdir: Path) -> Outcome:
 
 
 def rows(workdir: Path) -> list[dict[str, Any]]:
-    """Of metrics.jsonl, without what depends on the clock."""
+    """The rows of metrics.jsonl, without what depends on the clock."""
     found = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     return [{name: value for name, value in row.items() if name != "images_per_second"} for row in found]
 
 
 def table(workdir: Path) -> list[dict[str, str]]:
-    """Of metrics.csv, likewise."""
+    """The rows of metrics.csv, without what depends on the clock."""
     found = csv.DictReader(io.StringIO((workdir / "metrics.csv").read_text()))
     return [{name: value for name, value in row.items() if name != "images_per_second"} for row in found]
 
@@ -207,7 +207,7 @@ _restoring = threading.Lock()
 
 
 def digest(workdir: Path, step: int) -> str:
-    """SHA-256 over every array of a checkpoint, with its place in the tree."""
+    """The SHA-256 of all arrays of a checkpoint and their places in the tree."""
     import jax
     from absl import logging
 
@@ -230,7 +230,7 @@ def digest(workdir: Path, step: int) -> str:
 
 
 def make_photos(root: Path) -> Path:
-    """SPLIT/CLASS/n.png for three classes, all photos different: 42, 9 and 9."""
+    """Writes SPLIT/CLASS/n.png for three classes: 42, 9 and 9 photos, all different."""
     seed = 0
     for split, count in (("train", 14), ("validation", 3), ("test", 3)):
         for label, name in enumerate(("ant", "bee", "cat")):

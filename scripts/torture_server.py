@@ -1,7 +1,7 @@
-"""Forks a process with everything imported for each run of `torture.py`: a start costs milliseconds, not seconds.
+"""Imports everything once and forks a process for each run of `torture.py`, which takes milliseconds, not seconds.
 
-Requests and answers are lines of JSON. {"start": {...}} is answered with {"pid"}; {"poll": pid} with {"code"}, which is
-null as long as the process runs. JAX is imported but not initialised: there are no threads that a fork would lose.
+Requests and answers are lines of JSON. {"start": {...}} is answered with {"pid"}, and {"poll": pid} with {"code"},
+which is null while the process runs. JAX is imported but not initialised: there are no threads that a fork would lose.
 """
 
 import contextlib
@@ -33,16 +33,16 @@ PRELOADED = (
 
 
 def main() -> None:
-    """Serves until standard input ends. In a child it returns after the run, as a process of its own would."""
+    """Serves until standard input ends. In a child, it returns after the run, so that Python exits as usual."""
     warnings.filterwarnings("ignore", message=".*fork.*", category=DeprecationWarning)
     for name in PRELOADED:
         try:
             importlib.import_module(name)
         except ImportError as error:
             print(f"torture_server: {error}", file=sys.stderr)
-    # A child does not see signals before it is a run: they are let through in `run`.
+    # Signals wait until the child has become a run, which unblocks them.
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
-    gc.freeze()  # Children need not go through all of this memory when they collect garbage.
+    gc.freeze()  # Children need not scan all of this memory when they collect garbage.
     while line := sys.stdin.readline():
         request = json.loads(line)
         if "poll" in request:
@@ -53,7 +53,7 @@ def main() -> None:
             if not pid:
                 run(**request["start"])
                 return
-            with contextlib.suppress(OSError):  # Also here: a signal may come before the child gets to it.
+            with contextlib.suppress(OSError):  # Also here, because a signal may be sent before the child does it.
                 os.setpgid(pid, pid)
             answer = {"pid": pid}
         print(json.dumps(answer), flush=True)
@@ -70,18 +70,18 @@ def run(
     limit: int | None,
     die_at_save: int | None,
 ) -> None:
-    """`python -m MODULE ARGUMENTS` with its output in files.
+    """Runs `python -m MODULE ARGUMENTS` in this process, with its output in files.
 
     Args:
-        module: the tool.
+        module: the module of the tool.
         arguments: its command line.
         cwd: the working directory.
         env: environment variables to set.
-        out: file of standard output.
-        err: file of standard error.
-        stuck: file that SIGUSR1 writes the stacks of all threads to.
-        limit: no file may grow past so many bytes.
-        die_at_save: the process kills itself as soon as this checkpoint, counted from 1, is on disk.
+        out: the file for standard output.
+        err: the file for standard error.
+        stuck: the file to which SIGUSR1 writes the stacks of all threads.
+        limit: the largest size in bytes that a file may reach; `None` for no limit.
+        die_at_save: the process kills itself as soon as this checkpoint, counted from 1, is on disk; `None` for never.
     """
     os.setpgid(0, 0)
     for descriptor, path, mode in (

@@ -1,4 +1,4 @@
-"""One try of `torture.py`: what it works with, and what is expected of the processes in it."""
+"""One try of `torture.py`: what it works with, and how the processes in it are judged."""
 
 import dataclasses
 import random
@@ -12,8 +12,8 @@ import torture_judge as judge
 from torture_processes import Run
 from torture_runs import World
 
-SINGLE = ("resident", "streamed", "photos", "photos-streamed")  # recipes of one process
-RETRIES = 3  # of a command that nobody disturbs any more
+SINGLE = ("resident", "streamed", "photos", "photos-streamed")  # the recipes of one process
+RETRIES = 3  # how often a command that is no longer disturbed is run
 
 
 @dataclasses.dataclass
@@ -22,10 +22,10 @@ class Try:
 
     Attributes:
         world: what all tries share.
-        folder: its own folder.
-        random: everything that is drawn comes from here.
+        folder: the folder of this try.
+        random: the source of everything that is drawn.
         findings: what is wrong so far.
-        plan: what was done, in words, in order.
+        plan: what was done, in words and in order.
         log: called with each line of `plan`.
     """
 
@@ -38,21 +38,21 @@ class Try:
 
     @property
     def logs(self) -> Path:
-        """Folder of what its processes print."""
+        """The folder for what its processes print."""
         return self.folder / "logs"
 
     @property
     def workdir(self) -> Path:
-        """Folder of its run."""
+        """The folder of its run."""
         return self.folder / "run"
 
     def note(self, text: str) -> None:
-        """Writes down what is done."""
+        """Records what is done."""
         self.plan.append(text)
         self.log(text)
 
     def finish(self, run: Run, **options: bool) -> Run:
-        """Waits for a process and looks at how it has ended; `options` are those of `torture_judge.ending`."""
+        """Waits for a process and judges how it has ended. `options` are those of `torture_judge.ending`."""
         self.world.processes.finish(run)
         sent = "".join(f", {signal.Signals(number).name} at {moment:.2f} s" for number, moment in run.sent)
         self.note(f"exit status {run.code} after {time.monotonic() - run.began:.1f} s{sent}")
@@ -60,7 +60,7 @@ class Try:
         return run
 
     def complete(self, recipe: str, cache: Path | None = None, workdir: Path | None = None, **options: Any) -> None:
-        """Runs the command, now undisturbed, and compares what it leaves; if it fails, which is wrong, tries again."""
+        """Runs the command undisturbed and compares the result. Records a failure, and then runs it again."""
         workdir = workdir or self.workdir
         for _ in range(RETRIES):
             runs = [self.finish(run) for run in self.world.train(self.logs, recipe, workdir, cache, **options)]

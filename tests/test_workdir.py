@@ -31,6 +31,16 @@ def test_folder_below_a_file_is_refused(tmp_path):
         workdir.claim(tmp_path / "file" / "run")
 
 
+def test_check_usable_refuses_what_claim_refuses(tmp_path):
+    (tmp_path / "file").write_text("")
+    (tmp_path / "locked" / ".lock").mkdir(parents=True)
+    for name in ("file", "file/run", "locked", "x" * 300):
+        with pytest.raises(UserError, match="cannot write to workdir"):
+            workdir.claim(tmp_path / name)
+        with pytest.raises(UserError, match="cannot write to workdir"):
+            workdir.check_usable(tmp_path / name)
+
+
 def test_config_comes_back_as_it_was_saved(tmp_path):
     config = default()
     config.model.widths = (1, 2)
