@@ -54,8 +54,8 @@ def session(coordinator: str | None, num_processes: int | None, process_id: int 
         try:
             yield
         except BaseException as error:
-            if _cut_off(error):  # Perhaps while saving: then it looks like a failed save.
-                peers.leave(3, "error: another process of this job has ended; see what it printed. " + _GO_ON)
+            if reason := _cut_off(error):  # Perhaps while saving: then it looks like a failed save.
+                peers.leave(3, f"error: another process of this job {reason}. {_GO_ON}")
             if isinstance(error, UserError):
                 peers.leave(2, told(error))
             if isinstance(error, KeyboardInterrupt):
@@ -85,14 +85,16 @@ def _lost(process):
 
 
 def _cut_off(error):
-    """Whether another process has closed the connection of a collective; other connections are none of our business."""
+    """What another process has done to a collective; empty if nothing. Other connections are none of our business."""
     while error is not None:
         text = str(error)
         collective = isinstance(error, jax.errors.JaxRuntimeError) or "Gloo" in text
         if collective and ("Connection closed by peer" in text or "Connection reset by peer" in text):
-            return True
+            return "has ended; see what it printed"
+        if "Gloo" in text and "DEADLINE_EXCEEDED" in text:
+            return "does not answer in time: it stands still, its machine is overloaded, or the network fails"
         error = error.__cause__ or error.__context__
-    return False
+    return ""
 
 
 def several() -> bool:

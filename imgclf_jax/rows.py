@@ -58,7 +58,7 @@ def read(workdir: Path) -> Rows:
     rows = [row for row in parsed if row is not None]
     damaged = [number for number, row in enumerate(parsed, 1) if row is None]
     known = {_key(row) for row in rows}
-    recovered = [row for row in _table(table) if _key(row) not in known]
+    recovered = list({_key(row): row for row in _table(table) if _key(row) not in known}.values())
     if recovered:
         rows = sorted(rows + recovered, key=lambda row: (row["step"], ORDER.get(row["split"], 3)))
     return Rows(rows, damaged, recovered)

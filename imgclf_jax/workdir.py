@@ -5,6 +5,7 @@ import datetime
 import errno
 import os
 import threading
+import time
 import warnings
 from pathlib import Path
 from typing import Any
@@ -213,14 +214,15 @@ class RunRecord:
         self._lock = threading.Lock()
         self.content = dict(before or {})
         self._spent = self.content.get("wall_time_seconds", 0.0)
-        self._clock = datetime.datetime.now(datetime.UTC)
+        self._started = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        self._clock = time.monotonic()  # The time of day may be set while a run goes on.
 
     def begin(self, **content: Any) -> None:
         """Starts a session with the status "running". How an earlier one ended is dropped; its time is carried over."""
         before = self.content
         self.content = {
             "status": "running",
-            "started": before.get("started", self._clock.isoformat(timespec="seconds")),
+            "started": before.get("started", self._started),
             "sessions": before.get("sessions", 0) + 1,
             **content,
         }
@@ -232,7 +234,7 @@ class RunRecord:
     @property
     def wall_time(self) -> float:
         """Seconds that this run has taken, over all its sessions."""
-        return self._spent + (datetime.datetime.now(datetime.UTC) - self._clock).total_seconds()
+        return self._spent + time.monotonic() - self._clock
 
     def update(self, **content: Any) -> None:
         """Adds fields to the record and writes it. May be called from any thread."""

@@ -84,7 +84,7 @@ class Writer:
 
     def fail(self, reason: str) -> None:
         """Records why a run has failed, if anything has been written. May be called from any thread."""
-        if self.begun:
+        if self.begun and self.record.content["status"] == "running":
             self.record.update(status="failed", error=reason)
 
     def open_files(self) -> None:

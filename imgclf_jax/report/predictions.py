@@ -55,8 +55,8 @@ class Predictions(NamedTuple):
 
     @property
     def finite(self) -> np.ndarray:
-        """bool [N], whether the network gave an example probabilities rather than NaN."""
-        return ~np.isnan(self.scores).any(axis=1)
+        """bool [N], whether all scores of an example are finite; `imgclf_jax.evaluate` asks the same of its logits."""
+        return np.isfinite(self.scores).all(axis=1)
 
     @property
     def predicted(self) -> np.ndarray:
