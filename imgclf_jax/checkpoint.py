@@ -215,7 +215,7 @@ class Checkpoints:
             saved = _quietly(self._manager.item_metadata)(step)
             if not all(hasattr(leaf, "shape") and hasattr(leaf, "dtype") for leaf in jax.tree.leaves(saved)):
                 raise ValueError("it does not describe its content")
-            if not isinstance(saved, dict) or not jax.tree.leaves(saved):
+            if not jax.tree.leaves(saved) or not hasattr(saved, "get"):
                 raise ValueError("it is empty")
         except Exception as error:
             raise self._unreadable(step, error) from error

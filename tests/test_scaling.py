@@ -101,7 +101,7 @@ def test_it_draws_a_picture(measured):
         ([*SOFTMAX, "--strategies=jit,ring"], "'ring' is none"),
         ([*SOFTMAX, "--plot=picture.bmp"], "must end in .png"),
         ([*SOFTMAX, "--json=nowhere/result.json"], "there is no such folder"),
-        ([*SOFTMAX, "--devices=1,3", "--mode=strong"], "=100 is not divisible by the 3 devices"),
+        ([*SOFTMAX, "--devices=1,3", "--mode=strong"], "=100 cannot be shared evenly by the 3 devices"),
         ([*SOFTMAX, "--config.parallel.devices=2"], "parallel.devices: --devices"),
     ],
 )
