@@ -150,6 +150,8 @@ def _show_unraisable(unraisable):
     if isinstance(unraisable.exc_value, interrupt.Stopped):  # It was raised within a callback of the garbage collector.
         interrupt.raise_later(unraisable.exc_value.number)
         return
+    if streams.is_about_tensorboard(unraisable.exc_value):
+        return
     # When a checkpoint cannot be written, its other writes, in C++, find nobody left to tell that they failed as well;
     # when it cannot be read, its other reads are given up, and say so at a length of a thousand lines.
     given_up = getattr(getattr(unraisable.object, "cr_code", None), "co_filename", "")

@@ -2,6 +2,8 @@
 
 import contextlib
 import csv
+import io
+import itertools
 import json
 import math
 import os
@@ -26,11 +28,9 @@ class MetricsFiles:
         found = metrics.read(workdir)
         _keep_damaged(workdir, found, resume_step)
         rows = [row for row in found.rows if row["step"] <= resume_step and row["split"] != "test"]
-        self._jsonl = _rewrite(workdir / JSONL, "".join(json.dumps(row) + "\n" for row in rows))
+        self._jsonl = _rewrite(workdir / JSONL, _lines(rows))
         self._csv = _rewrite(workdir / CSV, "")
-        self._table = csv.DictWriter(self._csv, COLUMNS, lineterminator="\n", extrasaction="ignore")
-        self._table.writeheader()
-        self._table.writerows(rows)
+        self._table = _table(self._csv, rows)
         self._tensorboard = None
         if tensorboard:
             from tensorboardX import SummaryWriter  # 0.2 s to import, more where PyTorch is installed
@@ -87,20 +87,25 @@ class NoFiles:
         """Does nothing."""
 
 
-def _keep_damaged(workdir, found, resume_step):
-    """Copies a damaged `metrics.jsonl` and warns about it."""
-    recovered = sum(row["step"] <= resume_step for row in found.recovered)
+def repair(workdir: Path) -> None:
+    """Writes the metrics files of a complete run again if one of them is damaged, with a warning."""
+    found = metrics.read(workdir)
+    if not (found.damaged or found.recovered or found.missing or found.differing):
+        return
+    if found.missing:
+        warnings.warn(f"{workdir / CSV} lacked {len(found.missing)} rows, which were taken from {JSONL}", stacklevel=2)
+    _keep_damaged(workdir, found, max(row["step"] for row in found.rows))
+    write_text(workdir / JSONL, _lines(found.rows))
+    table = io.StringIO()
+    _table(table, found.rows)
+    write_text(workdir / CSV, table.getvalue())
+
+
+def _keep_damaged(workdir, found, last_step):
+    """Copies metrics files that are damaged up to a step, and warns about them."""
+    recovered = sum(row["step"] <= last_step for row in found.recovered)
     if found.damaged:
-        original = (workdir / JSONL).read_bytes()
-        number = 1
-        while True:
-            copy = workdir / f"metrics.damaged-{number}.jsonl"
-            try:
-                with copy.open("xb") as file:
-                    file.write(original)
-                break
-            except FileExistsError:
-                number += 1
+        copy = _copy(workdir / JSONL)
         lines = ", ".join(map(str, found.damaged[:10])) + (", ..." if len(found.damaged) > 10 else "")
         warnings.warn(
             f"{workdir / JSONL} is damaged in line {lines}; the original is kept as {copy.name}, and {recovered} rows "
@@ -109,6 +114,35 @@ def _keep_damaged(workdir, found, resume_step):
         )
     elif recovered:
         warnings.warn(f"{workdir / JSONL} lacked {recovered} rows, which were taken from {CSV}", stacklevel=3)
+    if steps := [row["step"] for row in found.differing if row["step"] <= last_step]:
+        copies = _copy(workdir / JSONL).name, _copy(workdir / CSV).name
+        warnings.warn(
+            f"{workdir}: {JSONL} and {CSV} differ in the rows of step {', '.join(map(str, steps[:10]))}, so one of "
+            f"them is damaged; both are kept as {' and '.join(copies)}, and the run continues with the rows of {JSONL}",
+            stacklevel=3,
+        )
+
+
+def _copy(path):
+    """Copies a file to `metrics.damaged-N` with its suffix, and returns the path of the copy."""
+    for number in itertools.count(1):
+        copy = path.with_name(f"{path.stem}.damaged-{number}{path.suffix}")
+        with contextlib.suppress(FileExistsError), copy.open("xb") as file:
+            file.write(path.read_bytes())
+            return copy
+    raise AssertionError
+
+
+def _lines(rows):
+    return "".join(json.dumps(row) + "\n" for row in rows)
+
+
+def _table(file, rows):
+    """Writes a CSV table with its header, and returns its writer."""
+    table = csv.DictWriter(file, COLUMNS, lineterminator="\n", extrasaction="ignore")
+    table.writeheader()
+    table.writerows(rows)
+    return table
 
 
 def _rewrite(path, text):

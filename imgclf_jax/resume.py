@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
-from imgclf_jax import checkpoint_folder, hosts, record, rows, workdir
+from imgclf_jax import checkpoint_folder, hosts, logs, record, rows, workdir
 from imgclf_jax.data.types import Dataset
 from imgclf_jax.errors import UserError
 
@@ -132,9 +132,12 @@ def is_complete(before: Before, steps: int, restored_step: int) -> bool:
 
 
 def heal(folder: Path, config: ConfigDict) -> None:
-    """Writes the `config.json` of a complete run again if it was deleted."""
-    if hosts.is_first() and not (folder / "config.json").exists():
+    """Writes the `config.json` of a complete run again if it was deleted, and its metrics files if they are damaged."""
+    if not hosts.is_first():
+        return
+    if not (folder / "config.json").exists():
         workdir.save_config(folder, config)
+    logs.repair(folder)
 
 
 def describe(dataset: Dataset) -> dict[str, Any]:

@@ -26,11 +26,15 @@ class Rows(NamedTuple):
         damaged: the numbers, from 1, of the lines of `metrics.jsonl` that do not hold a row. A last line that a killed
             process left unfinished does not count as damaged.
         recovered: the rows that only `metrics.csv` has.
+        missing: the rows that `metrics.csv` lacks.
+        differing: the rows that have other values in `metrics.csv`; `rows` has those of `metrics.jsonl`.
     """
 
     rows: list[Row]
     damaged: list[int]
     recovered: list[Row]
+    missing: list[Row]
+    differing: list[Row]
 
 
 def read_rows(workdir: Path) -> list[Row]:
@@ -57,11 +61,13 @@ def read(workdir: Path) -> Rows:
     parsed = [_row(line) for line in lines]
     rows = [row for row in parsed if row is not None]
     damaged = [number for number, row in enumerate(parsed, 1) if row is None]
-    known = {_key(row) for row in rows}
-    recovered = list({_key(row): row for row in _table(table) if _key(row) not in known}.values())
+    known, tabled = {_key(row) for row in rows}, {_key(row): row for row in _table(table)}
+    missing = [row for row in rows if _key(row) not in tabled]
+    differing = [row for row in rows if any(row[name] != tabled.get(_key(row), row)[name] for name in COLUMNS)]
+    recovered = [row for key, row in tabled.items() if key not in known]
     if recovered:
         rows = sorted(rows + recovered, key=lambda row: (row["step"], ORDER.get(row["split"], 3)))
-    return Rows(rows, damaged, recovered)
+    return Rows(rows, damaged, recovered, missing, differing)
 
 
 def _row(line: bytes) -> Row | None:

@@ -6,6 +6,8 @@ import os
 import signal
 import sys
 import threading
+import traceback
+from pathlib import Path
 from typing import Any
 
 _lost: dict[str, OSError] = {}
@@ -113,11 +115,21 @@ class _Stream:
 
 
 def ignore_in_threads() -> None:
-    """Lets a thread that only draws a progress bar end without a traceback when standard output is lost."""
+    """Lets a thread end without a traceback if all it did was to draw a progress bar or to write for TensorBoard."""
     before = threading.excepthook
 
     def hook(arguments):
-        if not isinstance(arguments.exc_value, OutputLost):
+        if not (isinstance(arguments.exc_value, OutputLost) or is_about_tensorboard(arguments.exc_value)):
             before(arguments)
 
     threading.excepthook = hook
+
+
+def is_about_tensorboard(error: BaseException | None) -> bool:
+    """Whether TensorBoard's files cannot be written, seen in the threads and at the end of tensorboardX.
+
+    The main thread reports the same when it flushes them.
+    """
+    if not isinstance(error, OSError):
+        return False
+    return any("tensorboardX" in Path(frame.filename).parts for frame in traceback.extract_tb(error.__traceback__))

@@ -207,6 +207,8 @@ def _compare_product(a, tool, run, result, expected):
         return
     if expected is None:
         a.findings.add("wrong", f"{tool} accepts after damage what it refused before")
+    elif found != expected and re.search("the one of step .* is used instead", run.text()):
+        a.findings.refusals += 1  # The result of an older checkpoint, and it says so.
     elif found != expected:
         shown = f": {expected} -> {found}" if tool == "eval" else ""
         a.findings.add("wrong", f"{tool}: exit status 0, but another result{shown}"[:400])

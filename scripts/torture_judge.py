@@ -18,7 +18,7 @@ STACKS = re.compile(
 )
 PACKAGE = str(ROOT / "imgclf_jax")
 STOPPED = re.compile(r"interrupted|stopped", re.IGNORECASE)
-RESUMED = re.compile(r"resuming at step (\d+)")
+RESUMED = re.compile(r"resuming at step (\d+)|complete: all (\d+) steps")
 FIRST_STEP = re.compile(r"^step +\d+/", re.MULTILINE)
 
 
@@ -74,7 +74,8 @@ def ending(run: Run, findings: Findings, native: bool = False, mute: bool = Fals
         return
     if run.code < 0 and -run.code not in signals:
         findings.add("silent", f"{where} died of {signal.Signals(-run.code).name}: {_tail(said)}")
-    elif run.code > 0 and not mute and not said.strip() and not STOPPED.search(out):
+    # In a job the first process speaks for all of them.
+    elif run.code > 0 and not (mute or (native and run.code > 128)) and not said.strip() and not STOPPED.search(out):
         findings.add("silent", f"{where} ended with {run.code} and no word")
     elif run.code > 0 and not native and not stacks and len(said.splitlines()) > MOST_LINES:
         findings.add("wrong", f"{where} says {len(said.splitlines())} lines: {_tail(said)}")
@@ -149,7 +150,7 @@ def changes(before: dict[str, str], after: dict[str, str]) -> list[str]:
 def resumed_at(run: Run) -> int:
     """The step at which a training run began."""
     match = RESUMED.search(run.text("out"))
-    return int(match[1]) if match else 0
+    return int(match[1] or match[2]) if match else 0
 
 
 def _tail(text):

@@ -3,10 +3,11 @@
 import csv
 import json
 import math
+import warnings
 
 import pytest
 
-from imgclf_jax.logs import MetricsFiles
+from imgclf_jax.logs import MetricsFiles, repair
 from imgclf_jax.rows import COLUMNS, read_rows
 from imgclf_jax.storage import read_json, write_json
 
@@ -51,6 +52,54 @@ def test_rows_past_the_resumed_step_are_dropped(tmp_path):
     write(tmp_path, [6, 8, 10], resume_step=4)
     assert [row["step"] for row in read_rows(tmp_path)] == [2, 4, 6, 8, 10]
     assert table(tmp_path) == as_text(read_rows(tmp_path))
+
+
+def change_a_loss(folder, name):
+    """Changes a digit in the row of step 4: the file stays a valid one."""
+    path = folder / name
+    path.write_text(path.read_text().replace("0.25", "0.35"))
+
+
+@pytest.mark.parametrize("name", ["metrics.jsonl", "metrics.csv"])
+def test_a_changed_digit_is_noticed(tmp_path, name):
+    write(tmp_path, [2, 4, 6])
+    change_a_loss(tmp_path, name)
+    before = [(tmp_path / file).read_bytes() for file in ("metrics.jsonl", "metrics.csv")]
+    with pytest.warns(UserWarning, match=r"differ in the rows of step 4, .* kept as metrics\.damaged-1\.jsonl and "):
+        write(tmp_path, [6], resume_step=4)
+    kept = [(tmp_path / f"metrics.damaged-1.{suffix}").read_bytes() for suffix in ("jsonl", "csv")]
+    assert kept == before
+    write(tmp_path, [6], resume_step=4)  # said once
+    assert table(tmp_path) == as_text(read_rows(tmp_path))
+
+
+def test_a_changed_row_that_will_be_written_again_does_not_matter(tmp_path):
+    write(tmp_path, [2, 4, 6])
+    change_a_loss(tmp_path, "metrics.csv")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        write(tmp_path, [4, 6], resume_step=2)
+    assert read_rows(tmp_path)[1]["loss"] == 0.25
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("metrics.csv", b"", "metrics.csv lacked 3 rows, which were taken from metrics.jsonl"),
+        ("metrics.jsonl", b"", "metrics.jsonl lacked 3 rows, which were taken from metrics.csv"),
+        ("metrics.jsonl", b"\xff\n", "is damaged in line 1"),
+    ],
+)
+def test_the_files_of_a_complete_run_are_repaired(tmp_path, name, content, words):
+    write(tmp_path, [2, 4, 6])
+    whole = [(tmp_path / file).read_bytes() for file in ("metrics.jsonl", "metrics.csv")]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        repair(tmp_path)
+    (tmp_path / name).write_bytes(content)
+    with pytest.warns(UserWarning, match=words):
+        repair(tmp_path)
+    assert [(tmp_path / file).read_bytes() for file in ("metrics.jsonl", "metrics.csv")] == whole
 
 
 def test_the_row_of_the_resumed_step_stays(tmp_path):
