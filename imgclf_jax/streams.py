@@ -33,7 +33,7 @@ def prepare() -> None:
         except OSError:
             # It is closed. The next file to be opened would get this number, and what libraries print would go into
             # that file. Read-only, so that writing fails and is noticed.
-            os.open(os.devnull, os.O_RDONLY)
+            os.open(os.devnull, os.O_RDONLY if number < 2 else os.O_WRONLY)
     for number, name in ((1, "stdout"), (2, "stderr")):
         stream = getattr(sys, name)
         if stream is None:

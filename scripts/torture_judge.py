@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import json
 import re
 import signal
 from pathlib import Path
@@ -151,6 +152,14 @@ def resumed_at(run: Run) -> int:
     """The step at which a training run began."""
     match = RESUMED.search(run.text("out"))
     return int(match[1] or match[2]) if match else 0
+
+
+def recorded_error(workdir: Path) -> str:
+    """The reason in `run.json` for which the last session failed."""
+    try:
+        return str(json.loads((workdir / "run.json").read_text()).get("error", "no reason is recorded"))[:300]
+    except (OSError, ValueError) as error:
+        return f"no record: {error}"
 
 
 def _tail(text):

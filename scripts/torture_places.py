@@ -69,7 +69,8 @@ def output(a: Try) -> None:
         if run.code == 0:
             judge.compare(a.workdir, a.world.reference(recipe)[1], a.findings)
         else:
-            a.findings.add("wrong", f"{how}: training did not outlive its output, it ended with {run.code}")
+            why = judge.recorded_error(a.workdir)
+            a.findings.add("wrong", f"{how}: training did not outlive its output, it ended with {run.code} ({why})")
         a.complete(recipe)
     elif tool != "eval" and run.code == 0 and product(tool, run, result) != expected:
         a.findings.add("wrong", f"{how}: {tool} made something else")
