@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from imgclf_jax.data.atomic import sync_names
 from imgclf_jax.errors import UserError
 
 # Errors of a disk or quota that is full, and of a disk that fails or has become read-only.
@@ -82,17 +83,7 @@ def write_text(path: Path, text: str) -> None:
         with contextlib.suppress(OSError):
             temporary.unlink()
         raise
-    sync_folder(path.parent)
-
-
-def sync_folder(folder: Path) -> None:
-    """Makes the names in a folder durable, on file systems and platforms that support it."""
-    with contextlib.suppress(OSError):
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+    sync_names(path.parent)
 
 
 def _digest(content: dict[str, Any]) -> str:
