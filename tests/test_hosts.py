@@ -131,7 +131,7 @@ def test_a_run_moves_from_two_processes_to_one(run, finished, tmp_path):
 def test_a_process_that_stands_still_ends_the_job_with_a_line(run, tmp_path, frozen):
     folder = tmp_path / "run"
     hooks = {process: [["assign", "hosts:HEARTBEAT_SECONDS", 4]] for process in (0, 1)}
-    hooks[frozen].append(["freeze_after", "parallel:Parallel.highest", 2, 12])
+    hooks[frozen].append(["freeze_after", "parallel:Parallel.highest", 5, 12])
     done = run.together(*TINY, f"--workdir={folder}", processes=2, hooks=hooks)
     other = done[1 - frozen]
     assert other.code == 3
@@ -188,7 +188,7 @@ def test_a_mistake_ends_all_processes_with_one_line_each(run, tmp_path):
     for number, process in enumerate(done):
         assert process.code == 2
         (line,) = process.err.strip().splitlines()
-        assert f"process {number}: error: " in line and "not divisible by the 2 devices" in line
+        assert f"process {number}: error: " in line and "cannot be shared evenly by the 2 devices" in line
 
 
 @pytest.mark.parametrize("process", [0, 1])
