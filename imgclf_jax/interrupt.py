@@ -30,15 +30,23 @@ class Interrupt:
 
     number = 0
     _deferred = False
+    _raised = 0
 
     def defer(self) -> None:
-        """From now on, the first signal only sets `number`, which the caller must check. A second raises `Stopped`."""
+        """From now on, the first signal only sets `number`, which the caller must check. A second raises `Stopped`.
+
+        Raises:
+            Stopped: a signal came before, but a library has caught the exception and gone on.
+        """
         self._deferred = True
+        if self._raised:
+            _raise(self._raised, None)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self._deferred and not self.number:
             self.number = number
         else:
+            self._raised = number
             _raise(number, frame)
 
 

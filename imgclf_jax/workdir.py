@@ -166,8 +166,8 @@ def check_config(workdir: Path, config: ConfigDict, allow_change: bool) -> list[
     Raises:
         UserError: there are such fields and `allow_change` is not set.
     """
-    old = read_json(workdir / "config.json", CONFIG_ADVICE)
-    changed = configs.differences(old, configs.to_json(config)) if old is not None else []
+    old = _read_config(workdir)
+    changed = configs.differences(configs.to_json(old), configs.to_json(config)) if old is not None else []
     if changed and not allow_change:
         raise UserError(
             f"workdir {workdir} holds a run with another config:\n"
@@ -178,13 +178,19 @@ def check_config(workdir: Path, config: ConfigDict, allow_change: bool) -> list[
 
 
 def load_config(workdir: Path) -> ConfigDict:
-    """The config of the run in `workdir`. Raises `UserError` where there is none."""
+    """The config of the run in `workdir`. Raises `UserError` if there is none, or if it cannot be read."""
+    config = _read_config(workdir)
+    if config is None:
+        raise UserError(f"{workdir} holds no run (no config.json); give the workdir that training printed")
+    return config
+
+
+def _read_config(workdir):
+    """The config, or `None` if there is no such file."""
     path = workdir / "config.json"
     values = read_json(path, CONFIG_ADVICE)
-    if values is None:
-        raise UserError(f"{workdir} holds no run (no config.json); give the workdir that training printed")
     try:
-        return configs.from_json(values)
+        return None if values is None else configs.from_json(values)
     except UserError as error:
         raise UserError("\n".join(f"{path}: {line}" for line in str(error).splitlines())) from error
 

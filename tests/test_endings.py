@@ -90,6 +90,12 @@ def test_a_signal_within_a_callback_of_the_garbage_collector_is_not_lost(run, co
     assert (done.code, done.err) == (128 + TERM, LINES[TERM])
 
 
+def test_a_signal_that_a_library_swallows_still_stops_a_run(run, command, tmp_path):
+    done = run(*command["main"], hooks=[["signal_swallowed", "data:load", HUP]])
+    assert (done.code, done.err) == (128 + HUP, LINES[HUP])
+    assert left(tmp_path) == []
+
+
 def test_a_terminal_that_is_closed_lets_the_run_save(run, tmp_path):
     folder = tmp_path / "run"
     hooks = [["lose_terminal_after", "logs:MetricsFiles.write", 1]]

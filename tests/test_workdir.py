@@ -67,6 +67,13 @@ def test_new_folder_accepts_any_config(tmp_path):
     assert workdir.check_config(tmp_path, default(), allow_change=False) == []
 
 
+def test_a_config_with_fields_that_do_not_exist_is_not_another_config(tmp_path):
+    (tmp_path / "config.json").write_text('{"step": "three"}')
+    with pytest.raises(UserError, match=r"config\.json: unknown config field step") as caught:
+        workdir.check_config(tmp_path, default(), allow_change=True)
+    assert len(str(caught.value).splitlines()) == 1
+
+
 def test_changed_config_is_refused_unless_allowed(tmp_path):
     workdir.save_config(tmp_path, default())
     assert workdir.check_config(tmp_path, default(), allow_change=False) == []
