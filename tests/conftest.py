@@ -1,10 +1,19 @@
 """The compiler and the folders that all tests share; set before JAX is first imported."""
 
 import os
+import signal
 
 import pytest
 
 DEVICES = 8
+
+
+def take_signals():
+    """Signals that are ignored, as under `nohup` or in the background of a script, would be ignored by all runs too."""
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+        number = getattr(signal, name, None)
+        if number and signal.getsignal(number) == signal.SIG_IGN:
+            signal.signal(number, signal.default_int_handler if name == "SIGINT" else signal.SIG_DFL)
 
 
 def pytest_configure(config):
@@ -12,6 +21,7 @@ def pytest_configure(config):
 
     Compiled programs are kept in pytest's own cache folder: a second run compiles little.
     """
+    take_signals()
     flags = os.environ.get("XLA_FLAGS", "")
     for flag in (
         f"--xla_force_host_platform_device_count={DEVICES}",

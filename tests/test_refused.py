@@ -120,10 +120,9 @@ def test_tensorboard_shows_every_point_once(run, complete, finished, tmp_path):
     assert len(expected) == len(set(expected)) and ("test/accuracy", STEPS) in expected
     assert run(*TINY, f"--workdir={complete}").code == 0
     assert points(complete) == expected
-    # Killed between the row of the test split and the last word in the record: it is all done again.
+    # Killed after the row of the test split, which may be in the file by then, and before the end of the record.
     killed = tmp_path / "killed"
     assert run(*TINY, f"--workdir={killed}", hooks=[["signal_before", "train:read_rows", 1, 9]]).code == -9
-    assert ("test/accuracy", STEPS) in points(killed)
     assert run(*TINY, f"--workdir={killed}").code == 0
     assert sorted(points(killed)) == sorted(expected)
 
