@@ -17,8 +17,8 @@ import time
 from pathlib import Path
 
 import numpy as np
+import prepared_sets
 import pytest
-from ml_collections import ConfigDict
 
 from imgclf_jax import data
 from imgclf_jax.data import catalog, download, prepare
@@ -33,24 +33,7 @@ CIFAR_FILES = {
 
 
 def make_config(root, **changes):
-    config = ConfigDict(
-        {
-            "name": "cifar10",
-            "source": "tfds",
-            "dir": str(root),
-            "train_split": "train",
-            "valid_split": "",
-            "test_split": "test",
-            "image_size": (),
-            "resize": "stretch",
-            "allow_sample": False,
-            "archive": "",
-            "url": "",
-            "download": True,
-        }
-    )
-    config.update(changes)
-    return config
+    return prepared_sets.make_config(**{"dir": str(root), "download": True} | changes)
 
 
 def make_cifar(folder, name, rng):
