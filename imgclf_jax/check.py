@@ -7,13 +7,18 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from imgclf_jax import checkpoint_folder, compiler, cost, data, dispatch, feed, parallel, resume, workdir
-from imgclf_jax.console import Console, count
+from imgclf_jax import data
+from imgclf_jax.augment.normalize import Normalization
+from imgclf_jax.devices import parallel, xla
 from imgclf_jax.errors import UserError
-from imgclf_jax.experiment import build, compile_run_steps
-from imgclf_jax.inputs import Normalization
-from imgclf_jax.summary import show_model
-from imgclf_jax.validate import validate, warnings
+from imgclf_jax.models import cost
+from imgclf_jax.terminal.console import Console, count
+from imgclf_jax.training import feed, multistep
+from imgclf_jax.training.experiment import build, compile_run_steps
+from imgclf_jax.training.summary import show_model
+from imgclf_jax.training.validate import validate, warnings
+from imgclf_jax.workdir import checkpoint_folder, resume
+from imgclf_jax.workdir import folder as workdir
 
 
 def check(config: ConfigDict, folder: Path | None = None, allow_config_change: bool = False) -> None:
@@ -37,7 +42,7 @@ def check(config: ConfigDict, folder: Path | None = None, allow_config_change: b
         console.warn(line)
     if info.notice:
         console.warn(info.notice)
-    with compiler.quiet():
+    with xla.quiet():
         _check(config, plan, info, console)
 
 
@@ -80,7 +85,7 @@ def _check(config, plan, info, console):
         images = jax.ShapeDtypeStruct((plan.train_count, *info.image_shape), jnp.uint8)
         order = labels = jax.ShapeDtypeStruct((plan.train_count,), jnp.int32)
     scalar = jax.ShapeDtypeStruct((), jnp.int32)
-    meter = jax.eval_shape(dispatch.empty_meter)
+    meter = jax.eval_shape(multistep.empty_meter)
     run_steps = compile_run_steps(experiment, strategy)
     compiled = run_steps.lower(state, meter, images, labels, order, scalar, experiment.key).compile()
 

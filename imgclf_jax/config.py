@@ -12,7 +12,7 @@ A config file defines `get_config()`, starts from `default()` and changes what i
 
 Any field can be overridden on the command line (`--config.train.epochs=3`, `--config.augment.crop="(24, 24)"`).
 A field that does not exist is refused, with the nearest one that does. What the values may be is checked by
-`imgclf_jax.validate`.
+`imgclf_jax.training.validate`.
 """
 
 import difflib
@@ -95,7 +95,8 @@ def _augment() -> dict[str, Any]:
     return {
         # All act on images in [0, 1], in the order in which they stand here, each image with its own draw. After
         # saturation the result is clipped to [0, 1].
-        # Largest angle, 0 to 180 degrees. This and the fields up to zoom are one resampling; see imgclf_jax/affine.py.
+        # Largest angle, 0 to 180 degrees. This and the fields up to zoom are one resampling; see
+        # imgclf_jax/augment/affine.py.
         "rotation": 0.0,
         # Largest shifts, as fractions of the width and of the height, below 1.
         "width_shift": 0.0,

@@ -43,7 +43,7 @@ The versions of JAX that can read it: the one that wrote it and those of at leas
 """
 
 if __name__ == "__main__":  # Before anything is imported that swallows Ctrl-C.
-    from imgclf_jax import interrupt
+    from imgclf_jax.terminal import interrupt
 
     interrupt.install()
 
@@ -57,11 +57,11 @@ from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
-from imgclf_jax import cli
 from imgclf_jax.errors import UserError
+from imgclf_jax.terminal import cli
 
 if TYPE_CHECKING:  # JAX and what needs it are slow to import: mistakes are told before.
-    from imgclf_jax.trained import Trained
+    from imgclf_jax.training.trained import Trained
 
 FLAGS = flags.FLAGS
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -81,7 +81,7 @@ def main(argv: list[str]) -> int:
     """Parses the command line and exports. Returns the exit status."""
     define_flags()
     cli.parse_flags(argv)
-    from imgclf_jax import output  # standard library alone
+    from imgclf_jax.terminal import output  # standard library alone
 
     problems = [] if FLAGS.workdir else ["--workdir is missing; give the folder that training printed"]
     if FLAGS.output:
@@ -93,9 +93,10 @@ def main(argv: list[str]) -> int:
     if problems:
         raise UserError("\n".join(problems))
 
-    from imgclf_jax import compiler, trained
+    from imgclf_jax.devices import xla
+    from imgclf_jax.training import trained
 
-    compiler.configure_xla()
+    xla.configure_xla()
     cli.begin_work(needs_stdout=False)
     network = trained.load(Path(FLAGS.workdir), FLAGS.checkpoint)
     write(network, Path(FLAGS.output))
@@ -105,7 +106,7 @@ def main(argv: list[str]) -> int:
 
 def write(network: "Trained", path: Path) -> None:
     """Writes the file. Raises `UserError` where there is one already or it cannot be written."""
-    from imgclf_jax import output
+    from imgclf_jax.terminal import output
 
     content = {NETWORK: serialize(network), DESCRIPTION: json.dumps(describe(network), indent=2).encode()}
     with output.new_file(path, "wb") as file, zipfile.ZipFile(file, "w") as archive:
@@ -123,7 +124,7 @@ def serialize(network: "Trained") -> bytes:
     import jax.export
     import numpy as np
 
-    from imgclf_jax import trained
+    from imgclf_jax.training import trained
 
     function = trained.logits(network.config, network.experiment.model)
     weights = jax.tree.map(np.asarray, (network.variables, network.normalize))
@@ -146,7 +147,8 @@ def serialize(network: "Trained") -> bytes:
 
 def describe(network: "Trained") -> dict[str, Any]:
     """What `model.json` holds."""
-    from imgclf_jax import config, provenance
+    from imgclf_jax import config
+    from imgclf_jax.workdir import provenance
 
     record = network.record
     reported = network.step == record.get("reported_step")
@@ -168,7 +170,7 @@ def describe(network: "Trained") -> dict[str, Any]:
 
 
 def preprocessing(network: "Trained") -> dict[str, Any] | None:
-    """Describes how a photo becomes an image that the network takes, as `imgclf_jax.data.photos.read` makes it.
+    """Describes how a photo becomes an image that the network takes, as `imgclf_jax.data.decode.read` makes it.
 
     Returns `None` if the images have a number of channels that photos do not have.
     """
@@ -202,7 +204,7 @@ def preprocessing(network: "Trained") -> dict[str, Any] | None:
 def _show(network, path):
     import jax
 
-    from imgclf_jax.console import Console, count
+    from imgclf_jax.terminal.console import Console, count
 
     console = Console()
     shape = "×".join(map(str, network.image_shape))

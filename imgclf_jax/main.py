@@ -1,7 +1,7 @@
 """The front door: `python -m imgclf_jax.main --config=configs/NAME.py [--workdir=DIR] [--mode=train|eval|check]`."""
 
 if __name__ == "__main__":  # This comes before imports that swallow Ctrl-C.
-    from imgclf_jax import interrupt
+    from imgclf_jax.terminal import interrupt
 
     interrupt.install()
 
@@ -11,14 +11,15 @@ from pathlib import Path
 
 from absl import flags
 
-from imgclf_jax import cli, provenance, streams
 from imgclf_jax.errors import UserError
+from imgclf_jax.terminal import cli, streams
+from imgclf_jax.workdir import provenance
 
 FLAGS = flags.FLAGS
 
 
 def define_flags() -> None:
-    """The flags of this tool; `--config` and its overrides are added by `imgclf_jax.cli`."""
+    """The flags of this tool; `--config` and its overrides are added by `imgclf_jax.terminal.cli`."""
     flags.DEFINE_string(
         "workdir", None, "Folder of the run. Default: runs/NAME/YYYYmmdd-HHMMSS. Resumed where it holds a run."
     )
@@ -50,11 +51,11 @@ def main(argv: list[str]) -> int:
 
     file = cli.config_path(argv)
     config_file = provenance.describe_file(Path(file)) if file else None  # Read now, before somebody edits it.
-    from imgclf_jax import compiler, hosts  # JAX is slow to import: mistakes above are told at once.
+    from imgclf_jax.devices import processes, xla  # JAX is slow to import: mistakes above are told at once.
 
-    compiler.configure_xla()
+    xla.configure_xla()
     cli.begin_work()
-    with hosts.session(FLAGS.coordinator, FLAGS.num_processes, FLAGS.process_id, FLAGS.connect_seconds):
+    with processes.session(FLAGS.coordinator, FLAGS.num_processes, FLAGS.process_id, FLAGS.connect_seconds):
         return _dispatch(config, argv, config_file)
 
 
@@ -73,7 +74,8 @@ def _unused(config) -> list[str]:
 
 
 def _dispatch(config, argv, config_file) -> int:
-    from imgclf_jax import hosts, workdir
+    from imgclf_jax.devices import processes
+    from imgclf_jax.workdir import folder as workdir
 
     if FLAGS.mode == "check":
         from imgclf_jax.check import check
@@ -81,12 +83,12 @@ def _dispatch(config, argv, config_file) -> int:
         check(config, Path(FLAGS.workdir) if FLAGS.workdir else None, FLAGS.allow_config_change)
         return 0
     if FLAGS.mode == "eval":
-        from imgclf_jax.evaluation import evaluate_run
+        from imgclf_jax.evaluate import evaluate_run
 
         folder = Path(FLAGS.workdir)
         saved = workdir.load_config(folder)
         changed = [] if config is None else workdir.check_config(folder, config, FLAGS.allow_config_change)
-        if changed and hosts.is_first():
+        if changed and processes.is_first():
             print("\n".join(f"warning: config changed: {line}" for line in changed), file=sys.stderr)
         evaluate_run(config or saved, folder, FLAGS.split, FLAGS.checkpoint)
         return 0

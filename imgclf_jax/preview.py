@@ -5,7 +5,7 @@ draws them and before normalisation. Without `--image` the rows are training exa
 """
 
 if __name__ == "__main__":  # Before anything is imported that swallows Ctrl-C.
-    from imgclf_jax import interrupt
+    from imgclf_jax.terminal import interrupt
 
     interrupt.install()
 
@@ -21,9 +21,9 @@ import numpy as np
 from absl import flags
 from ml_collections import ConfigDict
 
-from imgclf_jax import cli, output
-from imgclf_jax.data import atomic
 from imgclf_jax.errors import UserError
+from imgclf_jax.storage import atomic
+from imgclf_jax.terminal import cli, output
 
 FLAGS = flags.FLAGS
 CELL = 128  # least side of an image in the picture, in pixels
@@ -33,7 +33,7 @@ COLORS = {"page": (255, 255, 255), "text": (40, 40, 40)}
 
 
 def define_flags() -> None:
-    """The flags of this tool; `--config` and its overrides are added by `imgclf_jax.cli`."""
+    """The flags of this tool; `--config` and its overrides are added by `imgclf_jax.terminal.cli`."""
     flags.DEFINE_multi_string("image", [], "A photo to augment; may be repeated. Default: training examples.")
     flags.DEFINE_string("output", None, "The picture, a PNG. Default: preview-NAME.png, or the next free number.")
     flags.DEFINE_string("save_dir", None, "Also write each image as a PNG of its own into this folder.")
@@ -56,14 +56,15 @@ def main(argv: list[str]) -> int:
         )
     folder = None if FLAGS.save_dir is None else _save_dir(FLAGS.save_dir)
 
-    from imgclf_jax import compiler, validate
+    from imgclf_jax.devices import xla
+    from imgclf_jax.training import validate
 
     if problems := validate.value_problems(config, "data."):
         raise UserError("\n".join(problems))
-    compiler.configure_xla()
+    xla.configure_xla()
     cli.begin_work(needs_stdout=False)
     names, originals = _given(config, FLAGS.image) if FLAGS.image else _examples(config, FLAGS.rows)
-    with compiler.quiet():
+    with xla.quiet():
         versions = augmented(config, originals, FLAGS.versions)
     write(target, folder, names, originals, versions)
     print(f"{target}: {len(names)} images, {FLAGS.versions} augmented versions of each")
@@ -158,15 +159,15 @@ def grid(names: Sequence[str], originals: np.ndarray, versions: np.ndarray) -> A
 def _given(config, files):
     """(names, uint8 [N, H, W, C]) of photos, brought to the size that training has."""
     from imgclf_jax import data
-    from imgclf_jax.data import photos
+    from imgclf_jax.data import decode
 
     size = tuple(config.data.image_size)
     shape = (*size, 3) if len(size) == 2 else data.describe(config.data).image_shape
     images, problems = [], []
     for file in files:
         try:
-            images.append(photos.read(Path(file), shape[:2], config.data.resize, shape[2]))
-        except photos.BadPhoto as reason:
+            images.append(decode.read(Path(file), shape[:2], config.data.resize, shape[2]))
+        except decode.BadPhoto as reason:
             problems.append(f"--image={file}: {reason}")
     if problems:
         raise UserError("\n".join(problems))
@@ -175,8 +176,9 @@ def _given(config, files):
 
 def _examples(config, count):
     """(names, uint8 [N, H, W, C]) of training examples, of one class after the other."""
-    from imgclf_jax import data, feed
-    from imgclf_jax.console import Console
+    from imgclf_jax import data
+    from imgclf_jax.terminal.console import Console
+    from imgclf_jax.training import feed
 
     console = Console(config.log.progress)
     stream = feed.is_streamed(config, data.describe_split(config.data, "train"))

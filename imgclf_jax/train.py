@@ -11,18 +11,24 @@ from pathlib import Path
 import jax
 from ml_collections import ConfigDict
 
-from imgclf_jax import checkpoint_folder, compiler, data, feed, hosts, interrupt, loop, resume, storage, workdir
-from imgclf_jax.checkpoint import Checkpoints
+from imgclf_jax import data
 from imgclf_jax.config import differences, to_json
-from imgclf_jax.console import Console
+from imgclf_jax.devices import processes, xla
 from imgclf_jax.errors import UserError
-from imgclf_jax.rows import read_rows
-from imgclf_jax.session import Session, prepare, restore
-from imgclf_jax.summary import not_finite, show_model, show_results
-from imgclf_jax.validate import Plan, validate
-from imgclf_jax.validate import plan as make_plan
-from imgclf_jax.validate import warnings as config_warnings
-from imgclf_jax.writer import Writer
+from imgclf_jax.storage import files as storage
+from imgclf_jax.terminal import interrupt
+from imgclf_jax.terminal.console import Console
+from imgclf_jax.training import feed, loop
+from imgclf_jax.training.session import Session, prepare, restore
+from imgclf_jax.training.summary import not_finite, show_model, show_results
+from imgclf_jax.training.validate import Plan, validate
+from imgclf_jax.training.validate import plan as make_plan
+from imgclf_jax.training.validate import warnings as config_warnings
+from imgclf_jax.workdir import checkpoint_folder, resume
+from imgclf_jax.workdir import folder as workdir
+from imgclf_jax.workdir.checkpoint import Checkpoints
+from imgclf_jax.workdir.rows import read_rows
+from imgclf_jax.workdir.writer import Writer
 
 
 def train(
@@ -43,7 +49,7 @@ def train(
         allow_config_change: go on although the config differs from the one the run was started with.
         resume_command: maps the workdir to the command line that continues this run. It is printed when a signal
             interrupts the run.
-        config_file: the result of `imgclf_jax.provenance.describe_file`, which goes into the record.
+        config_file: the result of `imgclf_jax.workdir.provenance.describe_file`, which goes into the record.
 
     Returns:
         The exit status: 0 complete, 1 diverged, 128 + signal when interrupted.
@@ -53,14 +59,14 @@ def train(
             new step, so does everything else. An error that any process finds before training begins is raised in all
             of them.
     """
-    _, info = hosts.together(lambda: validate(config))
-    hosts.same("config", json.dumps(to_json(config)), _config_difference)
+    _, info = processes.together(lambda: validate(config))
+    processes.same("config", json.dumps(to_json(config)), _config_difference)
     streamed = feed.is_streamed(config, info)
-    writes = hosts.is_first()
+    writes = processes.is_first()
     console = Console(config.log.progress if writes else "silent", config.log.line_seconds)
-    claim = hosts.together(lambda: workdir.claim(folder, new) if writes else contextlib.nullcontext())
+    claim = processes.together(lambda: workdir.claim(folder, new) if writes else contextlib.nullcontext())
     # Its name may be the time, which differs between processes.
-    folder = Path(hosts.gather(str(getattr(claim, "folder", folder)))[0])
+    folder = Path(processes.gather(str(getattr(claim, "folder", folder)))[0])
     with claim, interrupt.catch() as signal, storage.explain_errors(folder):
         before = resume.inspect(folder, config, allow_config_change)
         for line in before.changed:
@@ -72,7 +78,7 @@ def train(
             console.print(feed.notice(config, info))
         record = workdir.RunRecord(folder, before.record, writes)
         writer = Writer(folder, config, claim, record, config_file)
-        hosts.when_lost(writer.fail)
+        processes.when_lost(writer.fail)
         try:
             return _run(config, folder, console, writer, before, signal, resume_command, allow_config_change, streamed)
         except loop.Diverged as diverged:
@@ -97,22 +103,22 @@ def train(
 
 
 def _run(config, folder, console, writer, before, signal, resume_command, allow_change, streamed) -> int:
-    dataset = hosts.first_alone(lambda: data.load(config.data, progress=console.task, stream=streamed))
+    dataset = processes.first_alone(lambda: data.load(config.data, progress=console.task, stream=streamed))
     described = resume.describe(dataset)
-    hosts.same("data set", json.dumps(described), resume.explain_difference)
+    processes.same("data set", json.dumps(described), resume.explain_difference)
     console.finish()
     if dataset.notice:
         console.warn(dataset.notice)
     # The bundled sample is smaller than the set it stands for: the plan is that of the examples there are.
     plan = make_plan(config, {name: len(split.labels) for name, split in dataset.splits.items()})
-    if hosts.several():
+    if processes.several():
         signal.defer()  # From here on, all processes must stop at the same step.
-    with compiler.quiet():
+    with xla.quiet():
         restored = restore(config, plan, folder, dataset)
     known = resume.known_data(before, restored.notes) if restored.tree else {}
     other_data = resume.check_data(known, dataset, folder, console.warn, allow_change)
     for reason in restored.damaged.values():
-        if hosts.is_first():
+        if processes.is_first():
             warnings.warn(f"{reason}; going on from step {restored.step}", stacklevel=2)
     writer.know(described, restored)
 
@@ -128,7 +134,7 @@ def _run(config, folder, console, writer, before, signal, resume_command, allow_
         show_results(console, folder, dataset.name, results, record.content.get("wall_time_seconds", 0.0))
         return 0
 
-    with compiler.quiet():
+    with xla.quiet():
         session = prepare(config, plan, dataset, restored, console.task)
     start = restored.step
     if start:
@@ -156,7 +162,7 @@ def _run(config, folder, console, writer, before, signal, resume_command, allow_
 
         def interrupted():
             """Of several processes, all must take the same way: what came too late to be agreed on is ignored."""
-            return stopped if hosts.several() else stopped or signal.number
+            return stopped if processes.several() else stopped or signal.number
 
         reported = step
         if complete:
@@ -168,7 +174,7 @@ def _run(config, folder, console, writer, before, signal, resume_command, allow_
         missing = [name for name in wanted if name not in results]
         for name in missing:
             if not interrupted():
-                with compiler.quiet():
+                with xla.quiet():
                     results[name] = session.evaluate(name, state)
         if number := interrupted():
             writer.end(status="interrupted", step=step)
@@ -201,7 +207,7 @@ def _run(config, folder, console, writer, before, signal, resume_command, allow_
     finally:
         session.feed.close()
         # After an error in one of several processes an orderly end would wait for the others, who wait for this one.
-        if not hosts.several() or isinstance(sys.exc_info()[1], loop.Diverged | type(None)):
+        if not processes.several() or isinstance(sys.exc_info()[1], loop.Diverged | type(None)):
             writer.close()
 
 
@@ -230,7 +236,7 @@ def _hooks(session: Session, plan: Plan, writer: Writer, console: Console, signa
         writer.poll()
         epoch = now.step / plan.steps_per_epoch
         if now.row:
-            with compiler.quiet():
+            with xla.quiet():
                 rate = float(learning_rate(now.step - 1))
             writer.files.write(
                 step=now.step,
@@ -249,7 +255,7 @@ def _hooks(session: Session, plan: Plan, writer: Writer, console: Console, signa
     def evaluate_valid(state, step):
         if not plan.valid_count:
             return None
-        with compiler.quiet():
+        with xla.quiet():
             result = session.evaluate("valid", state)
         _write_row(writer, plan, step, "valid", result)
         values = f"validation loss {result['loss']:.4f}  accuracy {result['accuracy']:.4f}"
@@ -258,7 +264,7 @@ def _hooks(session: Session, plan: Plan, writer: Writer, console: Console, signa
         return result["accuracy"]
 
     def save(state, meter, step, valid_accuracy):
-        with compiler.quiet():
+        with xla.quiet():
             if not session.is_finite(state):
                 raise loop.Diverged(step)
             writer.save(step, {"state": state, "meter": meter, "inputs": session.inputs}, valid_accuracy)

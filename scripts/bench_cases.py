@@ -11,13 +11,17 @@ import numpy as np
 import optax
 from ml_collections import ConfigDict
 
-from imgclf_jax import augment, cost, dispatch, inputs, optim, parallel, sampling
+from imgclf_jax import augment
+from imgclf_jax.augment import normalize as inputs
 from imgclf_jax.config import default
-from imgclf_jax.console import Console
+from imgclf_jax.devices import parallel
 from imgclf_jax.errors import UserError
-from imgclf_jax.experiment import Experiment, build, compile_init, compile_run_steps
+from imgclf_jax.models import cost
 from imgclf_jax.rng import image_keys, stream
-from imgclf_jax.validate import Plan
+from imgclf_jax.terminal.console import Console
+from imgclf_jax.training import multistep, optim, sampling
+from imgclf_jax.training.experiment import Experiment, build, compile_init, compile_run_steps
+from imgclf_jax.training.validate import Plan
 
 MOST_BYTES = 2**29  # of random images on the device; smaller data sets are imitated in their own size
 PRODUCT, WHOLE, NETWORK = "matrix product", "whole step", "network step"
@@ -156,7 +160,7 @@ def training(setup: Setup) -> Callable[[int], None]:
 
     def run(steps: int) -> None:
         nonlocal state
-        state, meter = run_steps(state, dispatch.empty_meter(), *setup.data, jnp.int32(steps), setup.experiment.key)
+        state, meter = run_steps(state, multistep.empty_meter(), *setup.data, jnp.int32(steps), setup.experiment.key)
         if int(meter["steps"]) != steps:
             raise UserError("the loss or a gradient is not finite, even on random data; lower optim.learning_rate")
 

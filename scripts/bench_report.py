@@ -6,7 +6,7 @@ import numpy as np
 from bench_cases import BOTH, FORWARD, INPUT, NETWORK, PRODUCT, UPDATE, WHOLE, Case
 from ml_collections import ConfigDict
 
-from imgclf_jax.console import Console
+from imgclf_jax.terminal.console import Console
 
 
 def summarize(cases: list[Case], seconds: dict[str, list[float]]) -> dict[str, Any]:

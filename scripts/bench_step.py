@@ -29,12 +29,13 @@ from absl import flags
 from bench_cases import Case, on_one_device, our_cases, set_up, torch_cases, without_augmentation
 from bench_report import report, summarize
 
-from imgclf_jax import compiler, provenance
-from imgclf_jax.cli import parse, run_tool
 from imgclf_jax.config import to_json
-from imgclf_jax.console import Console
+from imgclf_jax.devices import xla
 from imgclf_jax.errors import UserError
-from imgclf_jax.validate import validate
+from imgclf_jax.terminal.cli import parse, run_tool
+from imgclf_jax.terminal.console import Console
+from imgclf_jax.training.validate import validate
+from imgclf_jax.workdir import provenance
 
 FLAGS = flags.FLAGS
 LEAST_SECONDS = 0.2  # of one measurement: what is shorter takes more steps
@@ -42,7 +43,7 @@ PAUSE_SECONDS = 0.05  # before a measurement: the other library's threads spin f
 
 
 def define_flags() -> None:
-    """The flags of this tool; `--config` and its overrides are added by `imgclf_jax.cli`."""
+    """The flags of this tool; `--config` and its overrides are added by `imgclf_jax.terminal.cli`."""
     flags.DEFINE_integer("rounds", 7, "Times that everything is measured, in turns.", lower_bound=1)
     flags.DEFINE_integer("steps", 20, "Least number of steps in a measurement.", lower_bound=1)
     flags.DEFINE_bool("torch", False, "Also measure the same network in PyTorch.")
@@ -64,12 +65,12 @@ def main(argv: list[str]) -> int:
     cores = limit_cores(FLAGS.threads)
     torch_networks = import_torch() if FLAGS.torch else None
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # leaves PyTorch its share of a GPU's memory
-    compiler.configure_xla()
+    xla.configure_xla()
 
     console = Console()
     config = on_one_device(config)
     plan, info = validate(config)
-    with compiler.quiet():
+    with xla.quiet():
         whole = set_up(config, plan, info.image_shape, len(info.class_names))
         network = set_up(without_augmentation(config), plan, whole.experiment.input_shape, len(info.class_names))
         cases = our_cases(whole, network)
@@ -138,7 +139,7 @@ def measure(cases: list[Case], rounds: int, steps: int, console: Console) -> dic
     """Seconds a step of every case in every round; at least `steps` steps each time."""
     lengths = {}
     for done, case in enumerate(cases, start=1):
-        with compiler.quiet():
+        with xla.quiet():
             case.run(1)  # compiles
         seconds = _seconds_a_step(case, steps)
         lengths[case.name] = max(steps, math.ceil(LEAST_SECONDS / seconds))

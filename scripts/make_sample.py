@@ -17,7 +17,8 @@ from pathlib import Path
 
 import numpy as np
 
-from imgclf_jax.data import catalog, records, sample, seals, stored
+from imgclf_jax.data import seals
+from imgclf_jax.data.tfds import catalog, prepared, records, sample
 
 SEED = 20090408  # any number does; it must only stay the same
 PER_CLASS = {"train": 400, "test": 100}
@@ -49,7 +50,7 @@ def encode(image: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
-def read_chosen(source: stored.Stored, name: str, rng: np.random.Generator) -> list[dict]:
+def read_chosen(source: prepared.Stored, name: str, rng: np.random.Generator) -> list[dict]:
     """The chosen examples of a stored split in order, ready to be written."""
     images, labels, ids = zip(*records.read_split(source, source.splits[name], source.image_shape), strict=True)
     all_images, all_labels = np.concatenate(images), np.concatenate(labels)
@@ -58,7 +59,7 @@ def read_chosen(source: stored.Stored, name: str, rng: np.random.Generator) -> l
     return [{"id": all_ids[i], "image": encode(all_images[i]), "label": int(all_labels[i])} for i in order]
 
 
-def write(examples: dict[str, list[dict]], source: stored.Stored, root: Path) -> None:
+def write(examples: dict[str, list[dict]], source: prepared.Stored, root: Path) -> None:
     """Writes the splits as `root`/cifar10/<version> with TFDS's own writer, in the order given."""
     import tensorflow_datasets as tfds
     from tensorflow_datasets.core import download
@@ -114,10 +115,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data_dir", type=Path, required=True, help="folder that holds cifar10/3.0.2")
     args = parser.parse_args()
-    folder = stored.find(args.data_dir, catalog.SAMPLED)
+    folder = prepared.find(args.data_dir, catalog.SAMPLED)
     if folder is None:
         parser.error(f"{args.data_dir}: no prepared {catalog.SAMPLED} there")
-    source = stored.read(folder)
+    source = prepared.read(folder)
     rng = np.random.default_rng(SEED)
     examples = {name: read_chosen(source, name, rng) for name in PER_CLASS}
     with tempfile.TemporaryDirectory() as temporary:

@@ -14,9 +14,9 @@ import matplotlib
 import numpy as np
 from absl import logging as absl_logging
 
-from imgclf_jax import record
-from imgclf_jax.checkpoint import Checkpoints
-from imgclf_jax.rows import read_rows
+from imgclf_jax.workdir import record
+from imgclf_jax.workdir.checkpoint import Checkpoints
+from imgclf_jax.workdir.rows import read_rows
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt

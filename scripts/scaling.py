@@ -25,10 +25,10 @@ from pathlib import Path
 
 from absl import flags
 
-from imgclf_jax.cli import parse, run_tool
 from imgclf_jax.config import to_json
-from imgclf_jax.console import Console
 from imgclf_jax.errors import UserError
+from imgclf_jax.terminal.cli import parse, run_tool
+from imgclf_jax.terminal.console import Console
 
 FLAGS = flags.FLAGS
 STRATEGIES = ("jit", "shard_map", "pmap")
@@ -36,7 +36,7 @@ FORCE = "--xla_force_host_platform_device_count"
 
 
 def define_flags() -> None:
-    """The flags of this tool; `--config` and its overrides are added by `imgclf_jax.cli`."""
+    """The flags of this tool; `--config` and its overrides are added by `imgclf_jax.terminal.cli`."""
     flags.DEFINE_list("devices", ["1", "2", "4", "8"], "Numbers of devices to measure.")
     flags.DEFINE_enum("mode", "weak", ("weak", "strong"), "Whether each device gets a batch, or all share one.")
     flags.DEFINE_list("strategies", list(STRATEGIES), f"Strategies to measure, of {', '.join(STRATEGIES)}.")
@@ -60,7 +60,7 @@ def main(argv: list[str]) -> int:
     import scaling_report as report
     from bench_step import describe_machine, limit_cores, measure
 
-    from imgclf_jax import compiler
+    from imgclf_jax.devices import xla
 
     console = Console()
     points = [cases.Point(strategy, count) for count in counts for strategy in strategies]
@@ -76,10 +76,10 @@ def main(argv: list[str]) -> int:
     data = cases.random_data(plans[points[0]], info)
     prepared = {}
     for done, (point, one) in enumerate(configs.items(), start=1):
-        with compiler.quiet():
+        with xla.quiet():
             prepared[point] = cases.prepare(point, one, plans[point], info, data)
         console.task("compiling", done, len(points))
-    with compiler.quiet():
+    with xla.quiet():
         extra = cases.references(prepared)
     timed = [extra["product"], *(case for one in prepared.values() for case in one.cases.values())]
     seconds = measure(timed, FLAGS.rounds, FLAGS.steps, console)
@@ -141,9 +141,9 @@ def provide_devices(count: int, argv: list[str]) -> bool:
     os.environ["XLA_FLAGS"] = " ".join([*kept, f"{FORCE}={count}"] if count > 1 else kept)
     import jax
 
-    from imgclf_jax import compiler
+    from imgclf_jax.devices import xla
 
-    compiler.configure_xla()
+    xla.configure_xla()
     if jax.default_backend() == "cpu":
         return count > 1
     if jax.device_count() < count:

@@ -4,21 +4,25 @@ import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import hlo_collectives
 import jax
 import jax.numpy as jnp
 import numpy as np
 from bench_cases import Case, Setup, product_case
+from hlo_collectives import Collective
 from jax import lax
 from ml_collections import ConfigDict
 from scaling_replay import collectives_alone
 
-from imgclf_jax import augment, collectives, dispatch, experiment, inputs, parallel, sampling
-from imgclf_jax.collectives import Collective
+from imgclf_jax import augment
+from imgclf_jax.augment import normalize as inputs
 from imgclf_jax.data import Info
+from imgclf_jax.devices import parallel
 from imgclf_jax.errors import UserError
 from imgclf_jax.rng import stream
-from imgclf_jax.steps import Batch
-from imgclf_jax.validate import Plan, validate
+from imgclf_jax.training import experiment, multistep, sampling
+from imgclf_jax.training.steps import Batch
+from imgclf_jax.training.validate import Plan, validate
 
 MOST_BYTES = 2**27  # of random images on each device; larger data sets are imitated in this size
 
@@ -113,7 +117,7 @@ def prepare(point: Point, config: ConfigDict, plan: Plan, info: Info, data: tupl
     placed = (*strategy.put_examples((images, labels)), strategy.put(order))
     setup = Setup(config, plan, built, normalize, strategy, placed)
     run, text = whole_step(setup)
-    found = collectives.in_loops(collectives.read(text))
+    found = hlo_collectives.in_loops(hlo_collectives.read(text))
     size = config.train.batch_size
     cases = {
         "whole": Case(f"{point.name}: whole step", run, images=size),
@@ -121,7 +125,7 @@ def prepare(point: Point, config: ConfigDict, plan: Plan, info: Info, data: tupl
     }
     if found:
         cases["collectives"] = Case(f"{point.name}: collectives", collectives_alone(strategy, found))
-    return Prepared(setup, cases, found, collectives.kernels(text))
+    return Prepared(setup, cases, found, hlo_collectives.kernels(text))
 
 
 def whole_step(setup: Setup) -> tuple[Callable[[int], None], str]:
@@ -129,7 +133,7 @@ def whole_step(setup: Setup) -> tuple[Callable[[int], None], str]:
     built, strategy = setup.experiment, setup.strategy
     run_steps = experiment.compile_run_steps(built, strategy)
     state = experiment.compile_init(built, strategy)(built.key)
-    meter = strategy.put(jax.device_get(dispatch.empty_meter()))
+    meter = strategy.put(jax.device_get(multistep.empty_meter()))
     text = run_steps.lower(state, meter, *setup.data, np.int32(1), built.key).compile().as_text()
 
     def run(steps: int) -> None:
@@ -173,10 +177,10 @@ def input_alone(setup: Setup) -> Callable[[int], None]:
         batch = jax.tree.map(lambda x: x.reshape(parts, -1, *x.shape[1:]), batch)
         images = lax.map(lambda part: ready(key, part), batch) if parts > 1 else ready(key, _only(batch))[None]
         # Of what the loop carries the images are the last turn's, but no compiler knows which turn that will be.
-        metrics = dispatch.empty_meter()
+        metrics = multistep.empty_meter()
         return Ready(state.step + 1, images, batch["label"]), metrics
 
-    run_steps: Any = dispatch.make_run_steps(
+    run_steps: Any = multistep.make_run_steps(
         input_step,
         batch_size=size,
         examples=setup.plan.train_count,
@@ -190,7 +194,7 @@ def input_alone(setup: Setup) -> Callable[[int], None]:
         ones = strategy.share(jnp.ones((parts, size // parts)))
         nothing = ones[..., None, None, None] * jnp.zeros(built.input_shape)
         start = Ready(jnp.zeros((), jnp.int32), nothing, ones.astype(jnp.int32))
-        last, sums = run_steps(start, dispatch.empty_meter(), images, labels, order, count, key)
+        last, sums = run_steps(start, multistep.empty_meter(), images, labels, order, count, key)
         return sums["steps"], strategy.all_sum((last.images.sum(), last.labels.sum()))
 
     compiled = strategy.compile(loop, examples=(0, 1))
@@ -251,7 +255,7 @@ def plain_loop(setup: Setup) -> Callable[[int], None]:
     compiled = jax.jit(loop, donate_argnums=0)
     state = jax.jit(built.init)(built.key)
     names = ("loss", "grad_norm", "correct", "count")
-    zeros = {name: value for name, value in dispatch.empty_meter().items() if name in names}
+    zeros = {name: value for name, value in multistep.empty_meter().items() if name in names}
 
     def run(steps: int) -> None:
         nonlocal state

@@ -20,8 +20,10 @@ from typing import NamedTuple
 import jax
 from scaling_peaks import PEAKS
 
-from imgclf_jax import cost, inputs, models
-from imgclf_jax.console import Console
+from imgclf_jax import models
+from imgclf_jax.augment import normalize as inputs
+from imgclf_jax.models import cost
+from imgclf_jax.terminal.console import Console
 
 PROJECT = Path(__file__).resolve().parent.parent
 IMAGE_SHAPE, CLASSES = (32, 32, 3), 10  # CIFAR-10's

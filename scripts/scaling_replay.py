@@ -8,11 +8,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from bench_cases import touch
+from hlo_collectives import Buffer, Collective
 from jax import lax
 from jax.sharding import PartitionSpec
 
-from imgclf_jax import parallel
-from imgclf_jax.collectives import Buffer, Collective
+from imgclf_jax.devices import parallel
 
 # HLO's names of what is sent.
 DTYPES = {"f32": "float32", "f16": "float16", "bf16": "bfloat16", "f64": "float64", "pred": "bool"} | {

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import hlo_collectives
 import jax
 import numpy as np
 from bench_cases import Case
@@ -10,8 +11,8 @@ from ml_collections import ConfigDict
 from scaling_cases import Point, Prepared
 from scaling_peaks import of_this_process
 
-from imgclf_jax import collectives, cost
-from imgclf_jax.console import Console
+from imgclf_jax.models import cost
+from imgclf_jax.terminal.console import Console
 
 
 def summarize(
@@ -85,8 +86,8 @@ def _row(point, one, seconds, prepared, forced):
         "beyond_perfect": median - perfect,
         "kernels": one.kernels,
         "collectives": {
-            "count": collectives.count(one.collectives),
-            "bytes": collectives.total_bytes(one.collectives),
+            "count": hlo_collectives.count(one.collectives),
+            "bytes": hlo_collectives.total_bytes(one.collectives),
             "each": [
                 {"kind": each.kind, "repeats": each.repeats, "bytes": each.bytes, "arrays": len(each.buffers)}
                 for each in one.collectives

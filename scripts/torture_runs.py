@@ -211,7 +211,7 @@ def digest(workdir: Path, step: int) -> str:
     import jax
     from absl import logging
 
-    from imgclf_jax.checkpoint import Checkpoints
+    from imgclf_jax.workdir.checkpoint import Checkpoints
 
     with _restoring, warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -27,7 +27,7 @@ PRELOADED = (
     "tensorboardX",
     "PIL.Image",
     "imgclf_jax.check",
-    "imgclf_jax.evaluation",
+    "imgclf_jax.evaluate",
     "imgclf_jax.train",
 )
 
@@ -105,7 +105,7 @@ def run(
 
 
 def _die_at_save(count: int) -> None:
-    from imgclf_jax.checkpoint import Checkpoints
+    from imgclf_jax.workdir.checkpoint import Checkpoints
 
     original, calls = Checkpoints.save, 0
 

@@ -36,7 +36,7 @@ def pytest_configure(config):
         os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(config.cache.mkdir("xla")))
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
 
-    from imgclf_jax.compiler import configure_xla  # imports JAX
+    from imgclf_jax.devices.xla import configure_xla  # imports JAX
 
     configure_xla()
 

@@ -17,7 +17,7 @@ import hooks as available_hooks
 import tensorboardX  # noqa: F401  (imported for the children, like the next ones)
 
 import imgclf_jax.check
-import imgclf_jax.evaluation
+import imgclf_jax.evaluate
 import imgclf_jax.train
 
 WATCHDOG_SECONDS = 150

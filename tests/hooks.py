@@ -58,7 +58,7 @@ def kill_when_on_disk(call: int, number: int) -> None:
         checkpoints.wait()
         os.kill(os.getpid(), number)
 
-    _after("checkpoint:Checkpoints.save", call, die)
+    _after("workdir.checkpoint:Checkpoints.save", call, die)
 
 
 def limit_file_size(target: str, call: int, size: int) -> None:

@@ -15,9 +15,9 @@ import jax
 import numpy as np
 import pytest
 
-from imgclf_jax import checkpoint_folder
-from imgclf_jax.checkpoint import Checkpoints
-from imgclf_jax.rows import read_rows
+from imgclf_jax.workdir import checkpoint_folder
+from imgclf_jax.workdir.checkpoint import Checkpoints
+from imgclf_jax.workdir.rows import read_rows
 
 ROOT = Path(__file__).parent.parent
 # Under a thousand parameters, but with everything that a run has to carry through an interruption: augmentation,

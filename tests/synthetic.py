@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from imgclf_jax import dispatch, evaluate, experiment, inputs, parallel, sampling, validate
+from imgclf_jax.augment import normalize as inputs
 from imgclf_jax.config import default
+from imgclf_jax.devices import parallel
+from imgclf_jax.training import exact_evaluation, experiment, multistep, sampling, validate
 
 # One device, whatever the machine has: what is compared bit for bit must not depend on how a sum is cut up.
 BASE = {"train.batch_size": 8, "train.epochs": 2.0, "eval.batch_size": 8, "parallel.devices": 1}
@@ -89,7 +91,7 @@ class Trainer:
         return run_steps.lower(*self._arguments(self.init())).compile()
 
     def _arguments(self, state, count=1):
-        meter = self.strategy.put(dispatch.empty_meter())
+        meter = self.strategy.put(multistep.empty_meter())
         order = self.order(int(state.step) // self._steps_per_epoch)
         return state, meter, *self.data, order, jnp.int32(count), self.experiment.key
 
@@ -113,7 +115,7 @@ class Trainer:
         """The exact evaluation of a split."""
         split = self.strategy.put_examples((images, labels))
         sums = self._evaluate(state.eval_variables(), *split, jnp.int32(len(labels)))
-        return evaluate.result(jax.device_get(sums), len(labels))
+        return exact_evaluation.result(jax.device_get(sums), len(labels))
 
 
 def assert_same_training(ours, theirs):

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from scipy import ndimage, stats
 
-from imgclf_jax import affine, augment, rng
+from imgclf_jax import augment, rng
+from imgclf_jax.augment import affine
 from imgclf_jax.config import default
 
 KEY = jax.random.key(7)

@@ -10,11 +10,12 @@ import jax
 import numpy as np
 import pytest
 
-from imgclf_jax import models, parallel
+from imgclf_jax import models
+from imgclf_jax.augment.normalize import Normalization
 from imgclf_jax.config import default
-from imgclf_jax.experiment import build
-from imgclf_jax.inputs import Normalization
-from imgclf_jax.validate import Plan
+from imgclf_jax.devices import parallel
+from imgclf_jax.training.experiment import build
+from imgclf_jax.training.validate import Plan
 
 PROJECT = Path(__file__).parent.parent
 SHAPE = (18, 22, 3)  # not square, so that swapped axes are noticed

@@ -18,8 +18,10 @@ from photo_folders import make_splits, settings_of, write
 from prepared_sets import encode, make_config, tiny_config, write_set
 
 from imgclf_jax import data
-from imgclf_jax.data import atomic, sample, seals, splits, statistics, types
+from imgclf_jax.data import seals, splits, statistics, types
+from imgclf_jax.data.tfds import sample
 from imgclf_jax.errors import UserError
+from imgclf_jax.storage import atomic
 
 ROOT = Path(__file__).parents[1]
 
@@ -176,7 +178,8 @@ def test_the_user_is_told_in_a_line(tiny):
         damage(folder / "images.npy", "zero")
     script = """
 import sys
-from imgclf_jax import cli, data
+from imgclf_jax import data
+from imgclf_jax.terminal import cli
 from ml_collections import ConfigDict
 import json
 def main(argv):
@@ -398,7 +401,7 @@ def test_a_file_that_cannot_be_written_out_is_told(monkeypatch):
 HOLD = """
 import sys, time
 from pathlib import Path
-from imgclf_jax.data import atomic
+from imgclf_jax.storage import atomic
 with atomic.temporary_folder(Path(sys.argv[1])) as folder:
     (folder / "images.npy").write_bytes(bytes(1000))
     print(folder.name, flush=True)

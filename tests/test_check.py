@@ -9,7 +9,7 @@ import pytest
 from photo_folders import make_splits
 from runs import ROOT, SOFTMAX, record
 
-from imgclf_jax import evaluation
+from imgclf_jax import evaluate
 from imgclf_jax.config import default
 
 pytest_plugins = ["run_fixtures"]
@@ -141,8 +141,8 @@ def test_examples_of_another_data_set_were_not_trained_on(monkeypatch):
     saved, other = default(), default()
     saved.data.update(source="sample", train_split="train")
     other.data.update(name="cifar100", source="tfds")
-    monkeypatch.setattr(evaluation.workdir, "load_config", lambda folder: saved)
-    assert evaluation._trained_on(other, Path("run"), "test", None) == 0
+    monkeypatch.setattr(evaluate.workdir, "load_config", lambda folder: saved)
+    assert evaluate._trained_on(other, Path("run"), "test", None) == 0
 
 
 def test_eval_with_another_config_says_what_differs(run, place):

@@ -8,11 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from imgclf_jax import checkpoint_folder
-from imgclf_jax.checkpoint import Checkpoints, OtherModel
-from imgclf_jax.checkpoint_folder import exists
-from imgclf_jax.checkpoint_tree import checksum
 from imgclf_jax.errors import UserError
+from imgclf_jax.workdir import checkpoint_folder
+from imgclf_jax.workdir.checkpoint import Checkpoints, OtherModel
+from imgclf_jax.workdir.checkpoint_folder import exists
+from imgclf_jax.workdir.checkpoint_tree import checksum
 
 # What Orbax's threads say about files that cannot be read or written is told by exceptions as well.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")

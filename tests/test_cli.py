@@ -11,9 +11,9 @@ import pytest
 from absl import flags
 from runs import ROOT, SOFTMAX, STEPS, TINY, record, steps
 
-from imgclf_jax import cli
 from imgclf_jax import config as configs
-from imgclf_jax.rows import COLUMNS, read_rows
+from imgclf_jax.terminal import cli
+from imgclf_jax.workdir.rows import COLUMNS, read_rows
 
 pytest_plugins = ["run_fixtures"]
 
@@ -119,7 +119,9 @@ def test_default_workdir_is_named_after_config_and_time(run, tmp_path):
 
 
 def test_check_prints_the_table_and_touches_no_data(run, tmp_path):
-    hooks = [["forbid", name] for name in ("data:load", "data.loading:load", "data.records:read_split", "train:train")]
+    hooks = [
+        ["forbid", name] for name in ("data:load", "data.loading:load", "data.tfds.records:read_split", "train:train")
+    ]
     done = run(*TINY, "--mode=check", cwd=ROOT, hooks=hooks, env={"XDG_CACHE_HOME": str(tmp_path)})
     assert done.code == 0, done.err
     assert re.search(r"conv1/kernel\s+3×3×3×4\s+108", done.out)

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from imgclf_jax import color
+from imgclf_jax.augment import color
 
 adjust_hue, adjust_contrast, adjust_brightness, adjust_saturation = map(
     jax.jit, (color.adjust_hue, color.adjust_contrast, color.adjust_brightness, color.adjust_saturation)

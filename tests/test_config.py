@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from imgclf_jax import config as configs
-from imgclf_jax import validate
 from imgclf_jax.errors import UserError
+from imgclf_jax.training import validate
 
 ROOT = Path(__file__).parent.parent
 FIELDS = configs.flatten(configs.to_json(configs.default()))

@@ -3,8 +3,8 @@
 import pytest
 from rich.console import Console as RichConsole
 
-from imgclf_jax import console as module
-from imgclf_jax.console import Console, count, duration
+from imgclf_jax.terminal import console as module
+from imgclf_jax.terminal.console import Console, count, duration
 
 
 class Clock:

@@ -6,8 +6,8 @@ import pytest
 from jax import lax
 from synthetic import SMALL_CNN, make_config, make_data, make_experiment
 
-from imgclf_jax.cost import matmul_flops, network_flops, parameter_table
 from imgclf_jax.models.conv import conv2d
+from imgclf_jax.models.cost import matmul_flops, network_flops, parameter_table
 from imgclf_jax.rng import stream
 
 

@@ -16,7 +16,8 @@ from PIL import Image
 from prepared_sets import encode, make_config, tiny_config, write_set
 
 from imgclf_jax import data
-from imgclf_jax.data import cache, sample, splits
+from imgclf_jax.data import splits
+from imgclf_jax.data.tfds import decoded, sample
 from imgclf_jax.errors import UserError
 
 SHARED = Path(__file__).resolve().parents[1].parent / "shared" / "data" / "tfds"
@@ -437,7 +438,7 @@ def test_full_disk_leaves_nothing_half_written(fresh_cache):
 
 @pytest.mark.parametrize("theirs_is_whole", [True, False])
 def test_another_process_publishes_first(tiny, tiny_pixels, monkeypatch, theirs_is_whole):
-    write, raced = cache._write, []
+    write, raced = decoded._write, []
 
     def write_while_another_does(folder, *args):
         write(folder, *args)
@@ -449,7 +450,7 @@ def test_another_process_publishes_first(tiny, tiny_pixels, monkeypatch, theirs_
             if not theirs_is_whole:
                 (theirs / "labels.npy").unlink()
 
-    monkeypatch.setattr(cache, "_write", write_while_another_does)
+    monkeypatch.setattr(decoded, "_write", write_while_another_does)
     loaded = data.load(tiny_config(tiny, test_split=""))
     np.testing.assert_array_equal(loaded.splits["train"].images, tiny_pixels[:20])
     (kept,) = cache_folders(tiny.parents[1] / ".imgclf_jax")

@@ -21,8 +21,8 @@ import prepared_sets
 import pytest
 
 from imgclf_jax import data
-from imgclf_jax.data import catalog, download, prepare
-from imgclf_jax.data.download import Published, Unavailable
+from imgclf_jax.data.tfds import catalog, download, prepare
+from imgclf_jax.data.tfds.download import Published, Unavailable
 from imgclf_jax.errors import UserError
 
 SIZES = {"train": 30, "test": 10}
@@ -218,8 +218,8 @@ def test_killed_preparation_is_not_taken_for_whole(cifar, tmp_path):
 import os
 from ml_collections import ConfigDict
 from imgclf_jax import data
-from imgclf_jax.data import prepare
-from imgclf_jax.data.download import Published
+from imgclf_jax.data.tfds import prepare
+from imgclf_jax.data.tfds.download import Published
 prepare.published_files = lambda base: {prepare.published_files("cifar10")!r}
 config = ConfigDict({make_config(tmp_path / "data", archive=str(archive)).to_dict()!r})
 data.load(config, progress=lambda what, done, total: os._exit(9) if (what, done) == ("preparing cifar10", 30) else None)

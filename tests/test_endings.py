@@ -63,12 +63,12 @@ def test_ctrl_c_while_jax_is_imported_ends_a_tool_at_once(command, tmp_path, too
         ("main", "data:load", INT),
         ("main", "data:load", TERM),
         ("main", "train:prepare", HUP),
-        ("predict", "trained:load", TERM),
+        ("predict", "training.trained:load", TERM),
         ("predict", "predict.formats:Table.head", HUP),
         ("report", "report.write:_write", INT),
         ("report", "report.write:_write", TERM),
-        ("preview", "compiler:quiet", HUP),
-        ("export", "provenance:collect", TERM),
+        ("preview", "devices.xla:quiet", HUP),
+        ("export", "workdir.provenance:collect", TERM),
     ],
 )
 def test_a_signal_in_the_middle_of_work_leaves_a_line_and_nothing_by_halves(
@@ -98,7 +98,7 @@ def test_a_signal_that_a_library_swallows_still_stops_a_run(run, command, tmp_pa
 
 def test_a_terminal_that_is_closed_lets_the_run_save(run, tmp_path):
     folder = tmp_path / "run"
-    hooks = [["lose_terminal_after", "logs:MetricsFiles.write", 1]]
+    hooks = [["lose_terminal_after", "workdir.metrics:MetricsFiles.write", 1]]
     done = run(*LONGER, f"--workdir={folder}", "--config.log.line_seconds=0", hooks=hooks)
     assert done.code == 128 + HUP
     found = record(folder)
@@ -108,7 +108,7 @@ def test_a_terminal_that_is_closed_lets_the_run_save(run, tmp_path):
 
 @pytest.mark.parametrize("number", [HUP, INT])
 def test_a_signal_that_was_ignored_from_the_start_stays_ignored(run, tmp_path, number):
-    hooks = [["ignore", number], ["signal_after", "logs:MetricsFiles.write", 1, number]]
+    hooks = [["ignore", number], ["signal_after", "workdir.metrics:MetricsFiles.write", 1, number]]
     done = run(*SOFTMAX, f"--workdir={tmp_path / 'run'}", hooks=hooks)
     assert done.code == 0, done
 
@@ -193,11 +193,11 @@ def test_help_lists_the_exit_statuses(run, tool):
     ],
 )
 def test_other_endings_have_a_line_and_a_status(run, command, error, code, line):
-    done = run(*command["eval"], hooks=[["raise_before", "evaluation:evaluate_run", *error]])
+    done = run(*command["eval"], hooks=[["raise_before", "evaluate:evaluate_run", *error]])
     assert (done.code, done.err) == (code, line)
 
 
 def test_a_crash_of_native_code_shows_where_in_python_it_was(run, command):
-    done = run(*command["eval"], hooks=[["signal_before", "trained:load", 1, signal.SIGSEGV]])
+    done = run(*command["eval"], hooks=[["signal_before", "training.trained:load", 1, signal.SIGSEGV]])
     assert done.code == -signal.SIGSEGV
     assert "Fatal Python error: Segmentation fault" in done.err and "evaluate_run" in done.err

@@ -13,8 +13,10 @@ from PIL import Image
 from runs import ROOT, environment
 from synthetic import make_config, make_data, make_experiment
 
-from imgclf_jax import export, inputs, predict, trained
+from imgclf_jax import export, predict
+from imgclf_jax.augment import normalize as inputs
 from imgclf_jax.predict.reading import predict_files
+from imgclf_jax.training import trained
 
 pytest.importorskip("flatbuffers")  # which jax.export writes and reads with
 pytest_plugins = ["run_fixtures"]
@@ -281,7 +283,7 @@ def test_mistake_is_told_in_one_line(run, tmp_path, case):
 
 def test_a_missing_package_is_told_before_anything_is_read():
     code = (
-        "import sys; from imgclf_jax import cli, export\n"
+        "import sys; from imgclf_jax import export; from imgclf_jax.terminal import cli\n"
         "sys.modules['flatbuffers'] = None\n"
         "sys.argv = ['export', '--workdir=x', '--output=new.zip']\n"
         "assert cli.run_tool(export.main, takes_config=False) == 2\n"

@@ -11,9 +11,9 @@ from runs import record
 
 from imgclf_jax import data
 from imgclf_jax.config import default
-from imgclf_jax.data import photos
+from imgclf_jax.data import decode
 from imgclf_jax.errors import UserError
-from imgclf_jax.validate import validate
+from imgclf_jax.training.validate import validate
 
 pytest_plugins = ["run_fixtures"]
 
@@ -44,7 +44,7 @@ def test_folders_say_class_and_split(tmp_path):
         assert split.images.dtype == np.uint8 and split.labels.dtype == np.int32
         for image, label, path in zip(split.images, split.labels, split.ids, strict=True):
             assert path.split("/")[1] == dataset.class_names[label]
-            np.testing.assert_array_equal(image, photos.read(root / path, (6, 5)))
+            np.testing.assert_array_equal(image, decode.read(root / path, (6, 5)))
 
 
 def test_photos_of_the_wanted_size_are_what_was_written(tmp_path):
@@ -59,7 +59,7 @@ def test_resize_is_honoured(tmp_path):
     make_splits(tmp_path)
     stretched, cropped = (data.load(settings_of(tmp_path, resize=how)) for how in ("stretch", "crop"))
     ours = cropped.splits["test"].images[0]
-    np.testing.assert_array_equal(ours, photos.read(tmp_path / "test/cat/0.png", (6, 5), "crop"))
+    np.testing.assert_array_equal(ours, decode.read(tmp_path / "test/cat/0.png", (6, 5), "crop"))
     assert not np.array_equal(ours, stretched.splits["test"].images[0])
     assert stretched.fingerprint != cropped.fingerprint
 
@@ -111,8 +111,8 @@ def test_validation_of_a_config_opens_no_file(tmp_path, monkeypatch):
     config.data.update(settings_of(root))
     config.model.name = "softmax"
     config.train.update({"batch_size": 8, "epochs": 2.0})
-    monkeypatch.setattr(photos, "read", None)
-    monkeypatch.setattr(photos, "content", None)
+    monkeypatch.setattr(decode, "read", None)
+    monkeypatch.setattr(decode, "content", None)
     plan, info = validate(config)
     assert (plan.train_count, plan.steps_per_epoch, info.split_sizes) == (40, 5, {"train": 40, "test": 4})
     config.train.batch_size = 41

@@ -1,4 +1,4 @@
-"""folder_cache.py: photos are read once, and changes are noticed; streamed photos are the resident ones."""
+"""folder/cache.py: photos are read once, and changes are noticed; streamed photos are the resident ones."""
 
 import functools
 import os
@@ -10,7 +10,8 @@ import pytest
 from photo_folders import make_classes, make_splits, refused, settings_of, spoil, write
 
 from imgclf_jax import data
-from imgclf_jax.data import folder, photos
+from imgclf_jax.data import decode as photos
+from imgclf_jax.data import folder
 from imgclf_jax.errors import UserError
 
 

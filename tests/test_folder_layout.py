@@ -1,4 +1,4 @@
-"""folder_layout.py: what is wrong with a folder of photos, told from names alone."""
+"""folder/layout.py: what is wrong with a folder of photos, told from names alone."""
 
 import os
 

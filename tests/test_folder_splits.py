@@ -1,4 +1,4 @@
-"""folder_splits.py: splits by content, bad files, photos in two places."""
+"""assignment.py: splits by content, bad files, photos in two places."""
 
 import functools
 import hashlib
@@ -12,7 +12,7 @@ from photo_folders import hashes, make_classes, make_splits, refused, settings_o
 from PIL import Image
 
 from imgclf_jax import data
-from imgclf_jax.data import folder_cut
+from imgclf_jax.data.folder import cut
 
 
 def test_split_by_content_is_stratified_and_depends_on_no_name(tmp_path):
@@ -62,7 +62,7 @@ def test_any_split_by_content(listed, weights, random):
     fractions = tuple(weight / sum(weights) for weight in weights)
     labels = [label for label, _ in listed]
     contents = [hashlib.sha256(f"{label} {content}".encode()).hexdigest() for label, content in listed]
-    roles = folder_cut.by_content(labels, contents, contents, fractions)
+    roles = cut.by_content(labels, contents, contents, fractions)
     assert set(roles) <= {role for role, fraction in zip(ROLES, fractions, strict=True) if fraction}
     by_content = {}
     for content, role in zip(contents, roles, strict=True):
@@ -76,7 +76,7 @@ def test_any_split_by_content(listed, weights, random):
     order = list(range(len(labels)))
     random.shuffle(order)
     moved = [contents[i] for i in order]
-    shuffled = folder_cut.by_content([labels[i] for i in order], moved, moved, fractions)
+    shuffled = cut.by_content([labels[i] for i in order], moved, moved, fractions)
     assert shuffled == [roles[i] for i in order]
 
 
@@ -253,7 +253,7 @@ def test_classes_that_had_photos_in_every_split_are_cut_as_ever(count, weights):
     validated = validated if fractions[1] else trained
     before = ["train"] * trained + ["valid"] * (validated - trained) + ["test"] * (count - validated)
     wanted = {role for role, fraction in zip(ROLES, fractions, strict=True) if fraction}
-    roles = folder_cut.by_content([0] * count, contents, contents, fractions)
+    roles = cut.by_content([0] * count, contents, contents, fractions)
     if set(before) == wanted or count < len(wanted):
         assert roles == before
     else:

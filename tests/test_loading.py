@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from runs import ROOT
 
-from imgclf_jax import workdir
 from imgclf_jax.errors import UserError
+from imgclf_jax.workdir import folder as workdir
 
 MODULES = sorted((ROOT / "imgclf_jax").rglob("*.py"))
 # What they load runs code, if whoever wrote the file wants it to.

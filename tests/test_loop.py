@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from imgclf_jax import dispatch, loop
-from imgclf_jax.validate import Plan
+from imgclf_jax.training import loop, multistep
+from imgclf_jax.training.validate import Plan
 
 BATCH = 10
 COMPUTE, READ, EVALUATE = 0.25, 6.0, 1000.0  # seconds a step, a chunk, an evaluation
@@ -33,7 +33,7 @@ class Sums(dict):
     """The meter of a dispatch, which is there when the device is done."""
 
     def __init__(self, clock, ready, count):
-        super().__init__(dispatch.empty_meter() | {"count": np.int32(count)})
+        super().__init__(multistep.empty_meter() | {"count": np.int32(count)})
         self.clock, self.ready = clock, ready
 
 

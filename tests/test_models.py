@@ -10,9 +10,10 @@ import pytest
 from jax import lax
 from synthetic import make_config, make_data
 
-from imgclf_jax import cost, models
+from imgclf_jax import models
+from imgclf_jax.models import cost
 from imgclf_jax.rng import image_keys
-from imgclf_jax.steps import make_eval_step
+from imgclf_jax.training.steps import make_eval_step
 
 KEY = jax.random.key(0)
 SMALL = {

@@ -8,10 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from imgclf_jax import evaluation, trained, workdir
+from imgclf_jax import evaluate as evaluation
 from imgclf_jax.errors import UserError
 from imgclf_jax.report import runs
 from imgclf_jax.train import train
+from imgclf_jax.training import trained
+from imgclf_jax.workdir import folder as workdir
 
 ROOT = Path(__file__).parent.parent
 

@@ -7,9 +7,12 @@ import numpy as np
 import pytest
 from synthetic import SMALL_CNN, make_config, make_data, make_experiment
 
-from imgclf_jax import experiment, inputs, older, parallel
-from imgclf_jax.checkpoint import Checkpoints
-from imgclf_jax.state import TrainState
+from imgclf_jax.augment import normalize as inputs
+from imgclf_jax.devices import parallel
+from imgclf_jax.training import experiment
+from imgclf_jax.training.state import TrainState
+from imgclf_jax.workdir import older
+from imgclf_jax.workdir.checkpoint import Checkpoints
 
 IMAGES, LABELS = make_data(8)
 NORMALIZE = inputs.normalization("unit", IMAGES)

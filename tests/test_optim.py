@@ -7,7 +7,7 @@ import optax
 import pytest
 from synthetic import make_config
 
-from imgclf_jax import optim
+from imgclf_jax.training import optim
 
 PARAMS = {
     "kernel": np.array([[0.5, -1.0], [2.0, 0.25], [-0.75, 1.5]], np.float32),

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from imgclf_jax.errors import UserError
-from imgclf_jax.output import csv_line, folder_problems, new_file, problems
+from imgclf_jax.terminal.output import csv_line, folder_problems, new_file, problems
 
 
 def test_a_file_appears_when_the_block_has_ended(tmp_path):

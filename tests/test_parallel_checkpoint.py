@@ -8,8 +8,8 @@ import pytest
 from synthetic import LARGE_MLP, Trainer, assert_same_state, assert_same_training, make_config, make_data
 from synthetic import needs_eight_devices as pytestmark  # noqa: F401
 
-from imgclf_jax import experiment
-from imgclf_jax.checkpoint import Checkpoints
+from imgclf_jax.training import experiment
+from imgclf_jax.workdir.checkpoint import Checkpoints
 
 TRAIN = make_data(40, (16, 16, 3), seed=1)
 # Something of everything that a checkpoint holds.

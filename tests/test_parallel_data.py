@@ -9,7 +9,7 @@ import pytest
 from synthetic import Trainer, assert_same_training, make_config, make_data
 from synthetic import needs_eight_devices as pytestmark  # noqa: F401
 
-from imgclf_jax import parallel
+from imgclf_jax.devices import parallel
 
 DEVICES = (1, 2, 4, 8)
 # (strategy, data), all that there are.

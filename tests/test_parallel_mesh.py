@@ -10,7 +10,7 @@ from jax.sharding import PartitionSpec
 from synthetic import LARGE_MLP, Trainer, assert_same_state, assert_same_training, make_config, make_data
 from synthetic import needs_eight_devices as pytestmark  # noqa: F401
 
-from imgclf_jax import parallel
+from imgclf_jax.devices import parallel
 
 MESHES = [(2, 4), (4, 2), (1, 8)]
 TRAIN = make_data(40, (16, 16, 3), seed=1)

@@ -15,9 +15,9 @@ from PIL import Image
 from runs import ROOT, environment, record
 
 from imgclf_jax import predict
-from imgclf_jax.checkpoint import Checkpoints
-from imgclf_jax.data.photos import read
+from imgclf_jax.data.decode import read
 from imgclf_jax.errors import UserError
+from imgclf_jax.workdir.checkpoint import Checkpoints
 
 pytest_plugins = ["run_fixtures"]
 
@@ -242,7 +242,7 @@ def test_several_mistakes_are_told_at_once(tool, photos):
 
 def test_mistakes_are_told_before_jax_is_imported():
     code = (
-        "import sys; from imgclf_jax import cli; from imgclf_jax.predict import __main__ as predict\n"
+        "import sys; from imgclf_jax.terminal import cli; from imgclf_jax.predict import __main__ as predict\n"
         "sys.argv = ['predict', '--workdir=x', 'nothing.png']\n"
         "assert cli.run_tool(predict.main, takes_config=False) == 2\n"
         "print(sorted({'jax', 'flax', 'PIL', 'rich', 'orbax', 'numpy'} & set(sys.modules)))"

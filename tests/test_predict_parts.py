@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from rich.cells import cell_len
 
-from imgclf_jax.data import photos
+from imgclf_jax.data import decode as photos
 from imgclf_jax.predict import reading
 from imgclf_jax.predict.files import find, label
 from imgclf_jax.predict.formats import Csv, JsonLines, Table

@@ -11,8 +11,8 @@ import jax
 import pytest
 from runs import ROOT, SOFTMAX, TINY, record
 
-from imgclf_jax import provenance
 from imgclf_jax.report import facts
+from imgclf_jax.workdir import provenance
 
 pytest_plugins = ["run_fixtures"]
 

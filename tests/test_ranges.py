@@ -5,10 +5,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from imgclf_jax import dispatch, experiment, feed, inputs, parallel, ranges
+from imgclf_jax.augment import normalize as inputs
 from imgclf_jax.config import default
+from imgclf_jax.devices import parallel
 from imgclf_jax.errors import UserError
-from imgclf_jax.validate import validate
+from imgclf_jax.training import experiment, feed, multistep, ranges
+from imgclf_jax.training.validate import validate
 
 BASE = {
     "data.source": "sample",
@@ -48,7 +50,7 @@ def build(config):
     state = jax.eval_shape(ours.init, ours.key)
     images = jax.ShapeDtypeStruct((plan.train_count, *info.image_shape), jnp.uint8)
     labels = jax.ShapeDtypeStruct((plan.train_count,), jnp.int32)
-    jax.eval_shape(ours.run_steps, state, dispatch.empty_meter(), images, labels, labels, np.int32(1), ours.key)
+    jax.eval_shape(ours.run_steps, state, multistep.empty_meter(), images, labels, labels, np.int32(1), ours.key)
     jax.eval_shape(ours.evaluate, state.eval_variables(), images, labels, np.int32(plan.train_count))
     jax.eval_shape(ours.schedule, jax.ShapeDtypeStruct((), jnp.int32))
 

@@ -5,8 +5,9 @@ import json
 
 import pytest
 
-from imgclf_jax import record, storage
 from imgclf_jax.errors import UserError
+from imgclf_jax.storage import files as storage
+from imgclf_jax.workdir import record
 
 WHOLE = {
     "status": "complete",

@@ -11,7 +11,10 @@ from tensorboardX.proto.event_pb2 import Event
 
 pytest_plugins = ["run_fixtures"]
 
-FORBIDDEN = [["forbid", name] for name in ("train:prepare", "checkpoint:Checkpoints.save", "logs:MetricsFiles.write")]
+FORBIDDEN = [
+    ["forbid", name]
+    for name in ("train:prepare", "workdir.checkpoint:Checkpoints.save", "workdir.metrics:MetricsFiles.write")
+]
 
 
 @pytest.fixture
@@ -81,7 +84,7 @@ def test_another_model_is_refused_even_if_changes_are_allowed(run, complete, cha
 def test_a_failure_before_the_first_new_step_leaves_a_complete_run_as_it_was(run, complete):
     before = snapshot(complete)
     longer = [*TINY, "--config.train.epochs=3", "--allow_config_change", f"--workdir={complete}"]
-    done = run(*longer, hooks=[["disk_full_before", "loop:run", 1]])
+    done = run(*longer, hooks=[["disk_full_before", "training.loop:run", 1]])
     assert done.code == 2, done
     assert snapshot(complete) == before
     assert run(*longer).code == 0
@@ -93,7 +96,7 @@ def test_only_what_was_not_evaluated_is(run, complete, finished):
     del content["results"]["train"]
     (complete / "run.json").write_text(json.dumps(content))
     before = snapshot(complete)
-    done = run(*TINY, f"--workdir={complete}", hooks=[["forbid", "logs:MetricsFiles.write"]])
+    done = run(*TINY, f"--workdir={complete}", hooks=[["forbid", "workdir.metrics:MetricsFiles.write"]])
     assert done.code == 0, done.err
     assert record(complete)["results"] == record(finished.folder)["results"]
     assert record(complete)["sessions"] == content["sessions"]

@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 from runs import ROOT, SOFTMAX, environment, record
 
-from imgclf_jax import trained
 from imgclf_jax.data.types import LazyImages, silent
 from imgclf_jax.errors import UserError
 from imgclf_jax.report import drawing, runs, weights, write
 from imgclf_jax.report.page import different_data
+from imgclf_jax.training import trained
 
 pytest_plugins = ["run_fixtures"]
 
@@ -399,7 +399,7 @@ def test_what_is_no_run_is_told_in_a_line_each(tmp_path, softmax):
 )
 def test_mistakes_on_the_command_line_are_told_before_jax_is_imported(arguments, message):
     code = (
-        "import sys; from imgclf_jax import cli; from imgclf_jax.report import __main__ as report\n"
+        "import sys; from imgclf_jax.terminal import cli; from imgclf_jax.report import __main__ as report\n"
         f"sys.argv = ['report', *{arguments}]\n"
         "assert cli.run_tool(report.main) == 2\n"
         "assert not {'jax', 'matplotlib', 'PIL'} & set(sys.modules)"

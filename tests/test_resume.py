@@ -10,6 +10,7 @@ from runs import ROOT, SOFTMAX, STEPS, TINY, bits, environment, record, rows, st
 
 pytest_plugins = ["run_fixtures"]
 
+SAVE = "workdir.checkpoint:Checkpoints.save"
 LONGER = [*SOFTMAX, "--config.train.steps=12", "--config.checkpoint.every_steps=3", "--config.log.every_steps=2"]
 
 
@@ -27,10 +28,15 @@ def assert_same_run(folder, reference):
 def test_run_killed_again_and_again_ends_the_same(run, finished, tmp_path):
     folder = tmp_path / "run"
     deaths = [
-        ["signal_after", "logs:MetricsFiles.write", 1, signal.SIGKILL],  # a row that nobody has flushed
-        ["signal_after", "checkpoint:Checkpoints.save", 1, signal.SIGKILL],  # a checkpoint half written
+        ["signal_after", "workdir.metrics:MetricsFiles.write", 1, signal.SIGKILL],  # a row that nobody has flushed
+        ["signal_after", SAVE, 1, signal.SIGKILL],  # a checkpoint half written
         ["kill_when_on_disk", 2, signal.SIGKILL],  # a checkpoint just written
-        ["signal_after", "logs:MetricsFiles.flush", 3, signal.SIGKILL],  # rows written, but no checkpoint yet
+        [
+            "signal_after",
+            "workdir.metrics:MetricsFiles.flush",
+            3,
+            signal.SIGKILL,
+        ],  # rows written, but no checkpoint yet
         ["signal_before", "train:read_rows", 1, signal.SIGKILL],  # all done but not written down
     ]
     for hook in deaths:
@@ -58,7 +64,7 @@ def test_stopped_run_tells_the_command_that_goes_on(run, finished, tmp_path):
     folder = tmp_path / "a run"
     # The workdir as an argument of its own: the command told must not lose one half of it.
     arguments = [*TINY, "--workdir", folder]
-    done = run(*arguments, hooks=[["signal_after", "logs:MetricsFiles.write", 1, signal.SIGTERM]])
+    done = run(*arguments, hooks=[["signal_after", "workdir.metrics:MetricsFiles.write", 1, signal.SIGTERM]])
     assert done.code == 128 + signal.SIGTERM, done
     assert done.err == ""
     first = record(folder)
@@ -66,7 +72,7 @@ def test_stopped_run_tells_the_command_that_goes_on(run, finished, tmp_path):
     assert steps(folder)[-1] == first["step"]
     assert f"interrupted at step {first['step']} of {STEPS}" in done.out
 
-    done = run(*arguments, hooks=[["signal_after", "logs:MetricsFiles.write", 1, signal.SIGINT]])
+    done = run(*arguments, hooks=[["signal_after", "workdir.metrics:MetricsFiles.write", 1, signal.SIGINT]])
     assert done.code == 128 + signal.SIGINT, done
     assert f"resuming at step {first['step']} of {STEPS}" in done.out
     second = record(folder)
@@ -81,16 +87,18 @@ def test_stopped_run_tells_the_command_that_goes_on(run, finished, tmp_path):
 
 def test_stopped_run_without_a_workdir_names_the_one_it_chose(run, tmp_path):
     arguments = [f"--config={ROOT / 'configs' / 'softmax.py'}", *LONGER[1:]]
-    done = run(*arguments, cwd=tmp_path, hooks=[["signal_after", "logs:MetricsFiles.write", 1, signal.SIGINT]])
+    done = run(
+        *arguments, cwd=tmp_path, hooks=[["signal_after", "workdir.metrics:MetricsFiles.write", 1, signal.SIGINT]]
+    )
     assert done.code == 128 + signal.SIGINT, done
     (folder,) = (tmp_path / "runs" / "softmax").iterdir()
     assert shlex.split(done.out.splitlines()[-1])[-1] == f"--workdir={folder.relative_to(tmp_path)}"
 
 
 def test_second_signal_ends_the_run_at_once(run, tmp_path):
-    hooks = [["signal_after", "logs:MetricsFiles.write", 1, signal.SIGTERM]]
+    hooks = [["signal_after", "workdir.metrics:MetricsFiles.write", 1, signal.SIGTERM]]
     # The first is caught; the second comes while the run saves what it has.
-    hooks.append(["signal_before", "checkpoint:Checkpoints.save", 1, signal.SIGTERM])
+    hooks.append(["signal_before", "workdir.checkpoint:Checkpoints.save", 1, signal.SIGTERM])
     done = run(*SOFTMAX, "--config.log.every_steps=1", f"--workdir={tmp_path / 'run'}", hooks=hooks)
     assert (done.code, done.err) == (128 + signal.SIGTERM, "stopped by SIGTERM\n")
     assert record(tmp_path / "run")["status"] == "interrupted"
@@ -158,8 +166,13 @@ def test_damaged_newest_checkpoint_falls_back_to_the_one_before(run, killed, fin
 @pytest.mark.parametrize(
     ("target", "call", "size", "kept"),
     [
-        ("checkpoint:Checkpoints.save", 3, 20_000, [6]),  # large files cannot be written: that is the checkpoint
-        ("loop:run", 1, 600, []),  # nor small ones: the rows, the record
+        (
+            "workdir.checkpoint:Checkpoints.save",
+            3,
+            20_000,
+            [6],
+        ),  # large files cannot be written: that is the checkpoint
+        ("training.loop:run", 1, 600, []),  # nor small ones: the rows, the record
     ],
 )
 def test_full_disk_is_one_clear_error_and_the_run_goes_on_later(run, tmp_path, target, call, size, kept):
@@ -187,7 +200,7 @@ def test_full_disk_is_one_clear_error_and_the_run_goes_on_later(run, tmp_path, t
 
 def test_a_disk_that_is_full_from_the_start_is_one_clear_error(run, tmp_path):
     # The first thing that is written is the record.
-    done = run(*SOFTMAX, f"--workdir={tmp_path}", hooks=[["disk_full_before", "workdir:write_json", 1]])
+    done = run(*SOFTMAX, f"--workdir={tmp_path}", hooks=[["disk_full_before", "workdir.folder:write_json", 1]])
     assert done.code == 2, done
     (line,) = done.err.splitlines()
     assert line.startswith(f"error: cannot write to workdir {tmp_path}: No space left on device; ")

@@ -6,8 +6,8 @@ import json
 import pytest
 
 from imgclf_jax.errors import UserError
-from imgclf_jax.logs import MetricsFiles
-from imgclf_jax.rows import COLUMNS, read, read_rows
+from imgclf_jax.workdir.metrics import MetricsFiles
+from imgclf_jax.workdir.rows import COLUMNS, read, read_rows
 
 STEPS = [2, 4, 6, 8]
 

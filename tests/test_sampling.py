@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from imgclf_jax.sampling import batch_from_order, batch_with_replacement, epoch_order, steps_per_epoch
+from imgclf_jax.training.sampling import batch_from_order, batch_with_replacement, epoch_order, steps_per_epoch
 
 KEY = jax.random.key(0)
 order = jax.jit(epoch_order, static_argnums=2)

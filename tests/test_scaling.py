@@ -7,13 +7,14 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import hlo_collectives
 import jax
 import numpy as np
 import pytest
+from hlo_collectives import Buffer, Collective
 
-from imgclf_jax import collectives, parallel
-from imgclf_jax.collectives import Buffer, Collective
 from imgclf_jax.config import default
+from imgclf_jax.devices import parallel
 from imgclf_jax.errors import UserError
 
 PROJECT = Path(__file__).parent.parent
@@ -127,7 +128,7 @@ def test_collectives_are_replayed_as_they_are():
     ]
     replay = program(parallel.create(default().parallel), each)
     text = replay.lower(np.int32(1)).compile().as_text()
-    found = [one for one in collectives.in_loops(collectives.read(text)) if one.kind != "all-to-all"]
+    found = [one for one in hlo_collectives.in_loops(hlo_collectives.read(text)) if one.kind != "all-to-all"]
     expected = [one for one in each for _ in range(one.repeats) if one.kind != "all-to-all"]
     # Nothing is left out, combined or cut up.
     assert sorted((one.kind, one.bytes) for one in found) == sorted((one.kind, one.bytes) for one in expected)
@@ -185,7 +186,7 @@ def test_utilisation_and_perfect_scaling_count_accelerators(mode, batches, perfe
     from bench_cases import Case
     from scaling_cases import Point, Prepared
 
-    from imgclf_jax.console import Console
+    from imgclf_jax.terminal.console import Console
 
     monkeypatch.setattr(scaling_report, "of_this_process", lambda dtype: (1000.0, "tf32"))
     monkeypatch.setattr(scaling_report, "_flops", lambda setup: 20 * setup.config.train.batch_size)

@@ -7,7 +7,7 @@ import pytest
 from synthetic import AUGMENTED, SMALL_CNN, make_config, make_data, make_experiment
 
 from imgclf_jax.rng import stream
-from imgclf_jax.steps import make_eval_step
+from imgclf_jax.training.steps import make_eval_step
 
 SMALL_MLP = {"model.name": "mlp", "model.hidden": (12,)}
 IMAGES, LABELS = make_data(8)

@@ -17,16 +17,20 @@ from run_fixtures import watched
 from runs import SOFTMAX, TINY, bits, record, rows, steps
 from synthetic import SMALL_CNN, Trainer, assert_same_state, make_config, make_data, make_experiment
 
-from imgclf_jax import data, dispatch, evaluate, experiment, feed, inputs, parallel, sampling, validate
-from imgclf_jax.data import sample, statistics, stream
+from imgclf_jax import data
+from imgclf_jax.augment import normalize as inputs
+from imgclf_jax.data import statistics, stream
+from imgclf_jax.data.tfds import sample
 from imgclf_jax.data.types import LazyImages, Split
+from imgclf_jax.devices import parallel
 from imgclf_jax.errors import UserError
+from imgclf_jax.training import exact_evaluation, experiment, feed, multistep, sampling, validate
 
 pytest_plugins = ["run_fixtures"]
 
 STREAMED = "--config.data.max_device_bytes=1"
 # So that a run of 14 steps is several chunks, of which an interruption leaves one unfinished.
-SHORT_CHUNKS = ["assign", "feed:CHUNK_STEPS", 5]
+SHORT_CHUNKS = ["assign", "training.feed:CHUNK_STEPS", 5]
 
 
 class Held(LazyImages):
@@ -70,7 +74,7 @@ def test_images_left_in_their_files_are_those_that_are_decoded(image_size):
 def test_labels_are_read_once(monkeypatch):
     config = make_config({"data.source": "sample"}).data
     first = data.load(config, stream=True)
-    monkeypatch.setattr("imgclf_jax.data.records.read_labels", None)
+    monkeypatch.setattr("imgclf_jax.data.tfds.records.read_labels", None)
     again = data.load(config, stream=True)
     assert again.fingerprint == first.fingerprint
     np.testing.assert_array_equal(again.splits["valid"].labels, first.splits["valid"].labels)
@@ -226,12 +230,12 @@ def streamed_run(config, start=0, state=None):
     meters, step = [], start
     while step < plan.steps:
         arguments, count = source(step, min(2, plan.steps - step))
-        state, meter = run_steps(state, strategy.put(dispatch.empty_meter()), *arguments, np.int32(count), built.key)
+        state, meter = run_steps(state, strategy.put(multistep.empty_meter()), *arguments, np.int32(count), built.key)
         meters.append(jax.device_get(meter))
         step += count
     source.close()
     run = experiment.compile_evaluate(built, strategy)
-    sums = evaluate.stream(run, state.eval_variables(), lazily(TEST_IMAGES, TEST_LABELS), strategy, BATCH)
+    sums = exact_evaluation.stream(run, state.eval_variables(), lazily(TEST_IMAGES, TEST_LABELS), strategy, BATCH)
     return state, meters, jax.device_get(sums)
 
 
@@ -294,8 +298,8 @@ def test_every_example_is_evaluated_once(short_chunks):
     split = lazily(TEST_IMAGES, TEST_LABELS)
     told = []
     strategy = parallel.create(make_config().parallel, streamed=True)
-    run = strategy.compile(evaluate.make_evaluate(seen, 4, strategy), examples=(1, 2))
-    sums = evaluate.stream(run, {}, split, strategy, 4, lambda *done: told.append(done))
+    run = strategy.compile(exact_evaluation.make_evaluate(seen, 4, strategy), examples=(1, 2))
+    sums = exact_evaluation.stream(run, {}, split, strategy, 4, lambda *done: told.append(done))
     assert split.images.reads == [1] * 37
     assert (int(sums["count"]), int(sums["correct"])) == (37, int(TEST_LABELS.sum()))
     assert told == [(12, 37), (24, 37), (36, 37)]
@@ -370,7 +374,7 @@ def test_a_run_that_is_killed_may_be_streamed_or_not_from_then_on(run, finished,
     # At step 6, in the middle of a chunk.
     done = run(*TINY, STREAMED, where, hooks=[SHORT_CHUNKS, ["kill_when_on_disk", 2, signal.SIGKILL]])
     assert done.code == -signal.SIGKILL, done
-    done = run(*TINY, where, hooks=[["signal_after", "checkpoint:Checkpoints.save", 1, signal.SIGTERM]])
+    done = run(*TINY, where, hooks=[["signal_after", "workdir.checkpoint:Checkpoints.save", 1, signal.SIGTERM]])
     assert done.code == 128 + signal.SIGTERM, done
     assert "resuming at step 6 of" in done.out and done.err == ""
     assert not record(folder)["data"]["fingerprint"].startswith("records:")
@@ -399,8 +403,8 @@ def temporary(tmp_path):
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_to_all_processes_saves_and_leaves_none_behind(run, tmp_path, temporary, number):
     workers = tmp_path / "workers"
-    hooks = [SHORT_CHUNKS, ["own_group"], ["tell_workers", "checkpoint:Checkpoints.save", 1, str(workers)]]
-    hooks.append(["signal_group_after", "checkpoint:Checkpoints.save", 1, number])
+    hooks = [SHORT_CHUNKS, ["own_group"], ["tell_workers", "workdir.checkpoint:Checkpoints.save", 1, str(workers)]]
+    hooks.append(["signal_group_after", "workdir.checkpoint:Checkpoints.save", 1, number])
     done = run(*LONG, f"--workdir={tmp_path / 'run'}", hooks=hooks, env=temporary)
     assert done.code == 128 + number, done
     assert done.err == ""
@@ -410,8 +414,8 @@ def test_a_signal_to_all_processes_saves_and_leaves_none_behind(run, tmp_path, t
 
 def test_a_run_that_is_killed_leaves_no_process_behind(run, tmp_path, temporary):
     workers = tmp_path / "workers"
-    hooks = [SHORT_CHUNKS, ["tell_workers", "checkpoint:Checkpoints.save", 1, str(workers)]]
-    hooks.append(["signal_after", "checkpoint:Checkpoints.save", 1, signal.SIGKILL])
+    hooks = [SHORT_CHUNKS, ["tell_workers", "workdir.checkpoint:Checkpoints.save", 1, str(workers)]]
+    hooks.append(["signal_after", "workdir.checkpoint:Checkpoints.save", 1, signal.SIGKILL])
     done = run(*LONG, f"--workdir={tmp_path / 'run'}", hooks=hooks, env=temporary)
     assert done.code == -signal.SIGKILL, done
     assert_gone(workers)
@@ -419,7 +423,7 @@ def test_a_run_that_is_killed_leaves_no_process_behind(run, tmp_path, temporary)
 
 def test_a_record_that_is_damaged_meanwhile_is_one_line(run, records, tmp_path, temporary):
     folder, flags = records
-    hooks = [SHORT_CHUNKS, ["damage_after", "checkpoint:Checkpoints.save", 1, str(folder)]]
+    hooks = [SHORT_CHUNKS, ["damage_after", "workdir.checkpoint:Checkpoints.save", 1, str(folder)]]
     done = run(*LONG, *flags, f"--workdir={tmp_path / 'run'}", hooks=hooks, env=temporary)
     assert done.code == 2, done
     assert len(done.err.splitlines()) == 1, done.err
@@ -429,7 +433,7 @@ def test_a_record_that_is_damaged_meanwhile_is_one_line(run, records, tmp_path, 
 
 
 def test_a_worker_that_is_killed_is_one_line(run, tmp_path, temporary):
-    hooks = [SHORT_CHUNKS, ["kill_worker_after", "checkpoint:Checkpoints.save", 1, signal.SIGKILL]]
+    hooks = [SHORT_CHUNKS, ["kill_worker_after", "workdir.checkpoint:Checkpoints.save", 1, signal.SIGKILL]]
     done = run(*LONG, f"--workdir={tmp_path / 'run'}", hooks=hooks, env=temporary)
     assert done.code == 2, done
     assert len(done.err.splitlines()) == 1, done.err

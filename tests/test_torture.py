@@ -11,18 +11,15 @@ from pathlib import Path
 
 import jax.numpy as jnp
 import pytest
-from runs import ROOT, environment
-
-from imgclf_jax.checkpoint import Checkpoints
-from imgclf_jax.logs import MetricsFiles
-
-sys.path.insert(0, str(ROOT / "scripts"))
-
 import torture
 import torture_damage
 import torture_judge as judge
+from runs import ROOT, environment
 from torture_processes import Run, members
 from torture_runs import outcome
+
+from imgclf_jax.workdir.checkpoint import Checkpoints
+from imgclf_jax.workdir.metrics import MetricsFiles
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from imgclf_jax import data
 from imgclf_jax.config import default
 from imgclf_jax.data import loading
 from imgclf_jax.errors import UserError
-from imgclf_jax.validate import for_evaluation, plan, validate, warnings
+from imgclf_jax.training.validate import for_evaluation, plan, validate, warnings
 
 pytest_plugins = ["run_fixtures"]
 

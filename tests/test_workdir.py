@@ -5,9 +5,10 @@ import re
 
 import pytest
 
-from imgclf_jax import storage, workdir
 from imgclf_jax.config import default
 from imgclf_jax.errors import UserError
+from imgclf_jax.storage import files as storage
+from imgclf_jax.workdir import folder as workdir
 
 
 def test_default_path_is_named_after_the_config_file():

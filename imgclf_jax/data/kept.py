@@ -10,8 +10,9 @@ from typing import BinaryIO, TypeVar
 
 import numpy as np
 
-from imgclf_jax.data import atomic, seals
+from imgclf_jax.data import seals
 from imgclf_jax.errors import UserError
+from imgclf_jax.storage import atomic
 
 _FOLDER = ".imgclf_jax"  # hidden, because data set tools list its neighbours as data sets
 # Errors that another folder may not have.

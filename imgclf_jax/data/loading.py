@@ -8,8 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from imgclf_jax.data import cache, catalog, finding, folder, splits, stored
-from imgclf_jax.data.record_images import RecordImages
+from imgclf_jax.data import folder, splits
+from imgclf_jax.data.tfds import catalog, finding, prepared
+from imgclf_jax.data.tfds import decoded as cache
+from imgclf_jax.data.tfds.lazy import RecordImages
 from imgclf_jax.data.types import Dataset, Info, Progress, Ranges, Split, silent
 from imgclf_jax.errors import UserError
 
@@ -86,7 +88,7 @@ def _describe(config_data: Any, called: Mapping[str, str] | None = None) -> Info
     if config_data.source == "folder":
         return folder.describe(config_data)
     source, ranges = finding.find(config_data, None, called)
-    base = stored.split_name(config_data.name)[0]
+    base = prepared.split_name(config_data.name)[0]
     known = source.stored or catalog.KNOWN[base]
     return Info(
         name=source.name,
@@ -184,7 +186,7 @@ def _cut(parts: Ranges, decoded: dict[str, cache.Decoded]) -> Split:
 
 
 def _cut_labels(
-    found_in: stored.Stored,
+    found_in: prepared.Stored,
     parts: Ranges,
     image_shape: tuple[int, int, int],
     resize: str,

@@ -11,9 +11,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from imgclf_jax.data import atomic, seals
+from imgclf_jax.data import seals
 from imgclf_jax.data.types import Ranges
 from imgclf_jax.errors import UserError
+from imgclf_jax.storage import atomic
 
 ROLES = ("train", "valid", "test")
 

@@ -7,8 +7,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from imgclf_jax.data import atomic, kept, seals, stream
+from imgclf_jax.data import kept, seals, stream
 from imgclf_jax.data.types import Progress, Split
+from imgclf_jax.storage import atomic
 
 _BATCH = 64  # images that one thread decodes at a time
 

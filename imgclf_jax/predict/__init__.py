@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:  # JAX and what needs it are slow to import: mistakes on a command line are told before.
     import numpy as np
 
-    from imgclf_jax.trained import Trained
+    from imgclf_jax.training.trained import Trained
 
 
 def load(workdir: str | Path, checkpoint: str = "reported") -> "Predictor":
@@ -27,7 +27,7 @@ def load(workdir: str | Path, checkpoint: str = "reported") -> "Predictor":
     Raises:
         UserError: no run, no checkpoint of that name, one that is damaged or of another model.
     """
-    from imgclf_jax import trained
+    from imgclf_jax.training import trained
 
     return Predictor(trained.load(Path(workdir).expanduser(), checkpoint))
 
@@ -45,7 +45,7 @@ class Predictor:
     """
 
     def __init__(self, network: "Trained", batch_size: int = 256):
-        from imgclf_jax import trained
+        from imgclf_jax.training import trained
 
         self.class_names: tuple[str, ...] = network.class_names
         self.image_shape: tuple[int, int, int] = network.image_shape

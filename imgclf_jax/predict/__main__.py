@@ -14,7 +14,7 @@ nothing; 2: no file is predicted, or there is a mistake on the command line.
 """
 
 if __name__ == "__main__":  # Before anything is imported that swallows Ctrl-C.
-    from imgclf_jax import interrupt
+    from imgclf_jax.terminal import interrupt
 
     interrupt.install()
 
@@ -27,8 +27,9 @@ from typing import TextIO
 
 from absl import flags
 
-from imgclf_jax import cli, predict
+from imgclf_jax import predict
 from imgclf_jax.errors import UserError
+from imgclf_jax.terminal import cli
 
 FLAGS = flags.FLAGS
 
@@ -49,8 +50,8 @@ def main(argv: list[str]) -> int:
     """Parses the command line and predicts. Returns the exit status."""
     define_flags()
     names = cli.parse_flags(argv, positional=True)
-    from imgclf_jax import output  # standard library alone, as the next one
     from imgclf_jax.predict import files
+    from imgclf_jax.terminal import output  # standard library alone, as the next one
 
     problems = [] if FLAGS.workdir else ["--workdir is missing; give the folder that training printed"]
     if FLAGS.output is not None:
@@ -65,9 +66,10 @@ def main(argv: list[str]) -> int:
     for problem in found.problems:
         print(f"warning: {problem}", file=sys.stderr)
 
-    from imgclf_jax import compiler, trained
+    from imgclf_jax.devices import xla
+    from imgclf_jax.training import trained
 
-    compiler.configure_xla()
+    xla.configure_xla()
     cli.begin_work()
     network = trained.load(Path(FLAGS.workdir), FLAGS.checkpoint)
     unread, not_finite, first = _predict(network, found)
@@ -127,7 +129,7 @@ def _predict(network, found) -> tuple[int, int, str]:
 
 @contextlib.contextmanager
 def _rows_file() -> Iterator[TextIO]:
-    from imgclf_jax import output
+    from imgclf_jax.terminal import output
 
     if FLAGS.output:
         with output.new_file(Path(FLAGS.output)) as file:

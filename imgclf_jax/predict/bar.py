@@ -7,7 +7,7 @@ from typing import TextIO
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
-from imgclf_jax.console import duration
+from imgclf_jax.terminal.console import duration
 
 
 class Bar:

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 from rich.cells import cell_len, set_cell_size
 
-from imgclf_jax.output import csv_line
 from imgclf_jax.predict.reading import Row, best
+from imgclf_jax.terminal.output import csv_line
 
 
 class Format(abc.ABC):
@@ -41,7 +41,7 @@ class Format(abc.ABC):
 class Csv(Format):
     """Columns: file, class_1, probability_1 and so on, error (empty for a file that has a prediction).
 
-    Names that a spreadsheet would take for formulas are escaped, see `imgclf_jax.output.csv_line`.
+    Names that a spreadsheet would take for formulas are escaped, see `imgclf_jax.terminal.output.csv_line`.
     """
 
     def head(self) -> str:

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from imgclf_jax.data import photos
+from imgclf_jax.data import decode as photos
 
 NOT_FINITE = "the network gives it NaN instead of probabilities"
 
@@ -41,7 +41,7 @@ def predict_files(
 ) -> Iterator[list[Row]]:
     """Rows in the order of the files, a batch at a time.
 
-    Odd photos, see `imgclf_jax.data.photos.Photo`, are reported by one `UserWarning` after the last row.
+    Odd photos, see `imgclf_jax.data.decode.Photo`, are reported by one `UserWarning` after the last row.
 
     At most two batches of decoded photos are in memory, and some more for the threads that decode.
 
@@ -49,7 +49,7 @@ def predict_files(
         files: (name, label where it is known).
         predict: images uint8 [N, H, W, C] -> probabilities float32 [N, classes].
         image_shape: (H, W, C) that it takes.
-        resize: how photos get that size, see `imgclf_jax.data.photos.fit`.
+        resize: how photos get that size, see `imgclf_jax.data.decode.fit`.
         batch_size: most files in a batch.
     """
 

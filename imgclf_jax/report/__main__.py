@@ -6,7 +6,7 @@ one's folder unless --output says otherwise. An earlier report in that place is 
 """
 
 if __name__ == "__main__":  # Before anything is imported that swallows Ctrl-C.
-    from imgclf_jax import interrupt
+    from imgclf_jax.terminal import interrupt
 
     interrupt.install()
 
@@ -15,8 +15,8 @@ from pathlib import Path
 
 from absl import flags
 
-from imgclf_jax import cli
 from imgclf_jax.errors import UserError
+from imgclf_jax.terminal import cli
 
 FLAGS = flags.FLAGS
 
@@ -34,12 +34,12 @@ def main(argv: list[str]) -> int:
     if not FLAGS.workdir:
         raise UserError("--workdir is missing; give the folder that training printed")
 
-    from imgclf_jax import compiler  # JAX is slow to import: mistakes above are told at once.
+    from imgclf_jax.devices import xla  # JAX is slow to import: mistakes above are told at once.
 
-    compiler.configure_xla()
+    xla.configure_xla()
     cli.begin_work(needs_stdout=False)
-    from imgclf_jax.console import Console
     from imgclf_jax.report.write import report
+    from imgclf_jax.terminal.console import Console
 
     console = Console()
     output = None if FLAGS.output is None else Path(FLAGS.output)

@@ -12,7 +12,7 @@ from imgclf_jax.report.curves import Point
 from imgclf_jax.report.drawing import BLUE, GREEN, GRID, INK, MUTED, ORANGE, PAPER, SERIES, Picture
 from imgclf_jax.report.markup import clean, shorten
 from imgclf_jax.report.measures import Calibration
-from imgclf_jax.rows import Row
+from imgclf_jax.workdir.rows import Row
 
 NUMBERED = 20  # Up to so many classes a confusion matrix has numbers and names.
 DEEPEST = 0.55  # Opacity of a full cell: on white as on the page's black its number can still be read.

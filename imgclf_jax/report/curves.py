@@ -4,7 +4,7 @@ import math
 import statistics
 from typing import NamedTuple
 
-from imgclf_jax.rows import Row
+from imgclf_jax.workdir.rows import Row
 
 
 class Point(NamedTuple):

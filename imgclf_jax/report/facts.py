@@ -3,11 +3,11 @@
 from typing import Any
 
 from imgclf_jax import config as configs
-from imgclf_jax.console import count, duration
-from imgclf_jax.cost import parameter_table
+from imgclf_jax.models.cost import parameter_table
 from imgclf_jax.report.markup import Markup, join, name, table, tag
 from imgclf_jax.report.measures import wilson
 from imgclf_jax.report.runs import Run, is_result
+from imgclf_jax.terminal.console import count, duration
 
 
 def accuracy_with_interval(result: dict[str, Any]) -> str:

@@ -5,11 +5,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from imgclf_jax import data, feed, trained
-from imgclf_jax.data import sample
+from imgclf_jax import data
+from imgclf_jax.data.tfds import sample
 from imgclf_jax.data.types import Images, LazyImages, Progress
 from imgclf_jax.errors import UserError
-from imgclf_jax.output import csv_line
+from imgclf_jax.terminal.output import csv_line
+from imgclf_jax.training import feed, trained
 
 
 class Chosen(LazyImages):
@@ -55,7 +56,7 @@ class Predictions(NamedTuple):
 
     @property
     def finite(self) -> np.ndarray:
-        """bool [N], whether all scores of an example are finite; `imgclf_jax.evaluate` asks the same of its logits."""
+        """bool [N], whether all scores of an example are finite, as exact evaluation asks of its logits."""
         return np.isfinite(self.scores).all(axis=1)
 
     @property
@@ -134,7 +135,7 @@ def write_csv(path: Path, found: Predictions) -> None:
     """A line for each example: id, true and predicted class, their probabilities, then those of all classes.
 
     An example whose probabilities are NaN has no predicted class. Names that a spreadsheet would take for formulas are
-    escaped, see `imgclf_jax.output.csv_line`. Raises `OSError`.
+    escaped, see `imgclf_jax.terminal.output.csv_line`. Raises `OSError`.
     """
     names, probabilities = found.class_names, found.probabilities
     columns = ["id", "true", "predicted", "probability", "probability_of_true", *(f"p({name})" for name in names)]

@@ -5,12 +5,14 @@ from typing import Any, NamedTuple, TypeGuard
 
 from ml_collections import ConfigDict
 
-from imgclf_jax import checkpoint_folder, record, trained, workdir
 from imgclf_jax.data.types import Progress
 from imgclf_jax.errors import UserError
 from imgclf_jax.report import predictions
 from imgclf_jax.report.predictions import Predictions
-from imgclf_jax.rows import Row, read_rows
+from imgclf_jax.training import trained
+from imgclf_jax.workdir import checkpoint_folder, record
+from imgclf_jax.workdir import folder as workdir
+from imgclf_jax.workdir.rows import Row, read_rows
 
 # Of a probability: where two are closer than this, another device or batch size may swap them.
 _ROUNDING = {"float32": 1e-4, "bfloat16": 2e-2}

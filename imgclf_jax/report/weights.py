@@ -4,8 +4,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from imgclf_jax.cost import parameter_table
-from imgclf_jax.trained import Trained
+from imgclf_jax.models.cost import parameter_table
+from imgclf_jax.training.trained import Trained
 
 
 class Filters(NamedTuple):

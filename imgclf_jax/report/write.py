@@ -6,12 +6,12 @@ import stat
 from collections.abc import Callable
 from pathlib import Path
 
-from imgclf_jax import output
-from imgclf_jax.data import atomic
 from imgclf_jax.data.types import Progress
 from imgclf_jax.errors import UserError
 from imgclf_jax.report import drawing, page, predictions, runs
 from imgclf_jax.report.runs import Run
+from imgclf_jax.storage import atomic
+from imgclf_jax.terminal import output
 
 MARKER = ".imgclf_jax_report.json"  # the list of a report's files, by which it is known as one
 INDEX = "index.html"

@@ -1,0 +1,189 @@
+"""Which photos are for training, validation and test, and which must be left out: told from their content."""
+
+import collections
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+from imgclf_jax.data import splits
+from imgclf_jax.data.folder import cut
+from imgclf_jax.data.folder.layout import Listing, shown
+from imgclf_jax.errors import UserError
+
+if TYPE_CHECKING:
+    from imgclf_jax.data.folder.cache import Seen
+
+_MOST_LINES = 50  # files that are listed under a problem
+_MOST_CLASSES = 10  # classes that are listed one by one
+_SPLITS = {"train": "training", "valid": "validation", "test": "test"}
+
+
+class Chosen(NamedTuple):
+    """A photo of the data set: its place among the files of the listing, and its split."""
+
+    file: int
+    role: str
+
+
+class Problem(NamedTuple):
+    """What is wrong with some of the files: as an error, and as a notice where they were left out."""
+
+    error: str
+    notice: str
+
+
+def choose(listing: Listing, seen: "Seen") -> tuple[list[Chosen], list[Problem]]:
+    """The photos of the data set in their order, without those that must be left out, and why those must.
+
+    Left out are files that are no photos, photos under two classes (none of the two can be believed) and training
+    and validation photos that are in a later split as well. The order is that of the listing, or, where photos are
+    split by content, by class and content: then no file's name makes a difference.
+
+    Photos are equal if their decoded pixels are. So a photo that was saved again in another lossless format is found.
+
+    Args:
+        listing: the files.
+        seen: what reading them has shown.
+    """
+    problems = []
+    files, hashes, pixels = listing.files, seen.hashes, seen.pixels
+    if any(seen.reasons):
+        problems.append(_bad(listing, seen.reasons))
+    good = [index for index, reason in enumerate(seen.reasons) if not reason]
+    if torn := _groups(good, pixels, [file.label for file in files]):
+        problems.append(_under_two_classes(listing, torn))
+        good = _without(good, torn)
+    if listing.fractions is not None:
+        good.sort(key=lambda index: (files[index].label, hashes[index], files[index].path))
+        roles = cut.by_content(
+            [files[i].label for i in good], [hashes[i] for i in good], [pixels[i] for i in good], listing.fractions
+        )
+        return [Chosen(*pair) for pair in zip(good, roles, strict=True)], problems
+    if shared := _groups(good, pixels, [file.role for file in files]):
+        last = [max(splits.ROLES.index(files[index].role) for index in group) for group in shared]
+        dropped = [
+            [index for index in group if splits.ROLES.index(files[index].role) < role]
+            for group, role in zip(shared, last, strict=True)
+        ]
+        problems.append(_in_two_splits(listing, shared, dropped))
+        good = _without(good, dropped)
+    return [Chosen(index, files[index].role) for index in good], problems
+
+
+def check_left(listing: Listing, chosen: Sequence[Chosen]) -> None:
+    """Raises `UserError` when a class or a split has no photo (left)."""
+    split_by_folders = listing.fractions is None
+    kinds = {(f.role, f.label) for f in listing.files}
+    left = {(c.role if split_by_folders else "", listing.files[c.file].label) for c in chosen}
+    if lost := sorted(kinds - left):
+        names = ", ".join(f"{role} {listing.class_names[label]}".strip() for role, label in lost)
+        raise UserError(f"{listing.root}: no photo is left of {names}; add photos, or delete the class everywhere")
+    if listing.fractions is not None:
+        roles = collections.Counter(photo.role for photo in chosen)
+        check_sizes(listing, {role: roles[role] for role in splits.ROLES})
+
+
+def check_sizes(listing: Listing, sizes: dict[str, int]) -> None:
+    """Raises `UserError` when the fractions ask for a split that gets no photo."""
+    empty = [
+        role for role, part in zip(splits.ROLES, listing.fractions or (), strict=False) if part and not sizes[role]
+    ]
+    if empty:
+        raise UserError(
+            f"data.split={listing.fractions}: {' and '.join(empty)} would get none of the {len(listing.files)} photos, "
+            "which are split class by class; raise the fraction, or set it to 0"
+        )
+
+
+def sparse_files(listing: Listing) -> tuple[str, ...]:
+    """Returns sentences about classes that have too few files for every split; () if folders name the splits."""
+    if listing.fractions is None:
+        return ()
+    labels = [file.label for file in listing.files]
+    return _sparse(listing, labels, cut.all_different(labels, listing.fractions))
+
+
+def notices(listing: Listing, seen: "Seen", chosen: Sequence[Chosen]) -> list[str]:
+    """Returns what is worth knowing about the chosen photos and is not known before they are read, a line each."""
+    lines = []
+    if listing.fractions is not None:
+        labels = [listing.files[photo.file].label for photo in chosen]
+        known = sparse_files(listing)
+        lines = [line for line in _sparse(listing, labels, [photo.role for photo in chosen]) if line not in known]
+    noted = [(shown(listing.files[c.file].path), seen.notes[c.file]) for c in chosen if seen.notes[c.file]]
+    if noted:
+        from imgclf_jax.data import decode
+
+        lines.append(f"{listing.name}: {decode.odd(noted, len(chosen))}")
+    return lines
+
+
+def _sparse(listing, labels, roles):
+    found = cut.sparse(labels, roles, listing.fractions)
+    lines = [
+        f"class {shown(listing.class_names[label])} has {count} photo{'s' * (count != 1)}, and so none "
+        f"{' and none '.join(f'in the {_SPLITS[role]} split' for role in lacking)}"
+        for label, count, lacking in found[:_MOST_CLASSES]
+    ]
+    if more := max(0, len(found) - _MOST_CLASSES):
+        lines.append(f"{more} more {'class has' if more == 1 else 'classes have'} too few photos for every split")
+    return tuple(lines)
+
+
+def _groups(indices: Iterable[int], contents: Sequence[str], kinds: Sequence[object]) -> list[list[int]]:
+    """Those of equal content whose `kinds` differ, group by group."""
+    same: dict[str, list[int]] = {}
+    for index in indices:
+        same.setdefault(contents[index], []).append(index)
+    return [group for group in same.values() if len({kinds[index] for index in group}) > 1]
+
+
+def _without(indices, groups):
+    dropped = {index for group in groups for index in group}
+    return [index for index in indices if index not in dropped]
+
+
+def _bad(listing, reasons):
+    bad = [(file.path, reason) for file, reason in zip(listing.files, reasons, strict=True) if reason]
+    kinds = collections.Counter(reason.partition(":")[0] for _, reason in bad)
+    summary = ", ".join(f"{count} × {kind}" for kind, count in kinds.most_common())
+    first, of = shown(bad[0][0]), len(listing.files)
+    return Problem(
+        f"{listing.root}: {len(bad)} of {of} files cannot be read as photos; replace or delete them, or leave them out "
+        f"with data.on_bad=skip{_lines(f'{shown(path)}: {reason}' for path, reason in bad)}",
+        f"{listing.name}: {len(bad)} of {of} files cannot be read as photos and are left out ({summary}), e.g. {first}",
+    )
+
+
+def _under_two_classes(listing, groups):
+    return Problem(
+        f"{listing.root}: photos that are there under two classes: {len(groups)}; delete what is wrong, or leave all "
+        f"of them out with data.on_bad=skip{_equal(listing, groups)}",
+        f"{listing.name}: photos left out because they are there under two classes: {len(groups)}, e.g. "
+        f"{_chain(listing, groups[0])}",
+    )
+
+
+def _in_two_splits(listing, groups, dropped):
+    counts = collections.Counter(listing.files[index].role for group in dropped for index in group)
+    summary = " and ".join(f"{counts[role]} ({role})" for role in splits.ROLES if counts[role])
+    return Problem(
+        f"{listing.root}: photos that are in two splits, where what is measured means nothing: {len(groups)}; delete "
+        "one of each, or leave those for training (for validation, if the other one is for the test) out with "
+        f"data.on_bad=skip{_equal(listing, groups)}",
+        f"{listing.name}: photos left out because a later split has them as well: {summary}, e.g. "
+        f"{_chain(listing, groups[0])}",
+    )
+
+
+def _equal(listing, groups):
+    return _lines(_chain(listing, group) for group in groups)
+
+
+def _chain(listing, group):
+    return " = ".join(shown(listing.files[index].path) for index in group)
+
+
+def _lines(texts):
+    texts = list(texts)
+    more = [f"... and {len(texts) - _MOST_LINES} more"] if len(texts) > _MOST_LINES else []
+    return "".join(f"\n  {text}" for text in texts[:_MOST_LINES] + more)

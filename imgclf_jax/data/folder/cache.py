@@ -1,0 +1,176 @@
+"""Photos read once: their contents' hashes, what is wrong with the bad ones, and, where they are to stay, their pixels.
+
+Every list of files, with their sizes and times, has caches of its own, so that none is ever out of date.
+"""
+
+import collections
+import concurrent.futures
+import contextlib
+import dataclasses
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from imgclf_jax.data import decode, kept, seals
+from imgclf_jax.data.folder.layout import Listing
+from imgclf_jax.data.types import Progress
+from imgclf_jax.storage import atomic
+
+_FORMAT = 2  # of the files below; raise it when decoding or their layout changes
+_AHEAD = 4  # photos a thread that may wait to be written
+_EVERY = 32  # photos between two reports of progress
+
+
+class Look(NamedTuple):
+    """What reading a file has shown.
+
+    Attributes:
+        hash: SHA-256 (hex) of its content; "" if it cannot be read.
+        reason: why it is not a photo; "" if it is one.
+        pixels: SHA-256 (hex) of the decoded photo, see `imgclf_jax.data.decode.digest`; "" if it is not a photo.
+        note: what is odd about the photo; "" if nothing is.
+    """
+
+    hash: str
+    reason: str
+    pixels: str
+    note: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Seen:
+    """What reading the files of a listing has shown, in its order.
+
+    Attributes:
+        hashes, reasons, pixels, notes: the values of `Look`, one for each file.
+    """
+
+    hashes: tuple[str, ...]
+    reasons: tuple[str, ...]
+    pixels: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+def decoded(listing: Listing, resize: str, progress: Progress) -> tuple[Seen, np.ndarray]:
+    """The photos of a listing, decoded, in its order and without the bad ones; the first call decodes and keeps them.
+
+    Returns:
+        What was seen, and uint8 [N, H, W, 3], mapped into memory.
+
+    Raises:
+        UserError: no cache can be written.
+    """
+    shape = (*listing.image_size, 3)
+    key = _key(listing)
+
+    def open_cache(folder: Path) -> tuple[Seen, np.ndarray] | None:
+        seen = _open(folder / "seen.json", listing, report=False)
+        if seen is None:
+            return None
+        count = seen.reasons.count("")
+        try:
+            images = np.load(folder / "images.npy", mmap_mode="r" if count else None)
+        except (OSError, ValueError, EOFError):
+            return None
+        return (seen, images) if images.shape == (count, *shape) else None
+
+    def write(folder: Path) -> None:
+        seen: list[Look] = []
+        count = 0
+        with (folder / "images.npy").open("wb") as f:
+            kept.write_header(f, (len(listing.files), *shape))
+            for look, image in _read(listing, resize, progress):
+                seen.append(look)
+                if image is not None:
+                    f.write(image.tobytes())
+                    count += 1
+            f.seek(0)
+            kept.write_header(f, (count, *shape))
+        (folder / "seen.json").write_text(seals.sealed(seen))
+
+    name = f"photos-{shape[0]}x{shape[1]}-{resize}-{key}"
+    for place in kept.places(listing.root):
+        before = _open(place / name / "seen.json", listing, report=False)
+        if before and not _is_final(before, listing):
+            with contextlib.suppress(OSError):
+                atomic.discard(place / name)
+    return kept.keep(name, listing.root, f"the decoded images of {listing.name}", open_cache, write)
+
+
+def examined(listing: Listing, resize: str, progress: Progress) -> Seen:
+    """What reading the files of a listing shows; keeps no pixels. Only the first call reads them."""
+    key = _key(listing)
+    name = f"photos-{key}.json"
+    places = kept.places(listing.root)
+    for place in places:
+        for path in (place / name, *place.glob(f"photos-*-{key}/seen.json")):
+            if (seen := _open(path, listing)) and _is_final(seen, listing):
+                return seen
+    found = [look for look, _ in _read(listing, resize, progress)]
+    atomic.write_text_if_possible(places[0] / name, seals.sealed(found))
+    return _seen(found)
+
+
+def _key(listing: Listing) -> str:
+    digest = hashlib.sha256(json.dumps(_FORMAT).encode())
+    for file in listing.files:
+        try:
+            stat = (listing.root / file.path).stat()
+            digest.update(json.dumps([file.path, stat.st_size, stat.st_mtime_ns]).encode())
+        except OSError:
+            digest.update(json.dumps([file.path, "missing"]).encode())
+    return digest.hexdigest()[:16]
+
+
+def _open(path: Path, listing: Listing, report: bool = True) -> Seen | None:
+    """Returns what was seen before; None if it was not kept or is damaged. Damage is reported if `report` is set."""
+    try:
+        seen = _seen([Look(*map(str, look)) for look in seals.read_json(path, report) or ()])
+    except TypeError:
+        return None
+    return seen if len(seen.hashes) == len(listing.files) else None
+
+
+def _is_final(seen: Seen, listing: Listing) -> bool:
+    """Whether no file that could not be read may be readable now."""
+    unread = (listing.root / file.path for file, digest in zip(listing.files, seen.hashes, strict=True) if not digest)
+    return not any(path.is_file() and os.access(path, os.R_OK) for path in unread)
+
+
+def _seen(looks: list[Look]) -> Seen:
+    return Seen(*(tuple(values) for values in zip(*looks, strict=True))) if looks else Seen((), (), (), ())
+
+
+def _read(listing: Listing, resize: str, progress: Progress) -> Iterator[tuple[Look, np.ndarray | None]]:
+    """Reads and decodes all files with several threads; yields in their order, of few at a time the pixels."""
+
+    def one(path: str) -> tuple[Look, np.ndarray | None]:
+        digest = ""
+        try:
+            content = decode.content(listing.root / path)
+            digest = hashlib.sha256(content).hexdigest()
+            photo = decode.decode(content)
+        except decode.BadPhoto as e:
+            return Look(digest, str(e), "", ""), None
+        pixels = decode.pixels(photo.image, listing.image_size, resize)
+        return Look(digest, "", decode.digest(photo.image), photo.note), pixels
+
+    total = len(listing.files)
+    doing = f"decoding {listing.name}"
+    threads = min(32, os.cpu_count() or 1)
+    waiting: collections.deque[concurrent.futures.Future[tuple[Look, np.ndarray | None]]] = collections.deque()
+    with concurrent.futures.ThreadPoolExecutor(threads) as pool:
+        for done, file in enumerate(listing.files):
+            waiting.append(pool.submit(one, file.path))
+            if len(waiting) > _AHEAD * threads:
+                yield waiting.popleft().result()
+            if done % _EVERY == 0:
+                progress(doing, done - len(waiting) + 1, total)
+        while waiting:
+            yield waiting.popleft().result()
+        progress(doing, total, total)

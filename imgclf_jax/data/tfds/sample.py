@@ -1,0 +1,42 @@
+"""The sample of CIFAR-10 that comes with the package: real images, too few for a result that means anything."""
+
+from pathlib import Path
+
+from imgclf_jax.data.tfds import catalog
+from imgclf_jax.errors import UserError
+
+FOLDER = Path(__file__).parent / "sample"
+NAME = f"{catalog.SAMPLED} (bundled sample)"
+
+
+def full_lengths() -> dict[str, tuple[int, ...]]:
+    """Shard lengths of the full set, one shard a split: what split expressions are resolved on before scaling."""
+    return {name: (size,) for name, size in catalog.KNOWN[catalog.SAMPLED].sizes.items()}
+
+
+def check_name(base: str) -> None:
+    """Raises UserError when there is no sample of the set."""
+    if base != catalog.SAMPLED:
+        raise UserError(f"data.name={base!r}: no sample of it is bundled, only of {catalog.SAMPLED}")
+
+
+def notice(reason: str, root: Path) -> str:
+    """What to show, unmissably, when the sample stands in for the real data set."""
+    known = catalog.KNOWN[catalog.SAMPLED]
+    rule = "!" * 100
+    return "\n".join(
+        [
+            rule,
+            "NOT THE REAL CIFAR-10: this run uses the sample bundled with the package (4,000 training and 1,000 test",
+            "images instead of 50,000 and 10,000). Its accuracies are far lower and compare with nothing published.",
+            f"Why: {reason}",
+            "Split boundaries are scaled in proportion: train[:45000] of CIFAR-10 is train[:3600] of the sample.",
+            "To get the real data set, any one of:",
+            f"  - run with a network connection: it is downloaded (162 MiB) to {root}",
+            "  - --config.data.archive=PATH/cifar-10-binary.tar.gz, if you have the archive",
+            "  - --config.data.url=ADDRESS of a mirror of that archive",
+            f"  - --config.data.dir=DIR or TFDS_DATA_DIR=DIR, if DIR/{catalog.SAMPLED}/{known.version} is prepared",
+            "To make this an error instead: --config.data.allow_sample=False",
+            rule,
+        ]
+    )

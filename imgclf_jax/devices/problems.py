@@ -1,0 +1,67 @@
+"""What can be wrong with `config.parallel`, told before anything is put on a device."""
+
+import math
+
+import jax
+from ml_collections import ConfigDict
+
+from imgclf_jax.devices.parallel import AXES, EXPLICIT, PLACEMENTS, STRATEGIES
+
+
+def problems(config: ConfigDict, batch_size: int = 0, accumulate: int = 1) -> list[str]:
+    """What is wrong with `config.parallel`, a line each.
+
+    Args:
+        config: the `parallel` section.
+        batch_size: `train.batch_size`, which the devices must share evenly; 0 if there is no training.
+        accumulate: `train.accumulate`, the number of parts of the batch; the devices must share each part evenly.
+    """
+    uneven = _division(batch_size, accumulate, 1)
+    found = list(uneven)
+    for field, choices in (("strategy", STRATEGIES), ("data", PLACEMENTS)):
+        if config[field] not in choices:
+            found.append(f"parallel.{field}={config[field]!r} is unknown; choose one of {', '.join(choices)}")
+    available = jax.device_count()
+    processes = f" in {jax.process_count()} processes" if jax.process_count() > 1 else ""
+    if not 0 <= config.devices <= available:
+        return [*found, f"parallel.devices={config.devices}: there are {available}{processes} (0 uses all of them)"]
+    used = config.devices or available
+    if processes and used != available:
+        found.append(f"parallel.devices={config.devices}: {processes.strip()} all {available} devices must be used")
+    mesh = tuple(config.mesh)
+    if mesh:
+        whole = all(isinstance(size, int) and size > 0 for size in mesh)
+        if len(mesh) != len(AXES) or not whole:
+            return [*found, f"parallel.mesh={mesh} must be two positive whole numbers, ({', '.join(AXES)})"]
+        if math.prod(mesh) != used:
+            return [
+                *found,
+                f"parallel.mesh={mesh} makes {math.prod(mesh)} devices but {used} are used; change it, or "
+                "parallel.devices",
+            ]
+        if mesh[1] > 1 and config.strategy in EXPLICIT:
+            found.append(
+                f"parallel.mesh={mesh}: strategy {config.strategy} has no model axis; make it ({used}, 1), or use jit"
+            )
+    if config.strategy == "pmap" and processes:
+        found.append("parallel.strategy='pmap' works in one process; use jit or shard_map")
+    if config.strategy == "pmap" and config.data == "sharded":
+        found.append('parallel.data="sharded": strategy pmap holds the data set whole; use jit or shard_map')
+    return found if uneven else found + _division(batch_size, accumulate, used)
+
+
+def _division(batch_size, accumulate, devices):
+    """Returns a line if a batch cannot be cut into `accumulate` parts that `devices` share evenly."""
+    if batch_size < 1 or accumulate < 1 or batch_size % (accumulate * devices) == 0:
+        return []
+    parts = f" in train.accumulate={accumulate} parts" if accumulate > 1 else ""
+    lower = batch_size // (accumulate * devices) * accumulate * devices
+    sizes = [size for size in (lower, lower + accumulate * devices) if size]
+    flags = " or ".join(f"--config.train.batch_size={size}" for size in sizes)
+    if devices > 1:
+        return [f"train.batch_size={batch_size}{parts} cannot be shared evenly by the {devices} devices; take {flags}"]
+    divisor = next(parts for parts in range(min(accumulate, batch_size), 0, -1) if batch_size % parts == 0)
+    return [
+        f"train.batch_size={batch_size} is not divisible by train.accumulate={accumulate}; take {flags}, or "
+        f"--config.train.accumulate={divisor}"
+    ]

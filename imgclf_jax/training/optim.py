@@ -1,0 +1,91 @@
+"""Optimisers and learning-rate schedules from the config, put together with optax."""
+
+import jax
+import optax
+from ml_collections import ConfigDict
+
+OPTIMIZERS = ("sgd", "adam", "adamw", "rmsprop")
+SCHEDULES = ("constant", "linear", "cosine", "exponential", "one_cycle")
+
+
+def create_schedule(config: ConfigDict, steps: int, warmup_steps: int) -> optax.Schedule:
+    """Learning rate as a function of the number of steps taken.
+
+    Args:
+        config: the `optim` section. `learning_rate` is the peak; the schedule ends at `final_fraction` of it.
+        steps: length of the run.
+        warmup_steps: length of the linear rise from 0 (with `one_cycle`, of the rising half of the cycle; 0 means
+            three tenths of the run, as in Smith 2018, https://arxiv.org/abs/1803.09820).
+
+    Returns:
+        int32 step -> float32 learning rate.
+    """
+    peak, final = config.learning_rate, config.learning_rate * config.final_fraction
+    if config.schedule == "one_cycle":
+        rise = warmup_steps or max(1, round(0.3 * steps))
+        fall = optax.linear_schedule(peak, final, max(1, steps - rise))
+        return optax.join_schedules([optax.linear_schedule(0.0, peak, rise), fall], [rise])
+    decay = max(1, steps - warmup_steps)
+    match config.schedule:
+        case "constant":
+            schedule = optax.constant_schedule(peak)
+        case "linear":
+            schedule = optax.linear_schedule(peak, final, decay)
+        case "cosine":
+            schedule = optax.cosine_decay_schedule(peak, decay, alpha=config.final_fraction)
+        case "exponential":
+            schedule = optax.exponential_decay(peak, decay, config.final_fraction)
+        case _:
+            raise ValueError(config.schedule)
+    if warmup_steps:
+        schedule = optax.join_schedules([optax.linear_schedule(0.0, peak, warmup_steps), schedule], [warmup_steps])
+    return schedule
+
+
+def create_optimizer(config: ConfigDict, schedule: optax.Schedule) -> optax.GradientTransformation:
+    """Clipping, weight decay and the optimiser of `config.optim`, as one optax transformation.
+
+    Decay is decoupled from the adaptive scaling for adamw (Loshchilov and Hutter 2019) and an L2 gradient for the
+    others.
+    """
+    mask = _kernels if config.decay_mask == "kernels" else None
+    parts = [optax.clip_by_global_norm(config.clip_norm)] if config.clip_norm else []
+    if config.weight_decay and config.name != "adamw":
+        parts.append(optax.add_decayed_weights(config.weight_decay, mask))
+    match config.name:
+        case "sgd":
+            nesterov = config.nesterov and config.momentum > 0
+            parts.append(optax.sgd(schedule, momentum=config.momentum or None, nesterov=nesterov))
+        case "adam":
+            parts.append(optax.adam(schedule, config.b1, config.b2, config.eps))
+        case "adamw":
+            parts.append(
+                optax.adamw(schedule, config.b1, config.b2, config.eps, weight_decay=config.weight_decay, mask=mask)
+            )
+        case "rmsprop":
+            momentum = config.momentum or None
+            parts.append(optax.rmsprop(schedule, config.b2, config.eps, momentum=momentum, nesterov=config.nesterov))
+        case _:
+            raise ValueError(config.name)
+    return optax.chain(*parts)
+
+
+def _kernels(params):
+    return jax.tree.map(lambda parameter: parameter.ndim > 1, params)
+
+
+def problems(config: ConfigDict) -> list[str]:
+    """Returns what is wrong with `config.optim`, a line each; `ranges` checks its numbers."""
+    found = []
+    if config.name not in OPTIMIZERS:
+        found.append(f"optim.name={config.name!r} is not an optimiser; choose one of {', '.join(OPTIMIZERS)}")
+    if config.schedule not in SCHEDULES:
+        found.append(f"optim.schedule={config.schedule!r} is not a schedule; choose one of {', '.join(SCHEDULES)}")
+    if config.decay_mask not in ("kernels", "all"):
+        found.append(f'optim.decay_mask={config.decay_mask!r} must be "kernels" or "all"')
+    if config.schedule == "exponential" and not config.final_fraction > 0:
+        found.append(
+            f"optim.final_fraction={config.final_fraction} must be above 0 for the exponential schedule, which never "
+            "reaches 0; for instance --config.optim.final_fraction=0.01"
+        )
+    return found

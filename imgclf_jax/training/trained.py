@@ -1,0 +1,256 @@
+"""A trained network out of a workdir: what evaluation, prediction, export and reports start from."""
+
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from imgclf_jax import augment, data, models
+from imgclf_jax.augment import normalize as inputs
+from imgclf_jax.devices import parallel, xla
+from imgclf_jax.errors import UserError
+from imgclf_jax.training import optim, ranges
+from imgclf_jax.training.experiment import Experiment, build, template
+from imgclf_jax.training.validate import plan as make_plan
+from imgclf_jax.workdir import checkpoint, checkpoint_folder, record
+from imgclf_jax.workdir import folder as workdir
+
+CHECKPOINTS = ("reported", "last", "best")
+
+
+class Trained(NamedTuple):
+    """A trained network and what it needs to know of its data.
+
+    Attributes:
+        folder: the workdir.
+        config: the run's.
+        record: the content of `run.json`, with `data`, the description of the data, even if the file was deleted.
+        step: of the checkpoint.
+        experiment: the functions of the config, with the checkpoint's normalisation.
+        variables: what evaluation applies the network with.
+        normalize: from [0, 1] to what the network sees.
+        class_names: by label.
+        image_shape: (H, W, C) of the images that it takes, uint8.
+    """
+
+    folder: Path
+    config: ConfigDict
+    record: dict[str, Any]
+    step: int
+    experiment: Experiment
+    variables: dict[str, Any]
+    normalize: inputs.Normalization
+    class_names: tuple[str, ...]
+    image_shape: tuple[int, int, int]
+
+
+def load(
+    folder: Path, which: str = "reported", settings: ConfigDict | None = None, strategy: parallel.Parallel | None = None
+) -> Trained:
+    """Restores a checkpoint of the run in a workdir.
+
+    Args:
+        folder: the workdir.
+        which: "last", "best" (by validation accuracy) or "reported" (the one whose test accuracy the run printed, or
+            the last one if the run is not complete). If "last" or "reported" is damaged, the one before it is used,
+            with a warning.
+        settings: a config that differs from the run's in what is not mathematics; by default the run's own.
+        strategy: where the variables go; by default on one device.
+
+    Raises:
+        UserError: no run, no checkpoint, none called `which`, one that is damaged or of another model.
+    """
+    if which not in CHECKPOINTS:
+        raise UserError(f"checkpoint={which!r} must be one of {', '.join(map(repr, CHECKPOINTS))}")
+    folder, strategy = Path(folder), strategy or parallel.alone()
+    settings = settings or workdir.load_config(folder)
+    content = check(folder)
+    checkpoints = checkpoint.Checkpoints(folder, read_only=True)
+    try:
+        described = _described(checkpoints, content, folder)
+        _validate(settings, described, folder)
+        image_shape = tuple(described["image_shape"])
+        plan = _plan(settings, described, folder)
+        blank = np.zeros((1, *image_shape), np.uint8)
+        like = inputs.normalization(settings.data.pixels, blank, tuple(settings.augment.crop))
+
+        def experiment(normalize):
+            return build(settings, plan, image_shape, len(described["class_names"]), normalize, strategy)
+
+        wanted = _step(checkpoints, folder, content, which)
+        with xla.quiet():
+            saved, step = _restore(checkpoints, template(experiment(like), like, strategy), wanted, which)
+        names = checkpoints.notes(step).get("class_names")
+        class_names = tuple(names if isinstance(names, list) else described["class_names"])
+    finally:
+        checkpoints.close()
+    normalize = inputs.Normalization(**saved["inputs"])
+    variables = saved["state"].eval_variables()
+    return Trained(
+        folder,
+        settings,
+        content | {"data": described},
+        step,
+        experiment(normalize),
+        variables,
+        normalize,
+        class_names,
+        image_shape,
+    )
+
+
+def check(folder: Path) -> dict[str, Any]:
+    """The content of `run.json` in a workdir that holds a checkpoint; empty if the file was deleted. Reads little.
+
+    Raises:
+        UserError: there is no checkpoint, or `run.json` cannot be read.
+    """
+    content = record.read(folder) or {}
+    if not checkpoint_folder.exists(folder):
+        raise UserError(f"{folder} holds no checkpoint; give the workdir that training printed")
+    return content
+
+
+def _described(checkpoints, content, folder):
+    """The description of the data in `run.json`, or else the one in the notes of the checkpoints."""
+    described = content.get("data")
+    if record.is_described(described):
+        return described
+    for step in reversed(checkpoints.steps()):
+        if record.is_described(noted := checkpoints.notes(step).get("data")):
+            return noted
+    lacking = [name for name in ("class_names", "image_shape", "counts") if not (described or {}).get(name)]
+    raise UserError(
+        f"{folder / record.NAME} lacks {', '.join(lacking) or 'counts'} of the data, which the checkpoints do not hold "
+        "either; run the training command again with this --workdir, which writes them again"
+    )
+
+
+def _restore(checkpoints, like, wanted, which):
+    """(saved tree, step) of the checkpoint of step `wanted`, or of the nearest earlier one that can be read."""
+    try:
+        if which == "best":
+            return checkpoints.restore(wanted, like), wanted
+        found = checkpoints.restore_newest(like, wanted)
+    except checkpoint.OtherModel:
+        raise
+    except UserError as error:
+        tried = [wanted] if which == "best" else range(wanted + 1)
+        others = [str(step) for step in checkpoints.steps() if step not in tried]
+        advice = f"; there are checkpoints of step {', '.join(others)}: use --checkpoint=last" if others else ""
+        raise UserError(f"{error}{advice}") from error
+    for reason in found.damaged.values():
+        instead = f"the one of step {found.step} is used instead, whose accuracy is not that of the damaged one"
+        warnings.warn(f"{reason}; {instead}", stacklevel=4)
+    return found.tree, found.step
+
+
+def check_classes(trained: Trained, dataset: data.Dataset) -> None:
+    """Raises `UserError` unless the data set has the classes that the network was trained on, in their order."""
+    if dataset.class_names != trained.class_names:
+        raise UserError(
+            f"the classes of {dataset.location} are {', '.join(dataset.class_names)}; those of the network in "
+            f"{trained.folder} are {', '.join(trained.class_names)}"
+        )
+
+
+def _validate(settings, described, folder):
+    """Files of a workdir may have been edited: raises `UserError` for what could not be a run's."""
+    image_shape, classes = tuple(described["image_shape"]), len(described["class_names"])
+    if problems := ranges.problems(settings, "optim.", "augment.", "model."):
+        raise UserError("\n".join(f"{folder / 'config.json'}: {problem}" for problem in problems))
+    problems = optim.problems(settings.optim) + augment.problems(settings.augment, image_shape)
+    if settings.data.pixels not in inputs.PIXELS:
+        problems.append(f"data.pixels={settings.data.pixels!r} must be one of {', '.join(map(repr, inputs.PIXELS))}")
+    problems += models.problems(settings.model, None if problems else inputs.shape(settings, image_shape), classes)
+    if problems:
+        raise UserError("\n".join(f"{folder / 'config.json'}: {problem}" for problem in problems))
+
+
+def _plan(settings, described, folder):
+    try:
+        return make_plan(settings, described["counts"])
+    except (ArithmeticError, ValueError) as error:  # No run can have such durations.
+        raise UserError(f"{folder / 'config.json'}: the durations make no sense ({error})") from error
+
+
+def _step(checkpoints, folder, content, which):
+    steps = checkpoints.steps()
+    if not steps:
+        raise UserError(f"{folder} holds no checkpoint; give the workdir that training printed")
+    if which == "reported":
+        step = content.get("reported_step")
+        if step is not None and step not in steps:
+            warnings.warn(
+                f"the reported checkpoint, that of step {step}, is not in {folder}; the one of step {steps[-1]} is "
+                "used instead, whose accuracy is not the reported one",
+                stacklevel=3,
+            )
+        return step if step in steps else steps[-1]
+    step = checkpoints.best() if which == "best" else steps[-1]
+    if step is None:
+        raise UserError(f"{folder} has no best checkpoint, for it was trained without a validation split; use last")
+    return step
+
+
+def logits(settings: ConfigDict, model: nn.Module) -> Callable[..., jax.Array]:
+    """(variables, normalisation, images uint8 [B, H, W, C]) -> logits float32 [B, classes]; pure, to be compiled.
+
+    Args:
+        settings: the config.
+        model: its network.
+    """
+
+    def function(variables, normalize, images):
+        seen = normalize(augment.central(settings.augment, images))
+        found: Any = model.apply(variables, seen, train=False)
+        return found.astype(jnp.float32)
+
+    return function
+
+
+def predictor(trained: Trained, batch_size: int = 256, log: bool = False) -> Callable[..., np.ndarray]:
+    """The network as a plain function: images uint8 [N, H, W, C] -> class probabilities float32 [N, classes].
+
+    `images` is an array or whatever can be sliced into arrays. It goes through the network in batches of at most
+    `batch_size`, filled up to a power of two, so that few shapes are compiled. A second argument, `progress`, is called
+    with the number of images that are done. Raises `UserError` for images of another shape or dtype than those that
+    the network was trained on.
+
+    Args:
+        trained: the network.
+        batch_size: most images that go through it at once.
+        log: logarithms of the probabilities instead, for these may be too small for a float32.
+    """
+    function = logits(trained.config, trained.experiment.model)
+    finish = jax.nn.log_softmax if log else jax.nn.softmax
+    compiled = jax.jit(lambda variables, normalize, images: finish(function(variables, normalize, images)))
+
+    def predict(images: Any, progress: Callable[[int], None] = lambda done: None) -> np.ndarray:
+        _check(trained, images)
+        found = [np.zeros((0, len(trained.class_names)), np.float32)]
+        for start in range(0, len(images), batch_size):
+            batch = np.asarray(images[start : start + batch_size])
+            size = min(batch_size, 1 << (len(batch) - 1).bit_length())
+            batch_of_size = np.pad(batch, [(0, size - len(batch)), (0, 0), (0, 0), (0, 0)])
+            with xla.quiet():
+                scores = compiled(trained.variables, trained.normalize, batch_of_size)
+            found.append(np.asarray(scores)[: len(batch)])
+            progress(start + len(batch))
+        return np.concatenate(found)
+
+    return predict
+
+
+def _check(trained, images):
+    if tuple(images.shape[1:]) != trained.image_shape or images.dtype != np.uint8:
+        raise UserError(
+            f"images {images.dtype} [{', '.join(map(str, images.shape))}]: the network in {trained.folder} takes uint8 "
+            f"[N, {', '.join(map(str, trained.image_shape))}]"
+        )

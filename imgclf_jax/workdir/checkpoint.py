@@ -1,0 +1,298 @@
+"""Checkpoints with Orbax: asynchronous, atomic, checked when they are read. The only import of Orbax."""
+
+import functools
+import json
+import logging
+import os
+import re
+import sys
+import tempfile
+import warnings
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import orbax.checkpoint as ocp
+
+from imgclf_jax.devices import processes
+from imgclf_jax.devices.parallel import alone
+from imgclf_jax.errors import UserError
+from imgclf_jax.workdir import older
+from imgclf_jax.workdir.checkpoint_folder import FOLDER
+from imgclf_jax.workdir.checkpoint_tree import checksum, difference
+from imgclf_jax.workdir.record import is_number
+
+
+class OtherModel(UserError):
+    """A checkpoint is undamaged, but its arrays are not those that this config needs."""
+
+
+class Found(NamedTuple):
+    """A checkpoint that could be read, and the newer ones that could not.
+
+    Attributes:
+        tree: what was saved.
+        step: the step it was saved at.
+        damaged: step -> what is wrong with that checkpoint, newest first.
+    """
+
+    tree: Any
+    step: int
+    damaged: dict[int, str]
+
+
+def _accuracy(metrics: dict[str, float]) -> float:
+    return metrics["accuracy"]
+
+
+class _Manager(ocp.CheckpointManager):
+    """Orbax's manager, which by itself can read no checkpoint at all if the metrics of one are damaged."""
+
+    # All that reads metrics goes through this method, which has no public name.
+    def _get_metrics(self, step: int) -> dict[str, float] | None:
+        """The metrics of a checkpoint; `None`, with a warning, if they are damaged."""
+        try:
+            found = super()._get_metrics(step)
+            if found is None or is_number(_accuracy(found)):
+                return found
+            reason = "it is not a number"
+        except Exception as error:
+            reason = _reason(error)
+        warnings.warn(
+            f"checkpoint {Path(self.directory) / str(step)}: its validation accuracy cannot be read ({reason[:200]}), "
+            "so it is never the best one",
+            stacklevel=2,
+        )
+        return None
+
+
+class Checkpoints:
+    """The checkpoints of a run: the newest `keep` and the best by validation accuracy.
+
+    What is saved is a pytree of arrays. A checksum of all its bits goes with it and is compared when it is read, so
+    that a damaged file is noticed even where its format would not tell.
+    """
+
+    def __init__(self, workdir: Path, keep: int = 2, read_only: bool = False, notes: dict[str, Any] | None = None):
+        """Opens `workdir/checkpoints`, making it unless `read_only`.
+
+        Args:
+            workdir: the folder of the run.
+            keep: how many of the newest to keep.
+            read_only: whether nothing is written.
+            notes: a JSON object that is written into every checkpoint; see `Checkpoints.notes`.
+        """
+        self._notes = notes
+        self._saving: int | None = None
+        self._told = False
+        self.durable: int | None = None
+        self.folder = Path(workdir).resolve() / FOLDER  # Orbax wants absolute paths.
+        policies = ocp.checkpoint_managers
+        newest = policies.LatestN(keep)
+        best = policies.BestN(get_metric_fn=_accuracy, n=1, keep_checkpoints_without_metrics=False)
+        self._manager = _quietly(_Manager)(
+            self.folder,
+            # Said here: otherwise Orbax goes by the newest folder, and where that is torn it refuses all others too.
+            item_handlers=ocp.StandardCheckpointHandler(),
+            options=_quietly(ocp.CheckpointManagerOptions)(
+                preservation_policy=policies.AnyPreservationPolicy([newest, best]),
+                best_fn=_accuracy,  # Without it Orbax writes no metrics, and a restarted run forgets which is best.
+                create=not read_only,
+                read_only=read_only,
+                enable_async_checkpointing=not read_only,
+            ),
+        )
+        self._snapshot = jax.jit(lambda tree: {"tree": jax.tree.map(jnp.copy, tree), "checksum": checksum(tree)})
+        self._verify = jax.jit(lambda saved: saved["checksum"] == checksum(saved["tree"]))
+
+    def save(self, step: int, tree: Any, valid_accuracy: float | None = None) -> None:
+        """Starts writing; returns as soon as `tree` may be donated. A step that is there already is left alone.
+
+        Raises:
+            UserError: this or an earlier save failed, for instance because the disk is full.
+        """
+        if step in self._manager.all_steps():
+            return
+        self.wait()
+        metrics = None if valid_accuracy is None else {"accuracy": valid_accuracy}
+        try:
+            # Where Orbax cannot make a folder, its threads wait for it for minutes, and the process for them.
+            with tempfile.TemporaryDirectory(dir=self.folder, suffix=".orbax-checkpoint-tmp"):
+                pass
+            # A copy: the next step reuses the buffers of the state while the writer still reads.
+            arguments = ocp.args.StandardSave(self._snapshot(tree))
+            if not self._manager.save(step, args=arguments, metrics=metrics, custom_metadata=self._notes):
+                raise RuntimeError(f"a newer one than that of step {step} is there")
+            self._saving = step
+        except Exception as error:
+            raise self._failure(error) from error
+
+    def poll(self) -> int | None:
+        """The step of the newest checkpoint that this object has saved and that is completely on disk. Does not wait.
+
+        Raises:
+            UserError: a save failed.
+        """
+        if self._saving is not None and not self._manager.is_saving_in_progress():
+            self.wait()
+        return self.durable
+
+    def wait(self) -> None:
+        """Returns when everything is on disk. Raises `UserError` where it could not be written."""
+        try:
+            self._manager.wait_until_finished()
+            self._manager.check_for_errors()
+        except Exception as error:
+            raise self._failure(error) from error
+        if self._saving is not None:
+            self.durable, self._saving = self._saving, None
+
+    def restore_newest(self, template: Any, newest: int | None = None) -> Found | None:
+        """The newest undamaged checkpoint; `None` if there are no checkpoints. Changes nothing.
+
+        Args:
+            template: a pytree of `jax.ShapeDtypeStruct`s with shardings.
+            newest: a step; checkpoints of later steps are skipped.
+
+        Raises:
+            OtherModel: none fits, and at least one belongs to another model.
+            UserError: there are checkpoints but none of them can be read.
+        """
+        # Several processes must all try the same ones, even if one of them sees an older state of the disk.
+        steps = json.loads(processes.gather(json.dumps(self.steps()))[0])
+        failures: dict[int, UserError] = {}
+        for step in reversed([step for step in steps if newest is None or step <= newest]):
+            try:
+                return Found(self.restore(step, template), step, {key: str(error) for key, error in failures.items()})
+            except UserError as error:
+                failures[step] = error
+        if others := [failure for failure in failures.values() if isinstance(failure, OtherModel)]:
+            raise others[0]
+        if failures:
+            reasons = "; ".join(_reason(failure) for failure in failures.values())
+            raise UserError(
+                f"none of the checkpoints in {self.folder} can be read ({reasons[:400]}). Nothing was changed; "
+                "training can start over in another --workdir, or in this one after you have deleted it"
+            )
+        return None
+
+    def restore(self, step: int, template: Any = None) -> Any:
+        """The checkpoint of `step`; without a template as nested dicts, on this process's first device.
+
+        Raises:
+            OtherModel: its arrays are not those of `template`.
+            UserError: it is damaged.
+        """
+
+        def asked():
+            """The template, without the arrays that the version that wrote the checkpoint did not have."""
+            return older.template(template, self._saved(step).get("tree"))
+
+        if template is not None and (problem := processes.from_first(lambda: difference(self._saved(step), asked()))):
+            raise OtherModel(
+                f"the checkpoints in {self.folder} are of another model: {problem}; choose another --workdir"
+            )
+
+        def read():
+            if template is None:
+                described = jax.tree.map(functools.partial(_describe, sharding=alone().replicated), self._saved(step))
+            else:
+                sharding = jax.tree.leaves(template)[0].sharding
+                described = {"tree": asked(), "checksum": _describe(jnp.uint32(0), sharding)}
+            try:
+                return _quietly(self._manager.restore)(step, args=ocp.args.StandardRestore(described))
+            except Exception as error:
+                raise self._unreadable(step, error) from error
+
+        saved = processes.together(read)
+        if "checksum" not in saved or not self._verify(saved):
+            raise UserError(f"checkpoint {self.folder / str(step)} is damaged (its checksum does not match)")
+        return saved["tree"] if template is None else older.complete(saved["tree"], template)
+
+    def _saved(self, step):
+        """The shapes and dtypes of what was saved."""
+        try:
+            saved = _quietly(self._manager.item_metadata)(step)
+            if not all(hasattr(leaf, "shape") and hasattr(leaf, "dtype") for leaf in jax.tree.leaves(saved)):
+                raise ValueError("it does not describe its content")
+            if not jax.tree.leaves(saved) or not hasattr(saved, "get"):
+                raise ValueError("it is empty")
+        except Exception as error:
+            raise self._unreadable(step, error) from error
+        return saved
+
+    def _unreadable(self, step, error):
+        return UserError(f"checkpoint {self.folder / str(step)} cannot be read ({_reason(error)[:200]})")
+
+    def notes(self, step: int) -> dict[str, Any]:
+        """The notes in the checkpoint of `step`; empty if there are none or if they cannot be read."""
+        try:
+            notes = self._manager.metadata(step).custom_metadata
+        except Exception:  # A damaged checkpoint, of which `restore` then says more.
+            return {}
+        return notes if isinstance(notes, dict) else {}
+
+    def steps(self) -> list[int]:
+        """The steps that checkpoints were taken at."""
+        return sorted(self._manager.all_steps())
+
+    def best(self) -> int | None:
+        """The step with the highest validation accuracy."""
+        return self._manager.best_step()
+
+    def close(self) -> None:
+        """Waits for pending writes and releases the threads.
+
+        Raises:
+            UserError: a save failed, and that has not been reported yet. If another exception is being handled, a
+                warning is given instead.
+        """
+        underway = sys.exc_info()[1]
+        told = self._told
+        try:
+            self._manager.close()
+        except Exception as error:
+            failure = self._failure(error)
+            if told or isinstance(underway, OSError):  # Probably the same disk, whose trouble is reported already.
+                return
+            if underway is None:
+                raise failure from error
+            warnings.warn(str(failure), stacklevel=2)
+
+    def _failure(self, error):
+        self._told, self._saving = True, None
+        reason = _reason(error)
+        if code := re.search(r"os_error_code='(\d+)'|^\[Errno (\d+)\]", str(error)):  # at the end of a very long line
+            reason = os.strerror(int(code[1] or code[2]))
+        kept = ", ".join(str(step) for step in self.steps()) or "none"
+        return UserError(
+            f"could not save a checkpoint in {self.folder}: {reason[:300]}; checkpoints kept: {kept}. Make room there "
+            "and run the same command again with this --workdir"
+        )
+
+
+def _describe(leaf, sharding):
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+
+
+def _quietly(function):
+    """`function` without Orbax's log, also in a user's own program. What matters in it is raised or reported by us."""
+
+    def quiet(*arguments, **options):
+        logger = logging.getLogger("absl")
+        logger.addFilter(_is_not_from_orbax)
+        try:
+            return function(*arguments, **options)
+        finally:
+            logger.removeFilter(_is_not_from_orbax)
+
+    return quiet
+
+
+def _is_not_from_orbax(record):
+    return "orbax" not in Path(record.pathname).parts
+
+
+def _reason(error):
+    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)

@@ -1,0 +1,154 @@
+"""The metrics files of a run: JSONL and CSV always, TensorBoard where wanted."""
+
+import contextlib
+import csv
+import io
+import itertools
+import json
+import math
+import os
+import warnings
+from pathlib import Path
+from typing import Any
+
+from imgclf_jax.storage.files import write_text
+from imgclf_jax.workdir import rows as metrics
+from imgclf_jax.workdir.rows import COLUMNS, CSV, JSONL, Row
+
+
+class MetricsFiles:
+    """Writes `metrics.jsonl`, `metrics.csv` and `tensorboard/` in a workdir, a row an event."""
+
+    def __init__(self, workdir: Path, resume_step: int = 0, tensorboard: bool = True):
+        """Opens the files. Rows past `resume_step` are dropped: training is about to write them again.
+
+        Damaged lines are dropped as well. In that case a copy of the file is kept, and a warning is given.
+        """
+        workdir = Path(workdir)
+        found = metrics.read(workdir)
+        _keep_damaged(workdir, found, resume_step)
+        rows = [row for row in found.rows if row["step"] <= resume_step and row["split"] != "test"]
+        self._jsonl = _rewrite(workdir / JSONL, _lines(rows))
+        self._csv = _rewrite(workdir / CSV, "")
+        self._table = _table(self._csv, rows)
+        self._tensorboard = None
+        if tensorboard:
+            from tensorboardX import SummaryWriter  # 0.2 s to import, more where PyTorch is installed
+
+            # From this step on, TensorBoard hides what earlier sessions wrote. An evaluation of the test split may have
+            # been written at this very step and will be written again, so this step is hidden too. Its other rows
+            # are written again here.
+            self._tensorboard = SummaryWriter(str(workdir / "tensorboard"), purge_step=resume_step)
+            for row in rows:
+                if row["step"] == resume_step:
+                    self._add_scalars(row)
+        self.flush()
+
+    def write(self, **values: Any) -> Row:
+        """Adds a row; columns that are not given stay empty, numbers that are not finite become empty too."""
+        row = {name: _finite(values.get(name)) for name in COLUMNS}
+        self._jsonl.write(json.dumps(row) + "\n")
+        self._table.writerow(row)
+        self._add_scalars(row)
+        return row
+
+    def _add_scalars(self, row):
+        if self._tensorboard:
+            for name in COLUMNS[3:]:
+                if row[name] is not None:
+                    self._tensorboard.add_scalar(f"{row['split']}/{name}", row[name], row["step"])
+
+    def flush(self) -> None:
+        """Makes everything durable: no row is lost if the process is killed or the machine stops."""
+        for file in (self._jsonl, self._csv):
+            file.flush()
+            os.fsync(file.fileno())
+        if self._tensorboard:
+            self._tensorboard.flush()
+
+    def close(self) -> None:
+        """Flushes and closes; closes all of them even if one cannot be written."""
+        with contextlib.ExitStack() as stack:
+            for file in (self._jsonl, self._csv, self._tensorboard):
+                if file:
+                    stack.callback(file.close)
+
+
+class NoFiles:
+    """Stands in for `MetricsFiles` in processes that write none."""
+
+    def write(self, **values: Any) -> None:
+        """Does nothing, like the others."""
+
+    def flush(self) -> None:
+        """Does nothing."""
+
+    def close(self) -> None:
+        """Does nothing."""
+
+
+def repair(workdir: Path) -> None:
+    """Writes the metrics files of a complete run again if one of them is damaged, with a warning."""
+    found = metrics.read(workdir)
+    if not (found.damaged or found.recovered or found.missing or found.differing):
+        return
+    if found.missing:
+        warnings.warn(f"{workdir / CSV} lacked {len(found.missing)} rows, which were taken from {JSONL}", stacklevel=2)
+    _keep_damaged(workdir, found, max(row["step"] for row in found.rows))
+    write_text(workdir / JSONL, _lines(found.rows))
+    table = io.StringIO()
+    _table(table, found.rows)
+    write_text(workdir / CSV, table.getvalue())
+
+
+def _keep_damaged(workdir, found, last_step):
+    """Copies metrics files that are damaged up to a step, and warns about them."""
+    recovered = sum(row["step"] <= last_step for row in found.recovered)
+    if found.damaged:
+        copy = _copy(workdir / JSONL)
+        lines = ", ".join(map(str, found.damaged[:10])) + (", ..." if len(found.damaged) > 10 else "")
+        warnings.warn(
+            f"{workdir / JSONL} is damaged in line {lines}; the original is kept as {copy.name}, and {recovered} rows "
+            f"were taken from {CSV}",
+            stacklevel=3,
+        )
+    elif recovered:
+        warnings.warn(f"{workdir / JSONL} lacked {recovered} rows, which were taken from {CSV}", stacklevel=3)
+    if steps := [row["step"] for row in found.differing if row["step"] <= last_step]:
+        copies = _copy(workdir / JSONL).name, _copy(workdir / CSV).name
+        warnings.warn(
+            f"{workdir}: {JSONL} and {CSV} differ in the rows of step {', '.join(map(str, steps[:10]))}, so one of "
+            f"them is damaged; both are kept as {' and '.join(copies)}, and the run continues with the rows of {JSONL}",
+            stacklevel=3,
+        )
+
+
+def _copy(path):
+    """Copies a file to `metrics.damaged-N` with its suffix, and returns the path of the copy."""
+    for number in itertools.count(1):
+        copy = path.with_name(f"{path.stem}.damaged-{number}{path.suffix}")
+        with contextlib.suppress(FileExistsError), copy.open("xb") as file:
+            file.write(path.read_bytes())
+            return copy
+    raise AssertionError
+
+
+def _lines(rows):
+    return "".join(json.dumps(row) + "\n" for row in rows)
+
+
+def _table(file, rows):
+    """Writes a CSV table with its header, and returns its writer."""
+    table = csv.DictWriter(file, COLUMNS, lineterminator="\n", extrasaction="ignore")
+    table.writeheader()
+    table.writerows(rows)
+    return table
+
+
+def _rewrite(path, text):
+    write_text(path, text)
+    return path.open("a", encoding="utf-8", newline="")
+
+
+def _finite(value):
+    return None if isinstance(value, float) and not math.isfinite(value) else value

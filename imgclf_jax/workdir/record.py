@@ -1,0 +1,165 @@
+"""What `run.json` may hold, and its only reader. A file that was truncated or edited is reported, never trusted."""
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from imgclf_jax.errors import UserError
+from imgclf_jax.storage.files import read_json
+
+NAME = "run.json"
+ADVICE = (
+    "; the file can be deleted: everything except results, times and versions is kept elsewhere, and training with the "
+    "same command writes it again"
+)
+
+
+class _Kind:
+    """A kind of value: its name in messages, and its test."""
+
+    def __init__(self, name: str, test: Callable[[Any], bool]):
+        self.name, self.test = name, test
+
+    def or_null(self) -> "_Kind":
+        """This kind or `null`."""
+        return _Kind(f"{self.name} or null", lambda value: value is None or self.test(value))
+
+
+def is_number(value: Any) -> bool:
+    """Whether a value is a finite number. Booleans are not numbers."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < math.inf
+
+
+def is_natural(value: Any) -> bool:
+    """Whether a value is an integer from 0 to 2**63 - 1."""
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**63
+
+
+def _is_shape(value):
+    return isinstance(value, list) and len(value) == 3 and all(is_natural(size) and size for size in value)
+
+
+def _are_names(value):
+    return isinstance(value, list) and bool(value) and all(isinstance(name, str) for name in value)
+
+
+def _are_origins(value):
+    return isinstance(value, list) and all(isinstance(origin, dict) for origin in value)
+
+
+TEXT = _Kind("a string", lambda value: isinstance(value, str))
+NATURAL = _Kind("an integer from 0", is_natural)
+NUMBER = _Kind("a number", is_number)
+LOSS = _Kind("a number", lambda value: isinstance(value, float) or is_number(value))  # It may be infinite or NaN.
+
+# A field that is not named here may hold anything; ANY stands for the names of splits and packages.
+ANY = "*"
+DATA = {
+    "name": TEXT,
+    "location": TEXT,
+    "fingerprint": TEXT,
+    "class_names": _Kind("a list of names", _are_names),
+    "image_shape": _Kind("a list of three sizes", _is_shape),
+    "counts": {ANY: NATURAL},
+}
+RESULT = {
+    "accuracy": _Kind("a number from 0 to 1", lambda value: is_number(value) and 0 <= value <= 1),
+    "loss": LOSS.or_null(),
+    "correct": NATURAL,
+    "count": NATURAL,
+    "not_finite": NATURAL,
+}
+PROVENANCE = {
+    "git": {"commit": TEXT},
+    "packages": {ANY: TEXT.or_null()},
+    "process_count": NATURAL,
+    "devices_used": NATURAL,
+    "config_file": {"path": TEXT, "sha256": TEXT},
+}
+FIELDS = {
+    "status": TEXT,
+    "started": TEXT,
+    "error": TEXT,
+    "sessions": NATURAL,
+    "killed_sessions": NATURAL,
+    "seed": NATURAL,
+    "step": NATURAL,
+    "reported_step": NATURAL,
+    "diverged_at_step": NATURAL,
+    "wall_time_seconds": NUMBER,
+    "flops_per_step": NUMBER.or_null(),
+    "images_per_second": NUMBER.or_null(),
+    "data": DATA,
+    "results": {ANY: RESULT},
+    "provenance": PROVENANCE,
+    "earlier_provenance": _Kind("a list of objects", _are_origins),
+}
+# The fields that a part must have if it is present at all.
+REQUIRED = {
+    "results.*": ("accuracy", "loss", "correct", "count"),
+    "provenance.git": ("commit",),
+    "provenance.config_file": ("path", "sha256"),
+}
+NULLABLE = ("provenance.git", "provenance.packages", "provenance.config_file", "provenance", "data", "results")
+
+
+def read(workdir: Path) -> dict[str, Any] | None:
+    """The `run.json` of a workdir, or `None` if there is none.
+
+    Raises:
+        UserError: the file cannot be read, or a field holds an impossible value. The message says that the file can be
+            deleted.
+    """
+    path = Path(workdir) / NAME
+    content = read_json(path, ADVICE)
+    if content is not None and (problem := find_problem(content, FIELDS)):
+        raise UserError(f"cannot read {path}: {problem}{ADVICE}")
+    return content
+
+
+def find_problem(content: dict[str, Any], fields: dict[str, Any], path: str = "", pattern: str = "") -> str | None:
+    """What is wrong with the values of an object, or `None` if nothing is.
+
+    Args:
+        content: the object.
+        fields: the kinds of its fields, in the form of `FIELDS`.
+        path: the path of the object, for the message.
+        pattern: the same path, with `ANY` in place of names that are not fixed.
+    """
+    for name in REQUIRED.get(pattern, ()):
+        if name not in content:
+            return f"{path} lacks {name}"
+    for name, value in content.items():
+        key = name if name in fields else ANY
+        if key not in fields:
+            continue
+        here, there = (f"{prefix}.{last}".lstrip(".") for prefix, last in ((path, name), (pattern, key)))
+        kind = fields[key]
+        if isinstance(kind, _Kind):
+            if not kind.test(value):
+                return f"{here} is {_short(value)}, not {kind.name}"
+        elif value is None and there in NULLABLE:
+            continue
+        elif not isinstance(value, dict):
+            return f"{here} is {_short(value)}, not an object"
+        elif problem := find_problem(value, kind, here, there):
+            return problem
+    if pattern == "results.*" and not 0 < content["count"] >= content["correct"]:
+        return f"{path} says that {content['correct']} of {content['count']} are correct"
+    return None
+
+
+def is_described(data: Any) -> bool:
+    """Whether a description of a data set has everything that is needed to use a network."""
+    return (
+        isinstance(data, dict)
+        and find_problem(data, DATA) is None
+        and all(data.get(name) for name in ("class_names", "image_shape", "counts"))
+        and data["counts"].get("train", 0) > 0
+    )
+
+
+def _short(value):
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."

@@ -1,0 +1,125 @@
+"""Writes the files of a run. Nothing is written before the first new step, so a run that is refused changes nothing."""
+
+import contextlib
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from imgclf_jax.devices import processes
+from imgclf_jax.training.session import Restored
+from imgclf_jax.workdir import checkpoint_folder, provenance
+from imgclf_jax.workdir import folder as workdir
+from imgclf_jax.workdir.checkpoint import Checkpoints
+from imgclf_jax.workdir.metrics import MetricsFiles, NoFiles
+
+
+class Writer:
+    """The files of a run, which are opened when the first new step has been taken.
+
+    Attributes:
+        record: `run.json`.
+        begun: whether anything has been written.
+        files: the metrics files.
+        checkpoints: the checkpoints; `None` before `begin`.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        config: ConfigDict,
+        claim: Any,
+        record: workdir.RunRecord,
+        config_file: dict[str, str] | None = None,
+    ):
+        """Prepares the writer; writes nothing yet.
+
+        Args:
+            folder: the workdir.
+            config: the config.
+            claim: the result of `imgclf_jax.workdir.folder.claim`; only the first process uses it.
+            record: `run.json`.
+            config_file: the result of `imgclf_jax.workdir.provenance.describe_file`.
+        """
+        self.record = record
+        self._config_file = config_file
+        self.begun = False
+        self.files: MetricsFiles | NoFiles = NoFiles()
+        self.checkpoints: Checkpoints | None = None
+        self._folder, self._config, self._claim = folder, config, claim
+        self._data: dict[str, Any] = {}
+        self._resume_step = 0
+        self._damaged: dict[int, str] = {}
+
+    def know(self, data: dict[str, Any], restored: Restored) -> None:
+        """Takes what else `begin` needs: the description of the data set and the restored state."""
+        self._data, self._resume_step, self._damaged = data, restored.step, restored.damaged
+
+    def write_down(self) -> None:
+        """Begins with the record and the config alone. Not all of several processes need to call it."""
+        if self.begun:
+            return
+        step = {"step": self._resume_step} if self._resume_step else {}
+        origin = provenance.of_run(self._config_file, self._config.parallel.devices)
+        origin = provenance.of_sessions(self.record.content, origin)
+        self.record.begin(seed=self._config.seed, data=self._data, **origin, **step)
+        self.begun = True
+        if processes.is_first():
+            self._claim.keep()
+            workdir.save_config(self._folder, self._config)
+
+    def begin(self) -> None:
+        """Begins to write, unless that has already happened. All processes must call it."""
+        if self.checkpoints is not None:
+            return
+        self.write_down()
+        checkpoint_folder.set_aside(self._folder, self._damaged)
+        self.open_files()
+        notes = {"class_names": self._data["class_names"], "data": self._data}
+        self.checkpoints = Checkpoints(self._folder, self._config.checkpoint.keep, notes=notes)
+
+    def end(self, **content: Any) -> None:
+        """Records how the session ended. A complete run stays complete if no new step was taken."""
+        if self.begun or self.record.content.get("status") != "complete":
+            self.write_down()
+            self.record.update(**content)
+
+    def fail(self, reason: str) -> None:
+        """Records why a run has failed, if anything has been written. May be called from any thread."""
+        if self.begun and self.record.content["status"] == "running":
+            self.record.update(status="failed", error=reason)
+
+    def open_files(self) -> None:
+        """Opens the metrics files."""
+        if processes.is_first():
+            self.files = MetricsFiles(self._folder, self._resume_step, self._config.log.tensorboard)
+
+    def save(self, step: int, tree: Any, valid_accuracy: float | None) -> None:
+        """Starts to save a checkpoint. Raises `UserError` if this one or an earlier one cannot be saved."""
+        assert self.checkpoints is not None
+        # The rows up to this step must be on disk first: a run that resumes from here does not write them again.
+        self.files.flush()
+        self.checkpoints.save(step, tree, valid_accuracy)
+        self._note(self.checkpoints.durable)
+
+    def poll(self) -> None:
+        """Records the step of a checkpoint that is on disk by now. Raises `UserError` if it could not be saved."""
+        if self.checkpoints is not None:
+            self._note(self.checkpoints.poll())
+
+    def wait(self) -> None:
+        """Waits until all checkpoints are on disk. Raises `UserError` if one could not be saved."""
+        if self.checkpoints is not None:
+            self.checkpoints.wait()
+            self._note(self.checkpoints.durable)
+
+    def close(self) -> None:
+        """Closes everything. Raises `UserError` for a failed save that has not been reported yet."""
+        with contextlib.suppress(OSError):
+            self.files.close()
+        if self.checkpoints is not None:
+            self.checkpoints.close()
+
+    def _note(self, step):
+        if step is not None and step != self.record.content.get("step"):
+            self.record.update(step=step)
