@@ -7,14 +7,14 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from imgclf_jax import data
-from imgclf_jax.augment.normalize import Normalization
+from imgclf_jax import augment, data
 from imgclf_jax.devices import parallel, xla
 from imgclf_jax.errors import UserError
 from imgclf_jax.models import cost
 from imgclf_jax.terminal.console import Console, count
-from imgclf_jax.training import feed, multistep
-from imgclf_jax.training.experiment import build, compile_run_steps
+from imgclf_jax.training.experiment import build
+from imgclf_jax.training.placed import placement
+from imgclf_jax.training.session import check_classes
 from imgclf_jax.training.summary import show_model
 from imgclf_jax.training.validate import validate, warnings
 from imgclf_jax.workdir import checkpoint_folder, resume
@@ -52,12 +52,7 @@ def _workdir(folder: Path, config: ConfigDict, info: data.Info, allow_change: bo
     found = resume.inspect(folder, config, allow_change)
     before = found.record.get("data") or {}
     if checkpoint_folder.exists(folder):
-        names = tuple(before.get("class_names") or info.class_names)
-        if names != info.class_names:
-            raise UserError(
-                f"the checkpoints in {folder} are of the classes {', '.join(names)}; those of {info.location} are "
-                f"{', '.join(info.class_names)}; choose another --workdir"
-            )
+        check_classes(before.get("class_names") or info.class_names, folder, info.class_names, info.location)
         shape = tuple(before.get("image_shape") or info.image_shape)
         if shape != info.image_shape:
             sizes = ["×".join(map(str, size)) for size in (shape, info.image_shape)]
@@ -69,43 +64,21 @@ def _workdir(folder: Path, config: ConfigDict, info: data.Info, allow_change: bo
 
 
 def _check(config, plan, info, console):
-    image_bytes = sum(info.split_sizes.values()) * math.prod(info.image_shape)
-    streamed = feed.is_streamed(config, info)
-    strategy = parallel.create(config.parallel, image_bytes, streamed)
-    channels = jnp.zeros(info.image_shape[-1])
-    classes = len(info.class_names)
-    experiment = build(config, plan, info.image_shape, classes, Normalization(channels, channels), strategy)
-
-    state = strategy.describe(jax.eval_shape(experiment.init, experiment.key))
-    batch = config.train.batch_size
-    if streamed:
-        steps = feed.chunk_steps(batch, info.image_shape)
-        images, labels, order = feed.chunk(strategy, steps, batch, config.train.accumulate, info.image_shape)
-    else:
-        images = jax.ShapeDtypeStruct((plan.train_count, *info.image_shape), jnp.uint8)
-        order = labels = jax.ShapeDtypeStruct((plan.train_count,), jnp.int32)
-    scalar = jax.ShapeDtypeStruct((), jnp.int32)
-    meter = jax.eval_shape(multistep.empty_meter)
-    run_steps = compile_run_steps(experiment, strategy)
-    compiled = run_steps.lower(state, meter, images, labels, order, scalar, experiment.key).compile()
-
-    _, flops = cost.network_flops(experiment.model, state.eval_variables(), experiment.input_shape, batch)
+    strategy = parallel.create(config, info.image_bytes)
+    experiment = build(config, plan, info.image_shape, info.class_names, strategy)
+    memory = _compile(experiment).memory_analysis()
     counts = ", ".join(f"{name} {size:,}" for name, size in info.split_sizes.items())
     console.print(f"data {info.name}: {counts}" + ("" if info.is_prepared else " (not prepared yet)"))
-    show_model(console, config, plan, state.params, flops)
+    state, batch = experiment.template()["state"], config.train.batch_size
+    show_model(console, config, plan, state.params, experiment.network_flops()[1])
     layers = cost.layer_outputs(experiment.model, state.eval_variables(), experiment.input_shape, batch)
     layers = [("images", (batch, *experiment.input_shape)), *layers]
     console.table(("output of", "shape"), [(name, "×".join(map(str, shape))) for name, shape in layers])
-    memory = compiled.memory_analysis()
-    if streamed:
-        console.print(feed.notice(config, info))
-        what, data_bytes = "two chunks of streamed data, as uint8", 2 * _bytes((images, labels))
-    else:
-        what = "training data, as uint8"
-        data_bytes = (images.size + 4 * labels.size) // (strategy.devices if strategy.sharded_data else 1)
+    if line := placement(strategy).notice(config, info):
+        console.print(line)
     params, whole = _bytes(state.params), _bytes(state)
     rows = [
-        (what, data_bytes),
+        placement(strategy).memory(experiment),
         ("parameters", params),
         ("optimiser, averages, statistics", whole - params),
         ("intermediate values of a step", memory.temp_size_in_bytes if memory else None),
@@ -116,6 +89,23 @@ def _check(config, plan, info, console):
     console.print("config is valid")
 
 
+def _compile(experiment):
+    """Returns `run_steps`, compiled without allocating any of its arguments."""
+    template = experiment.template()
+    return (
+        experiment.compile_run_steps()
+        .lower(
+            state=template["state"],
+            meter=template["meter"],
+            normalization=augment.Normalization(**template["inputs"]),
+            data=experiment.data_stand_ins(),
+            count=jax.ShapeDtypeStruct((), jnp.int32),
+            key=experiment.key,
+        )
+        .compile()
+    )
+
+
 def _bytes(tree):
-    """What a device holds of it."""
+    """Returns the bytes of a tree that a device holds."""
     return sum(math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))

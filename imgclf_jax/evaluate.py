@@ -3,8 +3,6 @@
 import functools
 from pathlib import Path
 
-import jax
-import numpy as np
 from ml_collections import ConfigDict
 
 from imgclf_jax import data
@@ -12,8 +10,8 @@ from imgclf_jax.data import splits
 from imgclf_jax.devices import parallel, processes, xla
 from imgclf_jax.errors import UserError
 from imgclf_jax.terminal.console import Console
-from imgclf_jax.training import exact_evaluation, feed, trained
-from imgclf_jax.training.experiment import compile_evaluate
+from imgclf_jax.training import exact_evaluation, trained
+from imgclf_jax.training.placed import placement
 from imgclf_jax.training.summary import accuracy
 from imgclf_jax.training.validate import for_evaluation
 from imgclf_jax.workdir import folder as workdir
@@ -40,32 +38,30 @@ def evaluate_run(config: ConfigDict, folder: Path, split: str, which: str) -> di
     console = Console(config.log.progress if processes.is_first() else "silent")
     info = processes.together(lambda: data.describe_split(config.data, split))
     shared = processes.together(lambda: _trained_on(config, folder, split, info))
-    streamed = feed.is_streamed(config, info)
-    dataset = processes.first_alone(lambda: data.load_split(config.data, split, progress=console.task, stream=streamed))
+    strategy = parallel.create(config, info.image_bytes)
+    dataset = processes.first_alone(
+        lambda: data.load_split(config.data, split, progress=console.task, stream=strategy.streamed)
+    )
     console.finish()
     if dataset.notice:
         console.warn(dataset.notice)
-    examples = dataset.splits[split]
-    if streamed:
-        console.print(feed.notice(config, info))
-    strategy = parallel.create(config.parallel, examples.images.nbytes, streamed)
+    if line := placement(strategy).notice(config, info):
+        console.print(line)
     network = trained.load(folder, which, config, strategy)
     trained.check_classes(network, dataset)
     with xla.quiet():
-        count = len(examples)
-        run = compile_evaluate(network.experiment, strategy)
-        if streamed:
-            progress = functools.partial(console.task, f"evaluating {split}")
-            batch_size = config.eval.batch_size
-            sums = exact_evaluation.stream(run, network.variables, examples, strategy, batch_size, progress)
-        else:
-            resident = strategy.put_examples((examples.images, examples.labels))
-            sums = run(network.variables, *resident, np.int32(count))
-        result = exact_evaluation.result(jax.device_get(sums), count)
+        result = exact_evaluation.evaluate_split(
+            network.experiment.compile_evaluate(),
+            network.experiment.place(dataset.splits[split]),
+            network.variables,
+            strategy.put(network.normalization),
+            config.eval.batch_size,
+            functools.partial(console.task, f"evaluating {split}"),
+        )
     console.finish()
     console.print(
         f"step {network.step}  {split} accuracy {accuracy(result)}  loss {result['loss']:.4f}  on {dataset.name}"
-        + (f"; {shared:,} of these {count:,} examples are in the training split" if shared else "")
+        + (f"; {shared:,} of these {result['count']:,} examples are in the training split" if shared else "")
     )
     return result
 

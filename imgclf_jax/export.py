@@ -124,10 +124,8 @@ def serialize(network: "Trained") -> bytes:
     import jax.export
     import numpy as np
 
-    from imgclf_jax.training import trained
-
-    function = trained.logits(network.config, network.experiment.model)
-    weights = jax.tree.map(np.asarray, (network.variables, network.normalize))
+    function = network.experiment.logits
+    weights = jax.tree.map(np.asarray, (network.variables, network.normalization))
 
     def predict(images):
         # Behind the barrier weights are no constants that the compiler computes with: the numbers are `predict`'s.

@@ -91,7 +91,7 @@ def augmented(config: ConfigDict, images: np.ndarray, versions: int) -> np.ndarr
     import jax.numpy as jnp
 
     from imgclf_jax import augment
-    from imgclf_jax.rng import stream
+    from imgclf_jax.rng import step_keys
 
     height, width, channels = images.shape[1:]
     if problems := augment.problems(config.augment, (height, width, channels)):
@@ -100,7 +100,7 @@ def augmented(config: ConfigDict, images: np.ndarray, versions: int) -> np.ndarr
 
     @jax.jit
     def version(step):
-        key_of_step = stream(stream(key, "step", step), "augment")
+        key_of_step = step_keys(key, step).augment
         return augment.augment(config.augment, key_of_step, jnp.asarray(images), jnp.arange(len(images)))
 
     found = [np.asarray(version(step)) for step in range(versions)]
@@ -177,12 +177,12 @@ def _given(config, files):
 def _examples(config, count):
     """(names, uint8 [N, H, W, C]) of training examples, of one class after the other."""
     from imgclf_jax import data
+    from imgclf_jax.devices import parallel
     from imgclf_jax.terminal.console import Console
-    from imgclf_jax.training import feed
 
     console = Console(config.log.progress)
-    stream = feed.is_streamed(config, data.describe_split(config.data, "train"))
-    dataset = data.load_split(config.data, "train", progress=console.task, stream=stream)
+    strategy = parallel.create(config, data.describe_split(config.data, "train").image_bytes)
+    dataset = data.load_split(config.data, "train", progress=console.task, stream=strategy.streamed)
     console.finish()
     if dataset.notice:
         console.warn(dataset.notice)

@@ -1,6 +1,7 @@
 """Named streams of randomness: every draw is a function of (seed, name, step), never of what was drawn before."""
 
 import zlib
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +20,19 @@ def stream(key: jax.Array, name: str, step: int | jax.Array | None = None) -> ja
     """
     key = jax.random.fold_in(key, zlib.crc32(name.encode()))
     return key if step is None else jax.random.fold_in(key, step)
+
+
+class StepKeys(NamedTuple):
+    """The keys of one training step, one for each purpose."""
+
+    augment: jax.Array
+    dropout: jax.Array
+
+
+def step_keys(key: jax.Array, step: int | jax.Array) -> StepKeys:
+    """Returns the keys of a step; `key` is that of the experiment, `step` an int32 scalar, from 0."""
+    key = stream(key, "step", step)
+    return StepKeys(stream(key, "augment"), stream(key, "dropout"))
 
 
 def image_keys(key: jax.Array, positions: jax.Array) -> jax.Array:

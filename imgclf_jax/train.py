@@ -1,4 +1,4 @@
-"""A whole run: data, compilation, training or resuming, the final evaluation, and the record of it all."""
+"""A whole run: load, build or resume, loop, evaluate, record."""
 
 import contextlib
 import json
@@ -7,28 +7,58 @@ import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import jax
 from ml_collections import ConfigDict
 
 from imgclf_jax import data
 from imgclf_jax.config import differences, to_json
-from imgclf_jax.devices import processes, xla
+from imgclf_jax.devices import parallel, processes, xla
 from imgclf_jax.errors import UserError
 from imgclf_jax.storage import files as storage
 from imgclf_jax.terminal import interrupt
 from imgclf_jax.terminal.console import Console
-from imgclf_jax.training import feed, loop
-from imgclf_jax.training.session import Session, prepare, restore
+from imgclf_jax.training import loop, metrics, multistep
+from imgclf_jax.training.experiment import Experiment, build
+from imgclf_jax.training.placed import placement
+from imgclf_jax.training.plan import Plan
+from imgclf_jax.training.plan import plan as make_plan
+from imgclf_jax.training.session import Restored, Session, prepare, restore
 from imgclf_jax.training.summary import not_finite, show_model, show_results
-from imgclf_jax.training.validate import Plan, validate
-from imgclf_jax.training.validate import plan as make_plan
+from imgclf_jax.training.validate import validate
 from imgclf_jax.training.validate import warnings as config_warnings
 from imgclf_jax.workdir import checkpoint_folder, resume
 from imgclf_jax.workdir import folder as workdir
 from imgclf_jax.workdir.checkpoint import Checkpoints
 from imgclf_jax.workdir.rows import read_rows
 from imgclf_jax.workdir.writer import Writer
+
+SPLITS = ("train", "valid", "test")  # in the order of their results
+
+
+class Run(NamedTuple):
+    """What the parts of a run share.
+
+    Attributes:
+        config: the config.
+        folder: the workdir.
+        strategy: where arrays live.
+        before: what the workdir held; see `imgclf_jax.workdir.resume`.
+        allow_change: whether the config and the data may differ from those that the run was started with.
+        console: where to print.
+        writer: writes the files of the run.
+        signal: the signal that asked to stop, if any; see `imgclf_jax.terminal.interrupt`.
+    """
+
+    config: ConfigDict
+    folder: Path
+    strategy: parallel.Parallel
+    before: resume.Before
+    allow_change: bool
+    console: Console
+    writer: Writer
+    signal: Any
 
 
 def train(
@@ -40,13 +70,13 @@ def train(
     resume_command: Callable[[Path], str] = lambda folder: "",
     config_file: dict[str, str] | None = None,
 ) -> int:
-    """Trains in a workdir, or goes on with the run that is there.
+    """Trains in a workdir, or continues the run that is there.
 
     Args:
-        config: a config; validated here.
-        folder: the workdir, made if it is missing.
+        config: a config; it is validated here.
+        folder: the workdir, which is made if it is missing.
         new: whether the workdir must be a new one. If the name is taken, -2, -3 and so on is appended to it.
-        allow_config_change: go on although the config differs from the one the run was started with.
+        allow_config_change: continue although the config differs from the one that the run was started with.
         resume_command: maps the workdir to the command line that continues this run. It is printed when a signal
             interrupts the run.
         config_file: the result of `imgclf_jax.workdir.provenance.describe_file`, which goes into the record.
@@ -61,154 +91,216 @@ def train(
     """
     _, info = processes.together(lambda: validate(config))
     processes.same("config", json.dumps(to_json(config)), _config_difference)
-    streamed = feed.is_streamed(config, info)
-    writes = processes.is_first()
-    console = Console(config.log.progress if writes else "silent", config.log.line_seconds)
-    claim = processes.together(lambda: workdir.claim(folder, new) if writes else contextlib.nullcontext())
+    strategy = parallel.create(config, info.image_bytes)
+    first = processes.is_first()
+    console = Console(config.log.progress if first else "silent", config.log.line_seconds)
+    claim = processes.together(lambda: workdir.claim(folder, new) if first else contextlib.nullcontext())
     # Its name may be the time, which differs between processes.
     folder = Path(processes.gather(str(getattr(claim, "folder", folder)))[0])
     with claim, interrupt.catch() as signal, storage.explain_errors(folder):
         before = resume.inspect(folder, config, allow_config_change)
-        for line in before.changed:
-            console.warn(f"config changed: {line}")
-        for line in config_warnings(config, info):
+        lines = [f"config changed: {line}" for line in before.changed] + config_warnings(config, info)
+        for line in lines:
             console.warn(line)
         console.print(f"workdir {folder}")
-        if streamed:
-            console.print(feed.notice(config, info))
-        record = workdir.RunRecord(folder, before.record, writes)
-        writer = Writer(folder, config, claim, record, config_file)
+        if line := placement(strategy).notice(config, info):
+            console.print(line)
+        writer = Writer(folder, config, claim, workdir.RunRecord(folder, before.record, first), config_file)
         processes.when_lost(writer.fail)
+        run = Run(config, folder, strategy, before, allow_config_change, console, writer, signal)
         try:
-            return _run(config, folder, console, writer, before, signal, resume_command, allow_config_change, streamed)
+            return _run(run, resume_command)
         except loop.Diverged as diverged:
-            writer.end(status="diverged", diverged_at_step=diverged.step)
-            console.finish()
-            kept = f"; checkpoints from before are kept in {folder}" if checkpoint_folder.exists(folder) else ""
-            console.warn(
-                f"diverged: the loss or a gradient is not finite at step {diverged.step}{kept}. Try a lower "
-                "optim.learning_rate, optim.warmup_steps or optim.clip_norm"
-            )
-            return 1
+            return _diverged(run, diverged.step)
         except BaseException as error:
             console.finish()
             with contextlib.suppress(OSError):  # A full disk must not hide what happened.
-                # An error that the user can fix, raised before anything was done, is not part of the run's history.
-                if before.new and isinstance(error, Exception) and not isinstance(error, UserError | OSError):
-                    writer.write_down()
-                if writer.begun:
-                    status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
-                    record.update(status=status, error=f"{type(error).__name__}: {error}"[:2000])
+                _record_failure(run, error)
             raise
 
 
-def _run(config, folder, console, writer, before, signal, resume_command, allow_change, streamed) -> int:
-    dataset = processes.first_alone(lambda: data.load(config.data, progress=console.task, stream=streamed))
-    described = resume.describe(dataset)
-    processes.same("data set", json.dumps(described), resume.explain_difference)
-    console.finish()
-    if dataset.notice:
-        console.warn(dataset.notice)
-    # The bundled sample is smaller than the set it stands for: the plan is that of the examples there are.
-    plan = make_plan(config, {name: len(split.labels) for name, split in dataset.splits.items()})
-    if processes.several():
-        signal.defer()  # From here on, all processes must stop at the same step.
-    with xla.quiet():
-        restored = restore(config, plan, folder, dataset)
-    known = resume.known_data(before, restored.notes) if restored.tree else {}
-    other_data = resume.check_data(known, dataset, folder, console.warn, allow_change)
-    for reason in restored.damaged.values():
-        if processes.is_first():
-            warnings.warn(f"{reason}; going on from step {restored.step}", stacklevel=2)
-    writer.know(described, restored)
-
-    record = writer.record
-    wanted = [name for name in ("train", "valid", "test") if name in dataset.splits]
-    wanted = [name for name in wanted if name != "train" or config.eval.train]
+def _run(run: Run, resume_command: Callable[[Path], str]) -> int:
+    """Trains what is left of a run. Returns the exit status."""
+    dataset, plan = _load(run)
+    experiment = build(run.config, plan, dataset.image_shape, dataset.class_names, run.strategy)
+    restored, complete = _restore(run, experiment, dataset)
+    wanted = [name for name in SPLITS if name in dataset.splits and (name != "train" or run.config.eval.train)]
     # A complete run stays as it is, except that missing evaluations are added.
-    complete = not other_data and resume.is_complete(before, plan.steps, restored.step)
-    results = dict(record.content.get("results") or {}) if complete else {}
-    if complete and all(name in results for name in wanted):
-        resume.heal(folder, config)
-        console.print(f"complete: all {plan.steps:,} steps were taken before, and nothing is left to do")
-        show_results(console, folder, dataset.name, results, record.content.get("wall_time_seconds", 0.0))
+    results = dict(run.writer.record.content.get("results") or {}) if complete else {}
+    missing = [name for name in wanted if name not in results]
+    if complete and not missing:
+        resume.heal(run.folder, run.config)
+        run.console.print(f"complete: all {plan.steps:,} steps were taken before, and nothing is left to do")
+        seconds = run.writer.record.content.get("wall_time_seconds", 0.0)
+        show_results(run.console, run.folder, dataset.name, results, seconds)
         return 0
-
     with xla.quiet():
-        session = prepare(config, plan, dataset, restored, console.task)
-    start = restored.step
-    if start:
-        console.print(f"resuming at step {start} of {plan.steps}")
-    show_model(console, config, plan, session.state.params, session.flops)
+        session = prepare(experiment, dataset, restored, run.console.task)
+    if restored.step:
+        run.console.print(f"resuming at step {restored.step} of {plan.steps}")
+    show_model(run.console, run.config, plan, session.state.params, session.flops)
     try:
-        # Rates include neither the start of the decoding processes nor the steps whose data they have read by then.
-        ahead = session.feed(start, plan.steps - start)[1] if streamed and start < plan.steps else 0
-        console.start(start)
-        signal.defer()  # Until here, nothing has been trained that an exception could lose.
-        state, step, stopped = loop.run(
-            plan,
-            _hooks(session, plan, writer, console, signal),
-            session.run_steps,
-            session.feed,
-            session.state,
-            session.meter,
-            batch_size=config.train.batch_size,
-            steps_per_dispatch=config.train.steps_per_dispatch,
-            rates_from=start + ahead,
-        )
-        session.feed.stop()
-        console.finish()
-        writer.wait()
-
-        def interrupted():
-            """Of several processes, all must take the same way: what came too late to be agreed on is ignored."""
-            return stopped if processes.several() else stopped or signal.number
-
-        reported = step
-        if complete:
-            reported = record.content["reported_step"]
-        elif config.eval.report == "best" and not interrupted():
-            reported = _best(folder) or step
-        if reported != step:
-            state = _read(folder, reported, session)
-        missing = [name for name in wanted if name not in results]
+        state, step, stopped = _loop(run, session, restored.step)
+        reported, state = _choose(run, session, state, step, stopped, complete)
         for name in missing:
-            if not interrupted():
+            if not _interrupted(run, stopped):
                 with xla.quiet():
                     results[name] = session.evaluate(name, state)
-        if number := interrupted():
-            writer.end(status="interrupted", step=step)
-            command = resume_command(folder)
-            console.print(f"interrupted at step {step} of {plan.steps}; saved. To go on:\n  {command}")
+        if number := _interrupted(run, stopped):
+            run.writer.end(status="interrupted", step=step)
+            command = resume_command(run.folder)
+            run.console.print(f"interrupted at step {step} of {plan.steps}; saved. To go on:\n  {command}")
             return 128 + number
-        results = {name: results[name] for name in ("train", "valid", "test") if name in results}
-        if complete:
-            if "test" in missing:
-                writer.open_files()
-                _write_row(writer, plan, reported, "test", results["test"])
-                writer.files.flush()
-            record.update(results=results)
-        else:
-            writer.begin()
-            if "test" in results:
-                _write_row(writer, plan, reported, "test", results["test"])
-            writer.files.flush()
-            rates = [row["images_per_second"] for row in read_rows(folder) if row["images_per_second"]]
-            record.update(
-                status="complete",
-                step=step,
-                reported_step=reported,
-                flops_per_step=session.flops,
-                images_per_second=statistics.median(rates) if rates else None,
-                results=results,
-            )
-        show_results(console, folder, dataset.name, results, record.wall_time)
+        results = {name: results[name] for name in SPLITS if name in results}
+        _record(run, session, {"step": step, "reported_step": reported, "results": results}, missing, complete)
+        show_results(run.console, run.folder, dataset.name, results, run.writer.record.wall_time)
         return 0
     finally:
         session.feed.close()
-        # After an error in one of several processes an orderly end would wait for the others, who wait for this one.
+        # After an error in one of several processes an orderly end would wait for the others, which wait for this one.
         if not processes.several() or isinstance(sys.exc_info()[1], loop.Diverged | type(None)):
-            writer.close()
+            run.writer.close()
+
+
+def _load(run: Run) -> tuple[data.Dataset, Plan]:
+    """Reads the data, which must be the same in all processes, and makes the plan for it."""
+    config, console = run.config, run.console
+    dataset = processes.first_alone(lambda: data.load(config.data, progress=console.task, stream=run.strategy.streamed))
+    processes.same("data set", json.dumps(resume.describe(dataset)), resume.explain_difference)
+    console.finish()
+    if dataset.notice:
+        console.warn(dataset.notice)
+    # The bundled sample is smaller than the set that it replaces: the plan is that of the examples there are.
+    return dataset, make_plan(config, dataset.counts)
+
+
+def _restore(run: Run, experiment: Experiment, dataset: data.Dataset) -> tuple[Restored, bool]:
+    """Reads the newest checkpoint. Returns it, and whether the run was complete, so that nothing is left to train."""
+    if processes.several():
+        run.signal.defer()  # From here on, all processes must stop at the same step.
+    with xla.quiet():
+        restored = restore(experiment, run.folder, dataset.location)
+    known = resume.known_data(run.before, restored.notes) if restored.tree else {}
+    other_data = resume.check_data(known, dataset, run.folder, run.console.warn, run.allow_change)
+    for reason in restored.damaged.values():
+        if processes.is_first():
+            warnings.warn(f"{reason}; going on from step {restored.step}", stacklevel=2)
+    run.writer.know(resume.describe(dataset), restored)
+    return restored, not other_data and resume.is_complete(run.before, experiment.plan.steps, restored.step)
+
+
+def _loop(run: Run, session: Session, start: int) -> tuple[Any, int, int]:
+    """Runs the training loop. Returns the state, the number of steps it has taken, and the signal that stopped it."""
+    plan, strategy = session.experiment.plan, run.strategy
+    # Rates include neither the start of the decoding processes nor the steps whose data they have read by then.
+    ahead = session.feed.begin(start, plan.steps - start)
+    run.console.start(start)
+    run.signal.defer()  # Until here, nothing has been trained that an exception could lose.
+    work = loop.Work(
+        session.run_steps,
+        session.feed,
+        lambda: strategy.put(multistep.empty_meter()),
+        run.config.train.batch_size,
+        run.config.train.steps_per_dispatch,
+        rates_from=start + ahead,
+    )
+    ended = loop.run(plan, _hooks(run, session), work, session.state, session.meter)
+    session.feed.stop()
+    run.console.finish()
+    run.writer.wait()
+    return ended
+
+
+def _hooks(run: Run, session: Session) -> loop.Hooks:
+    plan, console, writer = session.experiment.plan, run.console, run.writer
+    learning_rate = jax.jit(session.experiment.schedule)
+
+    def progress(now: loop.Progress):
+        writer.begin()
+        writer.poll()
+        epoch, rate = now.step / plan.steps_per_epoch, now.images_per_second
+        if now.row:
+            with xla.quiet():
+                schedule = float(learning_rate(now.step - 1))
+            rounded = None if rate is None else round(rate, 1)
+            columns = {**now.means, "learning_rate": schedule, "images_per_second": rounded}
+            writer.files.write(step=now.step, epoch=epoch, split="train", **columns)
+        shown = f"epoch {epoch:.2f}  {metrics.line(now.means)}"
+        shown += "" if rate is None else f"  {rate:,.0f} images/s"
+        console.train(now.step, plan.steps, shown, now.row)
+
+    def evaluate_valid(state, step):
+        if not plan.valid_count:
+            return None
+        with xla.quiet():
+            result = session.evaluate("valid", state)
+        _write_row(writer, plan, step, "valid", result)
+        values = f"validation {metrics.line(result)}{not_finite(result)}"
+        console.print(f"step {step}/{plan.steps}  epoch {step / plan.steps_per_epoch:.2f}  {values}")
+        return result["accuracy"]
+
+    def save(state, meter, step, valid_accuracy):
+        with xla.quiet():
+            if not session.is_finite(state):
+                raise loop.Diverged(step)
+            content = {"state": state, "meter": meter, "inputs": session.normalization._asdict()}
+            writer.save(step, content, valid_accuracy)
+
+    return loop.Hooks(progress, evaluate_valid, save, lambda: run.signal.number, session.agree)
+
+
+def _choose(run, session, state, step, stopped, complete) -> tuple[int, Any]:
+    """Returns the step of the checkpoint to report, and its state."""
+    reported = step
+    if complete:
+        reported = run.writer.record.content["reported_step"]
+    elif run.config.eval.report == "best" and not _interrupted(run, stopped):
+        reported = _best(run.folder) or step
+    return reported, state if reported == step else _read(run.folder, reported, session.experiment)
+
+
+def _interrupted(run, stopped):
+    """Returns the number of the signal that ends the run, or 0."""
+    # All of several processes must end the same way: a signal that came too late to be agreed on is ignored.
+    return stopped if processes.several() else stopped or run.signal.number
+
+
+def _record(run: Run, session: Session, ending: dict[str, Any], missing: list[str], complete: bool) -> None:
+    """Records the results of a run: all of them, or those that a complete run lacked."""
+    writer, results = run.writer, ending["results"]
+    if not complete:
+        writer.begin()
+    if "test" in missing:
+        if complete:
+            writer.open_files()
+        _write_row(writer, session.experiment.plan, ending["reported_step"], "test", results["test"])
+    writer.files.flush()
+    if complete:
+        writer.record.update(results=results)
+        return
+    rates = [row["images_per_second"] for row in read_rows(run.folder) if row["images_per_second"]]
+    rate = statistics.median(rates) if rates else None
+    writer.record.update(status="complete", flops_per_step=session.flops, images_per_second=rate, **ending)
+
+
+def _diverged(run: Run, step: int) -> int:
+    run.writer.end(status="diverged", diverged_at_step=step)
+    run.console.finish()
+    kept = f"; checkpoints from before are kept in {run.folder}" if checkpoint_folder.exists(run.folder) else ""
+    run.console.warn(
+        f"diverged: the loss or a gradient is not finite at step {step}{kept}. Try a lower optim.learning_rate, "
+        "optim.warmup_steps or optim.clip_norm"
+    )
+    return 1
+
+
+def _record_failure(run: Run, error: BaseException) -> None:
+    # An error that the user can fix, raised before anything was done, is not part of the history of the run.
+    if run.before.new and isinstance(error, Exception) and not isinstance(error, UserError | OSError):
+        run.writer.write_down()
+    if run.writer.begun:
+        status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
+        run.writer.record.update(status=status, error=f"{type(error).__name__}: {error}"[:2000])
 
 
 def _best(folder):
@@ -219,63 +311,20 @@ def _best(folder):
         checkpoints.close()
 
 
-def _read(folder, step, session):
-    """The state of a checkpoint other than the newest."""
+def _read(folder, step, experiment):
+    """Returns the state of a checkpoint other than the newest."""
     checkpoints = Checkpoints(folder, read_only=True)
     try:
-        return checkpoints.restore(step, session.template)["state"]
+        return checkpoints.restore(step, experiment.template())["state"]
     finally:
         checkpoints.close()
 
 
-def _hooks(session: Session, plan: Plan, writer: Writer, console: Console, signal) -> loop.Hooks:
-    learning_rate = jax.jit(session.experiment.schedule)
-
-    def progress(now: loop.Progress):
-        writer.begin()
-        writer.poll()
-        epoch = now.step / plan.steps_per_epoch
-        if now.row:
-            with xla.quiet():
-                rate = float(learning_rate(now.step - 1))
-            writer.files.write(
-                step=now.step,
-                epoch=epoch,
-                split="train",
-                loss=now.loss,
-                accuracy=now.accuracy,
-                learning_rate=rate,
-                images_per_second=None if now.images_per_second is None else round(now.images_per_second, 1),
-            )
-        values = f"loss {now.loss:.4f}  accuracy {now.accuracy:.4f}"
-        if now.images_per_second is not None:
-            values += f"  {now.images_per_second:,.0f} images/s"
-        console.train(now.step, plan.steps, f"epoch {epoch:.2f}  {values}", now.row)
-
-    def evaluate_valid(state, step):
-        if not plan.valid_count:
-            return None
-        with xla.quiet():
-            result = session.evaluate("valid", state)
-        _write_row(writer, plan, step, "valid", result)
-        values = f"validation loss {result['loss']:.4f}  accuracy {result['accuracy']:.4f}"
-        values += not_finite(result)
-        console.print(f"step {step}/{plan.steps}  epoch {step / plan.steps_per_epoch:.2f}  {values}")
-        return result["accuracy"]
-
-    def save(state, meter, step, valid_accuracy):
-        with xla.quiet():
-            if not session.is_finite(state):
-                raise loop.Diverged(step)
-            writer.save(step, {"state": state, "meter": meter, "inputs": session.inputs}, valid_accuracy)
-
-    return loop.Hooks(progress, evaluate_valid, save, lambda: signal.number, session.agree)
+def _write_row(writer, plan, step, split, result):
+    means = {name: result[name] for name in metrics.METRICS}
+    writer.files.write(step=step, epoch=step / plan.steps_per_epoch, split=split, **means)
 
 
 def _config_difference(mine, first):
+    """Returns how the config of a process differs from that of the first, both as JSON."""
     return "; ".join(differences(json.loads(first), json.loads(mine))) or "in what is logged or saved"
-
-
-def _write_row(writer, plan, step, split, result):
-    epoch = step / plan.steps_per_epoch
-    writer.files.write(step=step, epoch=epoch, split=split, loss=result["loss"], accuracy=result["accuracy"])

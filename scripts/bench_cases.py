@@ -12,16 +12,16 @@ import optax
 from ml_collections import ConfigDict
 
 from imgclf_jax import augment
-from imgclf_jax.augment import normalize as inputs
 from imgclf_jax.config import default
+from imgclf_jax.data import statistics
 from imgclf_jax.devices import parallel
 from imgclf_jax.errors import UserError
-from imgclf_jax.models import cost
-from imgclf_jax.rng import image_keys, stream
+from imgclf_jax.rng import image_keys, step_keys
 from imgclf_jax.terminal.console import Console
 from imgclf_jax.training import multistep, optim, sampling
-from imgclf_jax.training.experiment import Experiment, build, compile_init, compile_run_steps
-from imgclf_jax.training.validate import Plan
+from imgclf_jax.training.batches import Epoch, Examples
+from imgclf_jax.training.experiment import Experiment, build
+from imgclf_jax.training.plan import Plan
 
 MOST_BYTES = 2**29  # of random images on the device; smaller data sets are imitated in their own size
 PRODUCT, WHOLE, NETWORK = "matrix product", "whole step", "network step"
@@ -50,20 +50,14 @@ class Setup(NamedTuple):
     """One experiment on random data.
 
     Attributes:
-        config: of the experiment.
-        plan: its durations, with as many examples as are kept.
-        experiment: its functions.
-        normalize: from [0, 1] to what the network sees.
-        strategy: one device.
-        data: on the device: images uint8 [N, H, W, C], labels int32 [N] and an epoch's order int32 [N].
+        experiment: its functions; its plan has as many examples as are kept.
+        normalization: of its inputs.
+        data: the training data, on the devices.
     """
 
-    config: ConfigDict
-    plan: Plan
     experiment: Experiment
-    normalize: inputs.Normalization
-    strategy: parallel.Parallel
-    data: tuple[jax.Array, jax.Array, jax.Array]
+    normalization: augment.Normalization
+    data: Epoch
 
 
 def on_one_device(config: ConfigDict) -> ConfigDict:
@@ -92,17 +86,33 @@ def set_up(config: ConfigDict, plan: Plan, image_shape: tuple[int, int, int], cl
         image_shape: (H, W, C) of the data.
         classes: number of labels.
     """
-    examples = max(1, min(plan.train_count, MOST_BYTES // math.prod(image_shape)))
+    names = tuple(map(str, range(classes)))
+    experiment = build(config, sized(plan, config, image_shape), image_shape, names, parallel.create(config))
+    return with_data(experiment, *random_data(experiment))
+
+
+def sized(plan: Plan, config: ConfigDict, image_shape: tuple[int, int, int], most: int = MOST_BYTES) -> Plan:
+    """Returns the plan for as many examples as fit into `most` bytes."""
+    examples = max(1, min(plan.train_count, most // math.prod(image_shape)))
     epoch = sampling.steps_per_epoch(examples, config.train.batch_size, config.train.last_batch)
-    plan = plan._replace(train_count=examples, steps_per_epoch=max(1, epoch))
-    random = np.random.default_rng(0)
-    images = random.integers(0, 256, (examples, *image_shape), np.uint8)
-    labels = random.integers(0, classes, examples, np.int32)
-    order = random.permutation(examples).astype(np.int32)
-    normalize = inputs.normalization(config.data.pixels, images[:1000], tuple(config.augment.crop))
-    strategy = parallel.create(config.parallel)
-    experiment = build(config, plan, image_shape, classes, normalize, strategy)
-    return Setup(config, plan, experiment, normalize, strategy, strategy.put((images, labels, order)))
+    return plan._replace(train_count=examples, steps_per_epoch=max(1, epoch))
+
+
+def random_data(experiment: Experiment) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Returns images uint8 [N, H, W, C], labels int32 [N] and the order of an epoch, int32 [N]."""
+    count, random = experiment.plan.train_count, np.random.default_rng(0)
+    images = random.integers(0, 256, (count, *experiment.image_shape), np.uint8)
+    labels = random.integers(0, len(experiment.class_names), count, np.int32)
+    return images, labels, random.permutation(count).astype(np.int32)
+
+
+def with_data(experiment: Experiment, images: np.ndarray, labels: np.ndarray, order: np.ndarray) -> Setup:
+    """Copies data to the devices of an experiment."""
+    strategy = experiment.strategy
+    sums = statistics.of_images(images[:1000])
+    normalization = augment.normalization(experiment.config, experiment.image_shape, sums)
+    examples = Examples(*strategy.put_examples((images, labels)))
+    return Setup(experiment, strategy.put(normalization), Epoch(examples, strategy.put(order)))
 
 
 def our_cases(whole: Setup, network: Setup) -> list[Case]:
@@ -112,10 +122,10 @@ def our_cases(whole: Setup, network: Setup) -> list[Case]:
         whole: the config's experiment.
         network: the same without augmentation.
     """
-    forward, step = _flops(network.experiment, network.config.train.batch_size)
-    size = network.config.train.batch_size
+    forward, step = network.experiment.network_flops()
+    size = network.experiment.config.train.batch_size
     pixels = size * math.prod(network.experiment.input_shape)
-    state = jax.eval_shape(network.experiment.init, network.experiment.key)
+    state = network.experiment.state_shapes()
     params, others = _bytes(state.params), _bytes(state.opt_state) + _bytes(state.ema)
     return [
         product_case(whole),
@@ -130,19 +140,15 @@ def our_cases(whole: Setup, network: Setup) -> list[Case]:
     ]
 
 
-def _flops(experiment: Experiment, batch_size: int) -> tuple[int, int]:
-    variables = jax.eval_shape(experiment.init, experiment.key).eval_variables()
-    return cost.network_flops(experiment.model, variables, experiment.input_shape, batch_size)
-
-
 def product_case(setup: Setup) -> Case:
     """A square matrix product in the config's arithmetic, large enough to run at the machine's full rate."""
     side = 2048 if jax.default_backend() == "cpu" else 8192
-    dtype = jnp.dtype(setup.config.model.dtype)
+    dtype = jnp.dtype(setup.experiment.config.model.dtype)
     # So scaled that products of products neither overflow nor vanish.
-    matrix = setup.strategy.put(np.random.default_rng(0).standard_normal((side, side), np.float32) / math.sqrt(side))
+    strategy = setup.experiment.strategy
+    matrix = strategy.put(np.random.default_rng(0).standard_normal((side, side), np.float32) / math.sqrt(side))
     matrix = matrix.astype(dtype)
-    multiply = setup.strategy.jit(jnp.matmul)
+    multiply = strategy.jit(jnp.matmul)
 
     def run(steps: int) -> None:
         result = matrix
@@ -155,12 +161,13 @@ def product_case(setup: Setup) -> Case:
 
 def training(setup: Setup) -> Callable[[int], None]:
     """Steps as training takes them: so many in one dispatch."""
-    run_steps = compile_run_steps(setup.experiment, setup.strategy)
-    state = compile_init(setup.experiment, setup.strategy)(setup.experiment.key)
+    run_steps = setup.experiment.compile_run_steps()
+    state, key = setup.experiment.compile_init()(setup.experiment.key), setup.experiment.key
+    fixed = {"normalization": setup.normalization, "data": setup.data, "key": key}
 
     def run(steps: int) -> None:
         nonlocal state
-        state, meter = run_steps(state, multistep.empty_meter(), *setup.data, jnp.int32(steps), setup.experiment.key)
+        state, meter = run_steps(state=state, meter=multistep.empty_meter(), count=jnp.int32(steps), **fixed)
         if int(meter["steps"]) != steps:
             raise UserError("the loss or a gradient is not finite, even on random data; lower optim.learning_rate")
 
@@ -168,22 +175,17 @@ def training(setup: Setup) -> Callable[[int], None]:
 
 
 def input_part(setup: Setup) -> Callable[[int], None]:
-    """What comes before the network: the batch's examples, augmented and normalised."""
-    config, key, epoch = setup.config, setup.experiment.key, setup.plan.steps_per_epoch
-    size = config.train.batch_size
+    """What comes before the network: the examples of the batch, augmented and normalized."""
+    experiment, size = setup.experiment, setup.experiment.sampler.batch_size
 
     def body(index, batch, data):
-        images, _, order = data
         # Never 1, which the compiler cannot know: so no step can be left out for the next one.
         step = index + (batch[0, 0, 0, 0] > 1e30)
-        if config.train.sampling == "replacement":
-            indices = sampling.batch_with_replacement(key, step, size, len(images))
-        else:
-            indices = sampling.batch_from_order(order, step, size, epoch)
-        step_key = stream(stream(key, "step", step), "augment")
-        return setup.normalize(augment.augment(config.augment, step_key, images[indices], jnp.arange(size)))
+        images, _ = data.batch(experiment.strategy, experiment.sampler, step, experiment.key, 1)
+        key = step_keys(experiment.key, step).augment
+        return setup.normalization(augment.augment(experiment.config.augment, key, images[0], jnp.arange(size)))
 
-    return looped(setup, body, jnp.zeros((size, *setup.experiment.input_shape)), setup.data)
+    return looped(setup, body, jnp.zeros((size, *experiment.input_shape)), setup.data)
 
 
 def make_loss(experiment: Experiment) -> Callable[..., tuple[jax.Array, Any]]:
@@ -191,7 +193,7 @@ def make_loss(experiment: Experiment) -> Callable[..., tuple[jax.Array, Any]]:
 
     def loss(params, batch_stats, images, labels, step):
         variables = {"params": params, "batch_stats": batch_stats}
-        keys = image_keys(stream(experiment.key, "dropout", step), jnp.arange(len(labels)))
+        keys = image_keys(step_keys(experiment.key, step).dropout, jnp.arange(len(labels)))
         logits, changed = experiment.model.apply(variables, images, train=True, keys=keys, mutable=["batch_stats"])
         losses = optax.softmax_cross_entropy_with_integer_labels(logits.astype(jnp.float32), labels)
         return losses.sum(), changed.get("batch_stats", {})
@@ -227,7 +229,7 @@ def backward_part(setup: Setup) -> Callable[[int], None]:
 
 def update_part(setup: Setup) -> Callable[[int], None]:
     """From the summed gradients to new parameters, with the gradients' norm and the moving average."""
-    config, size = setup.config, setup.config.train.batch_size
+    config, size = setup.experiment.config, setup.experiment.config.train.batch_size
     optimizer = optim.create_optimizer(config.optim, setup.experiment.schedule)
     decay = config.optim.ema_decay
 
@@ -240,17 +242,16 @@ def update_part(setup: Setup) -> Callable[[int], None]:
             ema = jax.tree.map(lambda old, new: old + (1 - decay) * (new - old), ema, params)
         return touch(gradients, optax.global_norm(mean)), params, opt_state, ema
 
-    state = compile_init(setup.experiment, setup.strategy)(setup.experiment.key)
+    state = setup.experiment.compile_init()(setup.experiment.key)
     gradients = jax.tree.map(lambda parameter: 0.01 * parameter + 1e-4, state.params)
     return looped(setup, body, (gradients, state.params, state.opt_state, state.ema), ())
 
 
 def ready_batch(setup: Setup) -> tuple[jax.Array, jax.Array, Any]:
     """Images float32 [B, H, W, C] as the network sees them, labels int32 [B], and an initial state."""
-    chosen = setup.data[2][: setup.config.train.batch_size]
-    chosen = jnp.resize(chosen, setup.config.train.batch_size)  # where a batch is larger than the data set
-    images, labels = setup.data[0][chosen], setup.data[1][chosen]
-    return setup.normalize(images / 255), labels, compile_init(setup.experiment, setup.strategy)(setup.experiment.key)
+    experiment = setup.experiment
+    images, labels = setup.data.batch(experiment.strategy, experiment.sampler, jnp.int32(0), experiment.key, 1)
+    return setup.normalization(images[0] / 255), labels[0], experiment.compile_init()(experiment.key)
 
 
 def touch(tree: Any, value: jax.Array) -> Any:
@@ -274,7 +275,7 @@ def looped(setup: Setup, body: Callable[..., Any], start: Any, constants: Any) -
     def loop(count, start, constants):
         return jax.lax.fori_loop(0, count, lambda index, carry: body(index, carry, constants), start)
 
-    compiled = setup.strategy.jit(loop)
+    compiled = setup.experiment.strategy.jit(loop)
 
     def run(steps: int) -> None:
         jax.block_until_ready(compiled(jnp.int32(steps), start, constants))
@@ -287,16 +288,17 @@ def torch_cases(
 ) -> list[Case]:
     """The network step in PyTorch, in both memory formats where there are convolutions."""
     device = torch_networks.configure(jax.default_backend(), cores)
-    experiment, size = network.experiment, network.config.train.batch_size
-    flops = _flops(experiment, size)[1]
-    convolves = any(leaf.ndim == 4 for leaf in jax.tree.leaves(jax.eval_shape(experiment.init, experiment.key).params))
+    experiment, size = network.experiment, network.experiment.config.train.batch_size
+    flops = experiment.network_flops()[1]
+    convolves = any(leaf.ndim == 4 for leaf in jax.tree.leaves(experiment.state_shapes().params))
     cases = []
     for compiled in (False, True) if torch_compile else (False,):
         for channels_last in (False, True) if convolves else (False,):
             layout = " NHWC" if channels_last else " NCHW"
             name = "PyTorch" + " compiled" * compiled + layout * convolves
             options = {"channels_last": channels_last, "compiled": compiled}
-            run = torch_networks.training(network.config, experiment.model, experiment.input_shape, device, **options)
+            model, shape = experiment.model, experiment.input_shape
+            run = torch_networks.training(experiment.config, model, shape, device, **options)
             try:
                 run(1)
             except Exception as error:

@@ -73,11 +73,10 @@ def main(argv: list[str]) -> int:
         console.warn(shared_cores(max(counts)))
     if hasattr(os, "getloadavg") and (load := os.getloadavg()[0]) > cores / 2:
         console.warn(f"load average {load:.1f} on {cores} cores: others compute too; trust no times")
-    data = cases.random_data(plans[points[0]], info)
     prepared = {}
     for done, (point, one) in enumerate(configs.items(), start=1):
         with xla.quiet():
-            prepared[point] = cases.prepare(point, one, plans[point], info, data)
+            prepared[point] = cases.prepare(point, one, plans[point], info)
         console.task("compiling", done, len(points))
     with xla.quiet():
         extra = cases.references(prepared)

@@ -1,5 +1,7 @@
 """What scripts/scaling.py times: the whole step under a strategy on some devices, its input, its collectives."""
 
+import dataclasses
+import functools
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -8,21 +10,23 @@ import hlo_collectives
 import jax
 import jax.numpy as jnp
 import numpy as np
-from bench_cases import Case, Setup, product_case
+from bench_cases import Case, Setup, product_case, random_data, sized, with_data
 from hlo_collectives import Collective
 from jax import lax
 from ml_collections import ConfigDict
 from scaling_replay import collectives_alone
 
 from imgclf_jax import augment
-from imgclf_jax.augment import normalize as inputs
 from imgclf_jax.data import Info
 from imgclf_jax.devices import parallel
 from imgclf_jax.errors import UserError
-from imgclf_jax.rng import stream
-from imgclf_jax.training import experiment, multistep, sampling
+from imgclf_jax.rng import StepKeys, step_keys
+from imgclf_jax.training import multistep
+from imgclf_jax.training.experiment import build
+from imgclf_jax.training.placed import placement
+from imgclf_jax.training.plan import Plan
 from imgclf_jax.training.steps import Batch
-from imgclf_jax.training.validate import Plan, validate
+from imgclf_jax.training.validate import validate
 
 MOST_BYTES = 2**27  # of random images on each device; larger data sets are imitated in this size
 
@@ -97,48 +101,35 @@ def validated(configs: dict[Point, ConfigDict]) -> tuple[dict[Point, Plan], Info
     return plans, info
 
 
-def random_data(plan: Plan, info: Info) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Images uint8 [N, H, W, C], labels int32 [N] and an epoch's order int32 [N], of the data set's size or less."""
-    count = max(1, min(plan.train_count, MOST_BYTES // math.prod(info.image_shape)))
-    random = np.random.default_rng(0)
-    images = random.integers(0, 256, (count, *info.image_shape), np.uint8)
-    labels = random.integers(0, len(info.class_names), count, np.int32)
-    return images, labels, random.permutation(count).astype(np.int32)
-
-
-def prepare(point: Point, config: ConfigDict, plan: Plan, info: Info, data: tuple[np.ndarray, ...]) -> Prepared:
+def prepare(point: Point, config: ConfigDict, plan: Plan, info: Info) -> Prepared:
     """Compiles the step of a valid config; its other cases are compiled when they first run."""
-    images, labels, order = data
-    epoch = sampling.steps_per_epoch(len(images), config.train.batch_size, config.train.last_batch)
-    plan = plan._replace(train_count=len(images), steps_per_epoch=max(1, epoch))
-    normalize = inputs.normalization(config.data.pixels, images[:1000], tuple(config.augment.crop))
-    strategy = parallel.create(config.parallel, images.nbytes)
-    built = experiment.build(config, plan, info.image_shape, len(info.class_names), normalize, strategy)
-    placed = (*strategy.put_examples((images, labels)), strategy.put(order))
-    setup = Setup(config, plan, built, normalize, strategy, placed)
+    plan = sized(plan, config, info.image_shape, MOST_BYTES)
+    strategy = parallel.create(config, plan.train_count * math.prod(info.image_shape))._replace(streamed=False)
+    experiment = build(config, plan, info.image_shape, info.class_names, strategy)
+    setup = with_data(experiment, *random_data(experiment))
     run, text = whole_step(setup)
-    found = hlo_collectives.in_loops(hlo_collectives.read(text))
+    collectives = hlo_collectives.in_loops(hlo_collectives.read(text))
     size = config.train.batch_size
     cases = {
         "whole": Case(f"{point.name}: whole step", run, images=size),
         "input": Case(f"{point.name}: input", input_alone(setup), images=size),
     }
-    if found:
-        cases["collectives"] = Case(f"{point.name}: collectives", collectives_alone(strategy, found))
-    return Prepared(setup, cases, found, hlo_collectives.kernels(text))
+    if collectives:
+        cases["collectives"] = Case(f"{point.name}: collectives", collectives_alone(strategy, collectives))
+    return Prepared(setup, cases, collectives, hlo_collectives.kernels(text))
 
 
 def whole_step(setup: Setup) -> tuple[Callable[[int], None], str]:
-    """Steps as training takes them, so many in one dispatch; and the compiled program's text."""
-    built, strategy = setup.experiment, setup.strategy
-    run_steps = experiment.compile_run_steps(built, strategy)
-    state = experiment.compile_init(built, strategy)(built.key)
-    meter = strategy.put(jax.device_get(multistep.empty_meter()))
-    text = run_steps.lower(state, meter, *setup.data, np.int32(1), built.key).compile().as_text()
+    """Returns steps as training takes them, many in one dispatch; and the text of the compiled program."""
+    experiment = setup.experiment
+    run_steps, state = experiment.compile_run_steps(), experiment.compile_init()(experiment.key)
+    fixed = {"normalization": setup.normalization, "data": setup.data, "key": experiment.key}
+    fixed["meter"] = experiment.strategy.put(multistep.empty_meter())
+    text = run_steps.lower(state=state, count=np.int32(1), **fixed).compile().as_text()
 
     def run(steps: int) -> None:
         nonlocal state
-        state, sums = run_steps(state, meter, *setup.data, np.int32(steps), built.key)
+        state, sums = run_steps(state=state, count=np.int32(steps), **fixed)
         check(sums, steps)
 
     return run, text
@@ -166,41 +157,34 @@ class Ready(NamedTuple):
 
 def input_alone(setup: Setup) -> Callable[[int], None]:
     """Gathering, augmentation and normalisation, in the loop that training runs, with nothing after them."""
-    config, built, strategy = setup.config, setup.experiment, setup.strategy
-    size, parts = config.train.batch_size, config.train.accumulate
+    built, strategy = setup.experiment, setup.experiment.strategy
+    config, size, parts = built.config, built.sampler.batch_size, built.config.train.accumulate
 
-    def ready(key, batch):
-        images = augment.augment(config.augment, stream(key, "augment"), batch["image"], batch["position"])
-        return setup.normalize(images)
+    def ready(normalization, key, batch):
+        return normalization(augment.augment(config.augment, key, batch["image"], batch["position"]))
 
-    def input_step(state: Any, batch: Batch, key: jax.Array) -> tuple[Any, Any]:
+    def input_step(state: Any, batch: Batch, normalization: Any, keys: StepKeys) -> tuple[Any, Any]:
         batch = jax.tree.map(lambda x: x.reshape(parts, -1, *x.shape[1:]), batch)
-        images = lax.map(lambda part: ready(key, part), batch) if parts > 1 else ready(key, _only(batch))[None]
-        # Of what the loop carries the images are the last turn's, but no compiler knows which turn that will be.
-        metrics = multistep.empty_meter()
-        return Ready(state.step + 1, images, batch["label"]), metrics
+        one = functools.partial(ready, normalization, keys.augment)
+        images = lax.map(one, batch) if parts > 1 else one(_only(batch))[None]
+        # The images that the loop carries are those of the last turn, but no compiler knows which turn that will be.
+        return Ready(state.step + 1, images, batch["label"]), multistep.empty_meter()
 
-    run_steps: Any = multistep.make_run_steps(
-        input_step,
-        batch_size=size,
-        examples=setup.plan.train_count,
-        steps_per_epoch=setup.plan.steps_per_epoch,
-        replacement=config.train.sampling == "replacement",
-        accumulate=parts,
-        strategy=strategy,
-    )
+    run_steps: Any = multistep.make_run_steps(input_step, built.sampler, parts, strategy)
 
-    def loop(images, labels, order, count, key):
+    def loop(normalization, data, count, key):
         ones = strategy.share(jnp.ones((parts, size // parts)))
         nothing = ones[..., None, None, None] * jnp.zeros(built.input_shape)
         start = Ready(jnp.zeros((), jnp.int32), nothing, ones.astype(jnp.int32))
-        last, sums = run_steps(start, multistep.empty_meter(), images, labels, order, count, key)
+        last, sums = run_steps(start, multistep.empty_meter(), normalization, data, count, key)
         return sums["steps"], strategy.all_sum((last.images.sum(), last.labels.sum()))
 
-    compiled = strategy.compile(loop, examples=(0, 1))
+    compiled = strategy.compile(loop, shardings={"data": placement(strategy).training_shardings(strategy)})
 
     def run(steps: int) -> None:
-        jax.block_until_ready(compiled(*setup.data, np.int32(steps), built.key))
+        count = np.int32(steps)
+        last = compiled(normalization=setup.normalization, data=setup.data, count=count, key=built.key)
+        jax.block_until_ready(last)
 
     return run
 
@@ -217,10 +201,11 @@ def references(prepared: dict[Point, Prepared]) -> dict[str, Case]:
     """
     first = min(prepared, key=lambda point: point.devices)
     setup = prepared[first].setup
-    product = product_case(setup._replace(strategy=parallel.alone()))
+    alone = dataclasses.replace(setup.experiment, strategy=parallel.alone())
+    product = product_case(setup._replace(experiment=alone))
     found = {"product": product}
     if first.devices == 1:
-        found["plain"] = Case("plain jax.jit", plain_loop(setup), images=setup.config.train.batch_size)
+        found["plain"] = Case("plain jax.jit", plain_loop(setup), images=setup.experiment.config.train.batch_size)
     return found
 
 
@@ -234,32 +219,26 @@ def plain_loop(setup: Setup) -> Callable[[int], None]:
 
     The same work: the batch is gathered, the step taken, its metrics are added up.
     """
-    config, built, epoch = setup.config, setup.experiment, setup.plan.steps_per_epoch
-    size, count = config.train.batch_size, setup.plan.train_count
-    device = jax.local_devices()[0]
-    data = jax.device_put(jax.device_get(setup.data), device)
+    built, sampler, device = setup.experiment, setup.experiment.sampler, jax.local_devices()[0]
+    data, normalization = jax.device_put(jax.device_get((setup.data, setup.normalization)), device)
 
-    def loop(state, sums, images, labels, order, steps, key):
+    def loop(state, sums, data, steps, key):
         def one(_, carry):
             state, sums = carry
-            if config.train.sampling == "replacement":
-                indices = sampling.batch_with_replacement(key, state.step, size, count)
-            else:
-                indices = sampling.batch_from_order(order, state.step, size, epoch)
-            batch = {"image": images[indices], "label": labels[indices]}
-            state, metrics = built.train_step(state, batch, stream(key, "step", state.step))
+            indices = sampler.indices(key, data.order, state.step)
+            batch = {"image": data.examples.images[indices], "label": data.examples.labels[indices]}
+            state, metrics = built.train_step(state, batch, normalization, step_keys(key, state.step))
             return state, {name: sums[name] + metrics[name] for name in sums}
 
         return lax.fori_loop(0, steps, one, (state, sums))
 
     compiled = jax.jit(loop, donate_argnums=0)
     state = jax.jit(built.init)(built.key)
-    names = ("loss", "grad_norm", "correct", "count")
-    zeros = {name: value for name, value in multistep.empty_meter().items() if name in names}
+    zeros = {name: value for name, value in multistep.empty_meter().items() if name not in ("steps", "bad_step")}
 
     def run(steps: int) -> None:
         nonlocal state
-        state, sums = compiled(state, zeros, *data, np.int32(steps), built.key)
+        state, sums = compiled(state, zeros, data, np.int32(steps), built.key)
         sums["loss"].block_until_ready()
 
     return run

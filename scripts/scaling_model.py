@@ -20,8 +20,7 @@ from typing import NamedTuple
 import jax
 from scaling_peaks import PEAKS
 
-from imgclf_jax import models
-from imgclf_jax.augment import normalize as inputs
+from imgclf_jax import augment, models
 from imgclf_jax.models import cost
 from imgclf_jax.terminal.console import Console
 
@@ -111,7 +110,7 @@ def workload(name: str) -> Workload:
     them backward; tests hold compiled programs to that.
     """
     config = runpy.run_path(str(PROJECT / "configs" / f"{name}.py"))["get_config"]()
-    shape = inputs.shape(config, IMAGE_SHAPE)
+    shape = augment.input_shape(config, IMAGE_SHAPE)
     model = models.create(config.model, CLASSES)
     images = jax.ShapeDtypeStruct((1, *shape), "float32")
     variables = jax.eval_shape(model.init, jax.random.key(0), images)

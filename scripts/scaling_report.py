@@ -4,14 +4,12 @@ from pathlib import Path
 from typing import Any
 
 import hlo_collectives
-import jax
 import numpy as np
 from bench_cases import Case
 from ml_collections import ConfigDict
 from scaling_cases import Point, Prepared
 from scaling_peaks import of_this_process
 
-from imgclf_jax.models import cost
 from imgclf_jax.terminal.console import Console
 
 
@@ -37,7 +35,7 @@ def summarize(
         `mode`, `forced_host_devices`; `peak` of a device: `flops` a second (`None`: not known) in `arithmetic`;
         `product_rate`, FLOP/s of the matrix product; `rows`, see `_row`; `layer`, see `_layer`.
     """
-    dtype = next(iter(prepared.values())).setup.config.model.dtype
+    dtype = next(iter(prepared.values())).setup.experiment.config.model.dtype
     peak, arithmetic = of_this_process(dtype)
     product_rate = extra["product"].flops / _median(seconds[extra["product"].name])
     rows = [_row(point, one, seconds, prepared, forced) for point, one in prepared.items()]
@@ -65,7 +63,7 @@ def _row(point, one, seconds, prepared, forced):
     is longer than perfect scaling from the base would make it; `kernels` and `collectives` of a step.
     """
     base = min((other for other in prepared if other.strategy == point.strategy), key=lambda other: other.devices)
-    size, base_size = (prepared[key].setup.config.train.batch_size for key in (point, base))
+    size, base_size = (prepared[key].setup.experiment.config.train.batch_size for key in (point, base))
     median, base_median = (_median(seconds[prepared[key].cases["whole"].name]) for key in (point, base))
     parts = {name: _median(seconds[one.cases[name].name]) for name in ("input", "collectives") if name in one.cases}
     parts = {"collectives": 0.0, **parts}
@@ -77,7 +75,7 @@ def _row(point, one, seconds, prepared, forced):
         "batch_size": size,
         "seconds": seconds[one.cases["whole"].name],
         "median": median,
-        "flops": _flops(one.setup),
+        "flops": one.setup.experiment.network_flops()[1],
         "images_per_second": size / median,
         "per_device": size / median / point.devices,
         "efficiency": speedup * base.devices / point.devices,
@@ -114,13 +112,6 @@ def _layer(prepared, extra, seconds):
             costs = {"cost": _median(ours) / _median(plain) - 1, "fastest": min(ours) / min(plain) - 1}
             found[point.strategy] = {**costs, "rounds": rounds}
     return {"plain": {"seconds": plain, "median": _median(plain)}, "strategies": found}
-
-
-def _flops(setup):
-    experiment = setup.experiment
-    variables = jax.eval_shape(experiment.init, experiment.key).eval_variables()
-    size = setup.config.train.batch_size
-    return cost.network_flops(experiment.model, variables, experiment.input_shape, size)[1]
 
 
 def _median(values):

@@ -9,10 +9,14 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from imgclf_jax.augment import normalize as inputs
+from imgclf_jax import augment
 from imgclf_jax.config import default
+from imgclf_jax.data import statistics
+from imgclf_jax.data.types import Split
 from imgclf_jax.devices import parallel
-from imgclf_jax.training import exact_evaluation, experiment, multistep, sampling, validate
+from imgclf_jax.training import exact_evaluation, experiment, multistep
+from imgclf_jax.training.batches import Epoch, Examples
+from imgclf_jax.training.plan import plan as make_plan
 
 # One device, whatever the machine has: what is compared bit for bit must not depend on how a sum is cut up.
 BASE = {"train.batch_size": 8, "train.epochs": 2.0, "eval.batch_size": 8, "parallel.devices": 1}
@@ -37,6 +41,8 @@ AUGMENTED = {
     "augment.brightness": 0.2,
 }
 
+IDENTITY = augment.Normalization(np.float32(0), np.float32(1))
+
 needs_eight_devices = pytest.mark.skipif(jax.device_count() < 8, reason="needs eight devices")
 
 
@@ -57,43 +63,49 @@ def make_config(*changes: dict[str, Any]) -> ConfigDict:
 
 def make_experiment(config: ConfigDict, images: np.ndarray, classes: int = 10, strategy: Any = None):
     """The experiment of `config` on a training split `images`."""
-    plan = validate.plan(config, {"train": len(images)})
-    normalize = inputs.normalization(config.data.pixels, images, tuple(config.augment.crop))
-    return experiment.build(
-        config, plan, images.shape[1:], classes, normalize, strategy or parallel.create(config.parallel)
-    )
+    plan = make_plan(config, {"train": len(images)})
+    names = tuple(f"class {label}" for label in range(classes))
+    return experiment.build(config, plan, images.shape[1:], names, strategy or parallel.create(config))
+
+
+def make_normalization(config: ConfigDict, images: np.ndarray) -> augment.Normalization:
+    """The normalization of `config` for a training split `images`."""
+    return augment.normalization(config, images.shape[1:], statistics.of_images(images))
 
 
 class Trainer:
-    """An experiment on its config's devices, compiled and called as the training loop does it.
+    """An experiment on the devices of its config, compiled and called as the training loop does it.
 
     Attributes:
         strategy: where it runs.
-        normalize: the experiment's normalisation.
+        normalization: of the inputs.
         experiment: its functions.
         data: the images and labels, on the devices.
     """
 
     def __init__(self, config: ConfigDict, images: np.ndarray, labels: np.ndarray):
-        self.strategy = strategy = parallel.create(config.parallel)
-        self.normalize = inputs.normalization(config.data.pixels, images, tuple(config.augment.crop))
+        self.strategy = strategy = parallel.create(config)
+        self.normalization = strategy.put(make_normalization(config, images))
         self.experiment = make_experiment(config, images, strategy=strategy)
-        self.data = strategy.put_examples((images, labels))
-        self._steps_per_epoch = validate.plan(config, {"train": len(images)}).steps_per_epoch
-        self._init = experiment.compile_init(self.experiment, strategy)
-        self._order = strategy.jit(lambda key, epoch: sampling.epoch_order(key, epoch, len(images)))
-        self._evaluate = experiment.compile_evaluate(self.experiment, strategy)
+        self.data = Examples(*strategy.put_examples((images, labels)))
+        self._init = self.experiment.compile_init()
+        self._order = strategy.jit(self.experiment.sampler.order)
+        self._evaluate = self.experiment.compile_evaluate()
 
     @functools.cached_property
     def _run(self):
-        run_steps = experiment.compile_run_steps(self.experiment, self.strategy)
         # Compiled for the first state: that it then takes the states it returns is part of what is tested.
-        return run_steps.lower(*self._arguments(self.init())).compile()
+        return self.experiment.compile_run_steps().lower(**self._arguments(self.init())).compile()
 
     def _arguments(self, state, count=1):
-        meter = self.strategy.put(multistep.empty_meter())
-        order = self.order(int(state.step) // self._steps_per_epoch)
-        return state, meter, *self.data, order, jnp.int32(count), self.experiment.key
+        return {
+            "state": state,
+            "meter": self.strategy.put(multistep.empty_meter()),
+            "normalization": self.normalization,
+            "data": Epoch(self.data, self.order(int(state.step) // self.experiment.plan.steps_per_epoch)),
+            "count": jnp.int32(count),
+            "key": self.experiment.key,
+        }
 
     def init(self):
         """The state before the first step."""
@@ -107,22 +119,23 @@ class Trainer:
         """(the state after dispatches of these lengths, the meter of each). `state` is donated."""
         meters = []
         for length in lengths:
-            state, meter = self._run(*self._arguments(state, length))
+            state, meter = self._run(**self._arguments(state, length))
             meters.append(jax.device_get(meter))
         return state, meters
 
     def evaluate(self, state: Any, images: np.ndarray, labels: np.ndarray) -> dict[str, float | int]:
         """The exact evaluation of a split."""
-        split = self.strategy.put_examples((images, labels))
-        sums = self._evaluate(state.eval_variables(), *split, jnp.int32(len(labels)))
-        return exact_evaluation.result(jax.device_get(sums), len(labels))
+        split = self.experiment.place(Split(images, labels, np.arange(len(labels))))
+        return exact_evaluation.evaluate_split(
+            self._evaluate, split, state.eval_variables(), self.normalization, 8, lambda done, total: None
+        )
 
 
 def assert_same_training(ours, theirs):
     """Compares (state, meters) of two topologies to float32 tolerance; what is counted must be equal."""
     (state, meters), (expected_state, expected_meters) = ours, theirs
     for meter, expected in zip(meters, expected_meters, strict=True):
-        for name in ("correct", "count", "steps", "bad_step"):
+        for name in ("accuracy", "count", "steps", "bad_step"):
             assert meter[name] == expected[name], name
         assert meter["loss"] == pytest.approx(expected["loss"], rel=1e-5)
         assert meter["grad_norm"] == pytest.approx(expected["grad_norm"], rel=1e-4)

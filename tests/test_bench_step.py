@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 
 from imgclf_jax import models
-from imgclf_jax.augment.normalize import Normalization
 from imgclf_jax.config import default
 from imgclf_jax.devices import parallel
 from imgclf_jax.training.experiment import build
@@ -60,20 +59,18 @@ def test_network_is_the_same_in_torch(config, torch_networks):
 
 
 def test_flops_are_those_that_torch_counts(config, torch_networks):
-    import bench_cases
     from torch.utils.flop_counter import FlopCounterMode
 
     # Sides that pooling halves evenly: PyTorch also computes the pixels that no window reads.
     shape = (30, 38, 3) if config.model.name in ("tutorial_cnn", "small_cnn") else (16, 24, 3)
     plan = Plan(2, 2, 0, 0, 0, 1, 8, 0)
-    one = np.ones(3, np.float32)
-    experiment = build(config, plan, shape, 5, Normalization(one, one), parallel.create(config.parallel))
+    experiment = build(config, plan, shape, ("a", "b", "c", "d", "e"), parallel.create(config))
     cpu = torch_networks.torch.device("cpu")
     options = {"channels_last": True, "compiled": False}
     run = torch_networks.training(config, experiment.model, shape, cpu, **options)
     with FlopCounterMode(display=False) as counter:
         run(1)
-    assert bench_cases._flops(experiment, 4)[1] == counter.get_total_flops()
+    assert experiment.network_flops()[1] == counter.get_total_flops()
 
 
 def test_script_runs(tmp_path):

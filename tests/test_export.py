@@ -1,5 +1,6 @@
 """export.py: a file that JAX alone can load, that gives the network's numbers, and that holds its weights once."""
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -11,10 +12,9 @@ import numpy as np
 import pytest
 from PIL import Image
 from runs import ROOT, environment
-from synthetic import make_config, make_data, make_experiment
+from synthetic import make_config, make_data, make_experiment, make_normalization
 
 from imgclf_jax import export, predict
-from imgclf_jax.augment import normalize as inputs
 from imgclf_jax.predict.reading import predict_files
 from imgclf_jax.training import trained
 
@@ -62,15 +62,16 @@ def make_network(case):
 
     variables = jax.eval_shape(lambda key: experiment.init(key).eval_variables(), experiment.key)
     variables = jax.tree.map_with_path(weight, variables)
-    normalize = inputs.normalization(config.data.pixels, images, tuple(config.augment.crop))
+    normalization = make_normalization(config, images)
     # Logits about 0 that differ between images, so that probabilities are far from 0 and 1.
     output = variables["params"]["output"]
-    logits = np.asarray(jax.jit(trained.logits(config, experiment.model))(variables, normalize, images))
+    logits = np.asarray(jax.jit(experiment.logits)(variables, normalization, images))
     logits = logits[:, -output["bias"].size :]
     for name, moved in (("bias", output["bias"] - logits.mean(0)), ("kernel", output["kernel"])):
         output[name] = np.asarray(moved / logits.std(0), np.float32)
     record = {"reported_step": 3, "data": {"name": "made up"}, "results": {"test": {"accuracy": 0.5}}}
-    return trained.Trained(ROOT / "nowhere", config, record, 3, experiment, variables, normalize, names, shape)
+    experiment = dataclasses.replace(experiment, class_names=names)
+    return trained.Trained(ROOT / "nowhere", record, 3, experiment, variables, normalization)
 
 
 @pytest.fixture(scope="module")

@@ -7,11 +7,11 @@ import jax
 import numpy as np
 import pytest
 from hlo_collectives import Buffer, Collective
-from synthetic import SMALL_CNN, make_config, make_data, make_experiment
+from synthetic import IDENTITY, SMALL_CNN, make_config, make_data, make_experiment
 
 from imgclf_jax.devices import parallel
-from imgclf_jax.training import multistep
-from imgclf_jax.training.experiment import compile_evaluate, compile_run_steps
+from imgclf_jax.training import exact_evaluation, multistep
+from imgclf_jax.training.batches import Examples
 
 DEVICES, BATCH = 8, 16
 IMAGES, LABELS = make_data(40)
@@ -146,7 +146,7 @@ def build(strategy, devices=DEVICES, norm="none", accumulate=1, data="replicated
             "parallel.data": data,
         },
     )
-    placed = parallel.create(config.parallel)
+    placed = parallel.create(config)
     experiment = make_experiment(config, IMAGES, strategy=placed)
     return experiment, placed, jax.eval_shape(lambda: experiment.init(experiment.key))
 
@@ -154,11 +154,16 @@ def build(strategy, devices=DEVICES, norm="none", accumulate=1, data="replicated
 @functools.cache
 def step(*args, **options):
     """(collectives of the compiled training program, shapes of the parameters)."""
-    experiment, placed, state = build(*args, **options)
-    order = placed.put(np.arange(len(IMAGES), dtype=np.int32))
-    data = placed.put_examples((IMAGES, LABELS))
+    experiment, _, state = build(*args, **options)
     meter = jax.eval_shape(multistep.empty_meter)
-    lowered = compile_run_steps(experiment, placed).lower(state, meter, *data, order, np.int32(1), experiment.key)
+    lowered = experiment.compile_run_steps().lower(
+        state=state,
+        meter=meter,
+        normalization=IDENTITY,
+        data=experiment.data_stand_ins(),
+        count=np.int32(1),
+        key=experiment.key,
+    )
     return hlo_collectives.read(lowered.compile().as_text()), state.params
 
 
@@ -283,8 +288,13 @@ def test_the_compiler_sends_the_batch_of_a_sharded_data_set_once():
 @pytest.mark.parametrize("strategy", ["jit", *EXPLICIT])
 def test_evaluation_sends_four_sums(strategy):
     experiment, placed, state = build(strategy)
-    data = placed.put_examples((IMAGES, LABELS))
-    lowered = compile_evaluate(experiment, placed).lower(state.eval_variables(), *data, np.int32(len(IMAGES)))
+    lowered = experiment.compile_evaluate().lower(
+        variables=state.eval_variables(),
+        normalization=IDENTITY,
+        data=Examples(*placed.put_examples((IMAGES, LABELS))),
+        total=np.int32(len(IMAGES)),
+        sums=exact_evaluation.nothing(),
+    )
     found = hlo_collectives.read(lowered.compile().as_text())
     assert {one.kind for one in found} == {"all-reduce"}
     assert sorted((b.dtype, b.shape) for one in found for b in one.buffers) == [("f32", ()), *[("s32", ())] * 3]

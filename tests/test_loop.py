@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from imgclf_jax.training import loop, multistep
-from imgclf_jax.training.validate import Plan
+from imgclf_jax.training.plan import Plan
 
 BATCH = 10
 COMPUTE, READ, EVALUATE = 0.25, 6.0, 1000.0  # seconds a step, a chunk, an evaluation
@@ -58,7 +58,7 @@ def run(monkeypatch, steps, chunk, *, start=0, rates_from=0, every=10, eval_ever
             clock.now += READ
         return (), min(wanted, chunk - within)
 
-    def run_steps(state, meter, count):
+    def run_steps(state, meter, data, count):
         ready = clock.compute(COMPUTE * int(count))
         return State(state.step + int(count)), Sums(clock, ready, count)
 
@@ -71,7 +71,7 @@ def run(monkeypatch, steps, chunk, *, start=0, rates_from=0, every=10, eval_ever
 
     hooks = loop.Hooks(progress, evaluate, lambda *_: None, lambda: 0)
     plan = Plan(steps, steps, 0, eval_every, 0, every, BATCH * steps, 0)
-    loop.run(plan, hooks, run_steps, feed, State(start), {}, batch_size=BATCH, rates_from=rates_from)
+    loop.run(plan, hooks, loop.Work(run_steps, feed, dict, BATCH, 0, rates_from), State(start), {})
     return rates
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 from jax import lax
-from synthetic import make_config, make_data
+from synthetic import IDENTITY, make_config, make_data
 
 from imgclf_jax import models
 from imgclf_jax.models import cost
@@ -258,7 +258,7 @@ def test_a_new_softmax_knows_nothing():
     model = create("softmax")
     eval_step = make_eval_step(model, lambda images: images.astype(jnp.float32) / 255)
     variables = jax.jit(model.init)(KEY, jnp.zeros((1, 8, 8, 3)))
-    sums = eval_step(variables, {"image": images, "label": labels, "mask": np.ones(16, bool)})
+    sums = eval_step(variables, IDENTITY, {"image": images, "label": labels, "mask": np.ones(16, bool)})
     # Every logit is zero, every probability a tenth.
     assert float(sums["loss"]) / 16 == pytest.approx(math.log(10), rel=1e-6)
 

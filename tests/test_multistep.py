@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from synthetic import AUGMENTED, SMALL_CNN, make_config, make_data, make_experiment
+from synthetic import AUGMENTED, IDENTITY, SMALL_CNN, make_config, make_data, make_experiment
 
 from imgclf_jax import augment
-from imgclf_jax.rng import stream
+from imgclf_jax.devices import parallel
+from imgclf_jax.rng import step_keys
 from imgclf_jax.training import multistep, sampling
+from imgclf_jax.training.batches import Epoch, Examples
 from imgclf_jax.training.state import TrainState
 
 COUNT, BATCH = 20, 8
@@ -35,8 +37,13 @@ class Run:
         """(state, meter) after dispatches of these lengths."""
         state, meter = self.start, multistep.empty_meter()
         for length in lengths:
-            state, meter = self.run_steps(state, meter, IMAGES, LABELS, self.order, length, self.experiment.key)
+            state, meter = self.run(state, meter, length)
         return jax.device_get((state, meter))
+
+    def run(self, state, meter, count):
+        """(state, meter) after one dispatch."""
+        data = Epoch(Examples(IMAGES, LABELS), self.order)
+        return self.run_steps(state, meter, IDENTITY, data, count, self.experiment.key)
 
     def step_by_step(self, steps):
         """(state, metrics of each step), without `run_steps`."""
@@ -44,7 +51,7 @@ class Run:
         for step in range(steps):
             indices = np.asarray(sampling.batch_from_order(self.order, step, BATCH, STEPS))
             batch = {"image": IMAGES[indices], "label": LABELS[indices]}
-            state, now = self.train_step(state, batch, stream(self.experiment.key, "step", step))
+            state, now = self.train_step(state, batch, IDENTITY, step_keys(self.experiment.key, step))
             metrics.append(jax.device_get(now))
         return jax.device_get(state), metrics
 
@@ -67,17 +74,17 @@ def test_dispatches_take_the_steps_that_train_step_would_take(run):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), state, expected)
     for name in ("loss", "grad_norm"):
         assert meter[name] == pytest.approx(sum(step[name] for step in metrics), rel=1e-5)
-    assert meter["correct"] == sum(step["correct"] for step in metrics)
+    assert meter["accuracy"] == sum(step["accuracy"] for step in metrics)
     assert (meter["count"], meter["steps"], meter["bad_step"]) == (3 * BATCH, 3, -1)
 
 
 def test_a_meter_goes_on_from_where_it_stood(run):
     _, first = run.dispatches(1)
     _, both = run.dispatches(1, 1)
-    meter = multistep.empty_meter() | {"loss": jnp.float32(100.0), "correct": jnp.int32(7), "steps": jnp.int32(5)}
-    _, meter = run.run_steps(run.start, meter, IMAGES, LABELS, run.order, 1, run.experiment.key)
+    meter = multistep.empty_meter() | {"loss": jnp.float32(100.0), "accuracy": jnp.int32(7), "steps": jnp.int32(5)}
+    _, meter = run.run(run.start, meter, 1)
     assert float(meter["loss"]) == pytest.approx(100 + first["loss"])
-    assert (int(meter["correct"]), int(meter["steps"])) == (7 + first["correct"], 6)
+    assert (int(meter["accuracy"]), int(meter["steps"])) == (7 + first["accuracy"], 6)
     assert both["loss"] > first["loss"]
 
 
@@ -101,7 +108,7 @@ def test_replacement_draws_from_all_examples_whatever_the_order():
     for step in range(2):
         indices = np.asarray(sampling.batch_with_replacement(run.experiment.key, step, BATCH, COUNT))
         batch = {"image": IMAGES[indices], "label": LABELS[indices]}
-        state, _ = run.train_step(state, batch, stream(run.experiment.key, "step", step))
+        state, _ = run.train_step(state, batch, IDENTITY, step_keys(run.experiment.key, step))
     for ours, theirs in zip(jax.tree.leaves(expected[0].params), jax.tree.leaves(state.params), strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-7)
 
@@ -114,18 +121,17 @@ def recorder(replacement):
     """(seed, state, order, count) -> state, whose parameters are the last step's augmented images and labels."""
     config = make_config(AUGMENTED).augment
 
-    def record(state, batch, key):
-        seen = augment.augment(config, stream(key, "augment"), batch["image"], batch["position"]), batch["label"]
+    def record(state, batch, normalization, keys):
+        seen = augment.augment(config, keys.augment, batch["image"], batch["position"]), batch["label"]
         zero = {name: jnp.zeros((), value.dtype) for name, value in multistep.empty_meter().items()}
         return state.replace(step=state.step + 1, params=seen), zero
 
     @jax.jit
     def run(seed, state, order, count):
-        run_steps = multistep.make_run_steps(
-            record, batch_size=BATCH, examples=COUNT, steps_per_epoch=STEPS, replacement=replacement
-        )
-        data = jnp.asarray(IMAGES), jnp.asarray(LABELS)
-        return run_steps(state, multistep.empty_meter(), *data, order, count, jax.random.key(seed))[0]
+        sampler = sampling.Sampler(COUNT, BATCH, STEPS, replacement)
+        run_steps = multistep.make_run_steps(record, sampler, 1, parallel.alone())
+        data = Epoch(Examples(jnp.asarray(IMAGES), jnp.asarray(LABELS)), order)
+        return run_steps(state, multistep.empty_meter(), IDENTITY, data, count, jax.random.key(seed))[0]
 
     return run
 

@@ -5,30 +5,27 @@ import dataclasses
 import jax
 import numpy as np
 import pytest
-from synthetic import SMALL_CNN, make_config, make_data, make_experiment
+from synthetic import IDENTITY, SMALL_CNN, make_config, make_data, make_experiment
 
-from imgclf_jax.augment import normalize as inputs
-from imgclf_jax.devices import parallel
-from imgclf_jax.training import experiment
+from imgclf_jax.rng import step_keys
 from imgclf_jax.training.state import TrainState
 from imgclf_jax.workdir import older
 from imgclf_jax.workdir.checkpoint import Checkpoints
 
 IMAGES, LABELS = make_data(8)
-NORMALIZE = inputs.normalization("unit", IMAGES)
 
 
 def build(**changes):
     """(template of a checkpoint, a checkpoint's content as it is written today, the compiled train step)."""
     changes = {name.replace("__", "."): value for name, value in changes.items()}
     config = make_config(SMALL_CNN, changes)
-    strategy = parallel.create(config.parallel)
-    ours = make_experiment(config, IMAGES, strategy=strategy)
-    wanted = experiment.template(ours, NORMALIZE, strategy)
+    ours = make_experiment(config, IMAGES)
+    wanted = ours.template()
     step = jax.jit(ours.train_step, donate_argnums=0)
-    state, _ = step(ours.init(ours.key), {"image": IMAGES, "label": LABELS}, ours.key)
+    batch, keys = {"image": IMAGES, "label": LABELS}, step_keys(ours.key, 0)
+    state, _ = step(ours.init(ours.key), batch, IDENTITY, keys)
     content = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), wanted) | {"state": state}
-    return wanted, content, lambda state: step(state, {"image": IMAGES, "label": LABELS}, ours.key)
+    return wanted, content, lambda state: step(state, batch, IDENTITY, keys)
 
 
 def as_before(content):

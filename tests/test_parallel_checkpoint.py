@@ -8,7 +8,6 @@ import pytest
 from synthetic import LARGE_MLP, Trainer, assert_same_state, assert_same_training, make_config, make_data
 from synthetic import needs_eight_devices as pytestmark  # noqa: F401
 
-from imgclf_jax.training import experiment
 from imgclf_jax.workdir.checkpoint import Checkpoints
 
 TRAIN = make_data(40, (16, 16, 3), seed=1)
@@ -33,7 +32,7 @@ def saved(tmp_path_factory):
     def save(topology):
         ours = trainer(*topology)
         state, (meter,) = ours.train(ours.init(), 1)
-        content = {"state": state, "meter": ours.strategy.put(meter), "inputs": ours.normalize._asdict()}
+        content = {"state": state, "meter": ours.strategy.put(meter), "inputs": ours.normalization._asdict()}
         folder = tmp_path_factory.mktemp("run")
         checkpoints = Checkpoints(folder)
         checkpoints.save(1, content)
@@ -54,7 +53,7 @@ def test_a_checkpoint_goes_on_elsewhere(source, target, saved):
     folder, content, expected = saved(source)
     ours = trainer(*target)
     checkpoints = Checkpoints(folder, read_only=True)
-    template = experiment.template(ours.experiment, ours.normalize, ours.strategy)
+    template = ours.experiment.template()
     restored = checkpoints.restore(1, template)
     checkpoints.close()
     assert_same_state(restored, content, rtol=0, atol=0)

@@ -25,7 +25,7 @@ CONFIG = LARGE_MLP | {
 
 def create(mesh):
     devices = mesh[0] * mesh[1]
-    return parallel.create(make_config({"parallel.devices": devices, "parallel.mesh": mesh}).parallel)
+    return parallel.create(make_config({"parallel.devices": devices, "parallel.mesh": mesh}))
 
 
 @cache

@@ -126,18 +126,18 @@ def test_several_processes_must_use_all_devices(monkeypatch):
 
 
 def test_zero_devices_are_all_of_them():
-    strategy = parallel.create(make_config({"parallel.devices": 0}).parallel)
+    strategy = parallel.create(make_config({"parallel.devices": 0}))
     assert strategy.devices == ALL
-    assert (strategy.strategy, dict(strategy.mesh.shape)) == ("jit", {"data": ALL, "model": 1})
+    assert (strategy.name, dict(strategy.mesh.shape)) == ("jit", {"data": ALL, "model": 1})
 
 
 @pytest.mark.parametrize("strategy", ["jit", "pmap", "shard_map"])
 def test_devices_are_the_first_ones(strategy):
-    made = parallel.create(make_config({"parallel.strategy": strategy, "parallel.devices": 4}).parallel)
-    assert (made.strategy, list(made.mesh.devices.flat)) == (strategy, jax.devices()[:4])
+    made = parallel.create(make_config({"parallel.strategy": strategy, "parallel.devices": 4}))
+    assert (made.name, list(made.mesh.devices.flat)) == (strategy, jax.devices()[:4])
 
 
 def test_a_mesh_is_arranged_as_asked():
-    made = parallel.create(make_config({"parallel.devices": 8, "parallel.mesh": (2, 4)}).parallel)
+    made = parallel.create(make_config({"parallel.devices": 8, "parallel.mesh": (2, 4)}))
     assert dict(made.mesh.shape) == {"data": 2, "model": 4}
     assert made.devices == 8

@@ -2,14 +2,13 @@
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import pytest
 
-from imgclf_jax.augment import normalize as inputs
+from imgclf_jax import augment
 from imgclf_jax.config import default
 from imgclf_jax.devices import parallel
 from imgclf_jax.errors import UserError
-from imgclf_jax.training import experiment, feed, multistep, ranges
+from imgclf_jax.training import exact_evaluation, experiment, ranges
 from imgclf_jax.training.validate import validate
 
 BASE = {
@@ -42,17 +41,17 @@ def make(path, value):
 def build(config):
     """Traces everything that a run compiles."""
     plan, info = validate(config)
-    strategy = parallel.create(config.parallel)
-    feed.is_streamed(config, info)
-    channels = jnp.zeros(3)
-    normalize = inputs.Normalization(channels, channels)
-    ours = experiment.build(config, plan, info.image_shape, len(info.class_names), normalize, strategy)
-    state = jax.eval_shape(ours.init, ours.key)
-    images = jax.ShapeDtypeStruct((plan.train_count, *info.image_shape), jnp.uint8)
-    labels = jax.ShapeDtypeStruct((plan.train_count,), jnp.int32)
-    jax.eval_shape(ours.run_steps, state, multistep.empty_meter(), images, labels, labels, np.int32(1), ours.key)
-    jax.eval_shape(ours.evaluate, state.eval_variables(), images, labels, np.int32(plan.train_count))
-    jax.eval_shape(ours.schedule, jax.ShapeDtypeStruct((), jnp.int32))
+    strategy = parallel.create(config, info.image_bytes)
+    ours = experiment.build(config, plan, info.image_shape, info.class_names, strategy)
+    template = ours.template()
+    state, meter = template["state"], template["meter"]
+    normalization, number = augment.Normalization(**template["inputs"]), jax.ShapeDtypeStruct((), jnp.int32)
+    data = ours.data_stand_ins()
+    jax.eval_shape(ours.run_steps, state, meter, normalization, data, number, ours.key)
+    if not strategy.streamed:
+        sums = exact_evaluation.nothing()
+        jax.eval_shape(ours.evaluate, state.eval_variables(), normalization, data.examples, number, sums)
+    jax.eval_shape(ours.schedule, number)
 
 
 def test_every_number_has_a_range():

@@ -126,7 +126,7 @@ def test_collectives_are_replayed_as_they_are():
         Collective("collective-permute", (Buffer("s32", (5,)),), 1),
         Collective("all-reduce", (Buffer("u8", (9,)),), 1),
     ]
-    replay = program(parallel.create(default().parallel), each)
+    replay = program(parallel.create(default()), each)
     text = replay.lower(np.int32(1)).compile().as_text()
     found = [one for one in hlo_collectives.in_loops(hlo_collectives.read(text)) if one.kind != "all-to-all"]
     expected = [one for one in each for _ in range(one.repeats) if one.kind != "all-to-all"]

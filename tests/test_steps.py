@@ -1,12 +1,14 @@
 """steps.py and state.py: the golden steps, and what a training step does beside the optimiser's formula."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from synthetic import AUGMENTED, SMALL_CNN, make_config, make_data, make_experiment
+from synthetic import AUGMENTED, IDENTITY, SMALL_CNN, make_config, make_data, make_experiment
 
-from imgclf_jax.rng import stream
+from imgclf_jax.rng import step_keys
 from imgclf_jax.training.steps import make_eval_step
 
 SMALL_MLP = {"model.name": "mlp", "model.hidden": (12,)}
@@ -17,11 +19,16 @@ BATCH = {"image": IMAGES, "label": LABELS}
 def build(*changes, images=IMAGES):
     """(experiment, its compiled train step, the state that it starts from)."""
     experiment = make_experiment(make_config(*changes), images)
-    return experiment, jax.jit(experiment.train_step), jax.jit(experiment.init)(experiment.key)
+    step = jax.jit(experiment.train_step)
+    return experiment, functools.partial(run_step, step), jax.jit(experiment.init)(experiment.key)
+
+
+def run_step(step, state, batch, keys):
+    return step(state, batch, IDENTITY, keys)
 
 
 def step_key(experiment, step=0):
-    return stream(experiment.key, "step", step)
+    return step_keys(experiment.key, step)
 
 
 def train(experiment, train_step, state, steps, batch=BATCH):
@@ -136,7 +143,7 @@ def test_a_step_keeps_shapes_and_dtypes(everything):
         assert (old.shape, old.dtype) == (new.shape, new.dtype)
     assert {name: (value.shape, str(value.dtype)) for name, value in metrics.items()} == {
         "loss": ((), "float32"),
-        "correct": ((), "int32"),
+        "accuracy": ((), "int32"),
         "count": ((), "int32"),
         "grad_norm": ((), "float32"),
         "update_norm": ((), "float32"),
@@ -165,7 +172,7 @@ def test_loss_and_hits_in_numpy(smoothing):
     # The true class has 1 - smoothing and its share of what all classes get.
     targets = (1 - smoothing) * np.eye(10)[LABELS] + smoothing / 10
     assert float(metrics["loss"]) == pytest.approx(-np.sum(targets * log_probabilities), rel=1e-5)
-    assert int(metrics["correct"]) == np.sum(logits.argmax(-1) == LABELS)
+    assert int(metrics["accuracy"]) == np.sum(logits.argmax(-1) == LABELS)
 
 
 def test_evaluation_is_not_smoothed():
@@ -174,7 +181,9 @@ def test_evaluation_is_not_smoothed():
     batch = BATCH | {"mask": np.ones(8, bool)}
     plain, train_step, _ = build(SMALL_MLP)
     _, metrics = train_step(state, BATCH, step_key(plain))
-    assert float(eval_step(state.eval_variables(), batch)["loss"]) == pytest.approx(float(metrics["loss"]), rel=1e-5)
+    assert float(eval_step(state.eval_variables(), IDENTITY, batch)["loss"]) == pytest.approx(
+        float(metrics["loss"]), rel=1e-5
+    )
 
 
 # Accumulation. An image must meet the same draws, whichever part of the batch it comes in.
@@ -236,8 +245,8 @@ def test_an_image_whose_logits_are_not_finite_is_no_hit():
     bias = start.params["output"]["bias"].at[3].set(jnp.nan)
     broken = start.replace(params={"output": start.params["output"] | {"bias": bias}})
     zeros = BATCH | {"label": np.zeros(8, np.int32)}
-    assert int(train_step(start, zeros, step_key(experiment))[1]["correct"]) == 8
-    assert int(train_step(broken, zeros, step_key(experiment))[1]["correct"]) == 0
+    assert int(train_step(start, zeros, step_key(experiment))[1]["accuracy"]) == 8
+    assert int(train_step(broken, zeros, step_key(experiment))[1]["accuracy"]) == 0
 
 
 def test_a_share_of_a_batch_meets_the_draws_of_its_positions():
@@ -312,11 +321,11 @@ def test_padding_counts_nothing_even_if_it_is_infinite():
         "image": np.concatenate([IMAGES[:5], np.zeros_like(IMAGES[:3])]),
         "label": np.concatenate([LABELS[:5], np.zeros(3, np.int32)]),
     }
-    sums = eval_step(state.eval_variables(), padded | {"mask": np.arange(8) < 5})
-    unmasked = eval_step(state.eval_variables(), padded | {"mask": np.ones(8, bool)})
+    sums = eval_step(state.eval_variables(), IDENTITY, padded | {"mask": np.arange(8) < 5})
+    unmasked = eval_step(state.eval_variables(), IDENTITY, padded | {"mask": np.ones(8, bool)})
     assert not np.isfinite(unmasked["loss"])  # it would have shown
     alone = {"image": IMAGES[:5], "label": LABELS[:5], "mask": np.ones(5, bool)}
-    expected = eval_step(state.eval_variables(), alone)
+    expected = eval_step(state.eval_variables(), IDENTITY, alone)
     assert int(sums["count"]) == 5
-    assert int(sums["correct"]) == int(expected["correct"])
+    assert int(sums["accuracy"]) == int(expected["accuracy"])
     assert float(sums["loss"]) == pytest.approx(float(expected["loss"]), rel=1e-6)

@@ -15,22 +15,30 @@ import numpy as np
 import pytest
 from run_fixtures import watched
 from runs import SOFTMAX, TINY, bits, record, rows, steps
-from synthetic import SMALL_CNN, Trainer, assert_same_state, make_config, make_data, make_experiment
+from synthetic import (
+    IDENTITY,
+    SMALL_CNN,
+    Trainer,
+    assert_same_state,
+    make_config,
+    make_data,
+    make_experiment,
+    make_normalization,
+)
 
-from imgclf_jax import data
-from imgclf_jax.augment import normalize as inputs
+from imgclf_jax import augment, data
 from imgclf_jax.data import statistics, stream
 from imgclf_jax.data.tfds import sample
 from imgclf_jax.data.types import LazyImages, Split
 from imgclf_jax.devices import parallel
 from imgclf_jax.errors import UserError
-from imgclf_jax.training import exact_evaluation, experiment, feed, multistep, sampling, validate
+from imgclf_jax.training import exact_evaluation, multistep, streamed
 
 pytest_plugins = ["run_fixtures"]
 
 STREAMED = "--config.data.max_device_bytes=1"
 # So that a run of 14 steps is several chunks, of which an interruption leaves one unfinished.
-SHORT_CHUNKS = ["assign", "training.feed:CHUNK_STEPS", 5]
+SHORT_CHUNKS = ["assign", "training.streamed:CHUNK_STEPS", 5]
 
 
 class Held(LazyImages):
@@ -187,7 +195,7 @@ def test_what_a_device_cannot_hold_is_streamed():
 
 @pytest.mark.parametrize(("batch_size", "expected"), [(64, 64), (20_000, 1), (1_000, 21)])
 def test_a_chunk_is_of_some_megabytes(batch_size, expected):
-    assert feed.chunk_steps(batch_size, (32, 32, 3)) == expected
+    assert streamed.chunk_steps(batch_size, (32, 32, 3)) == expected
 
 
 # The same training
@@ -208,35 +216,31 @@ def small_config(topology, sampling, accumulate):
 
 
 def streamed_run(config, start=0, state=None):
-    """(state, meters, sums of an evaluation) of a run whose data is streamed, from step `start` on."""
-    strategy = parallel.create(config.parallel, streamed=True)
+    """(state, meters, result of an evaluation) of a run whose data is streamed, from step `start` on."""
+    strategy = parallel.create(config, image_bytes=2**60)
+    assert strategy.streamed
     built = make_experiment(config, IMAGES, strategy=strategy)
-    plan = validate.plan(config, {"train": COUNT})
-    batches = jax.jit(
-        lambda epoch: sampling.epoch_batches(
-            built.key,
-            epoch,
-            batch_size=BATCH,
-            count=COUNT,
-            steps=plan.steps_per_epoch,
-            replacement=config.train.sampling == "replacement",
-        )
-    )
-    split = lazily(IMAGES, LABELS)
-    accumulate = config.train.accumulate
-    source = feed.Streamed(split, batches, plan, strategy, batch_size=BATCH, accumulate=accumulate, workers=0)
-    run_steps = experiment.compile_run_steps(built, strategy)
-    state = experiment.compile_init(built, strategy)(built.key) if state is None else state
+    feed = built.place(lazily(IMAGES, LABELS)).feed(built, built.key)
+    run_steps = built.compile_run_steps()
+    state = built.compile_init()(built.key) if state is None else state
     meters, step = [], start
-    while step < plan.steps:
-        arguments, count = source(step, min(2, plan.steps - step))
-        state, meter = run_steps(state, strategy.put(multistep.empty_meter()), *arguments, np.int32(count), built.key)
+    while step < PLAN_STEPS:
+        chunk, count = feed(step, min(2, PLAN_STEPS - step))
+        meter = strategy.put(multistep.empty_meter())
+        state, meter = run_steps(
+            state=state, meter=meter, normalization=IDENTITY, data=chunk, count=np.int32(count), key=built.key
+        )
         meters.append(jax.device_get(meter))
         step += count
-    source.close()
-    run = experiment.compile_evaluate(built, strategy)
-    sums = exact_evaluation.stream(run, state.eval_variables(), lazily(TEST_IMAGES, TEST_LABELS), strategy, BATCH)
-    return state, meters, jax.device_get(sums)
+    feed.close()
+    return state, meters, evaluated(built, lazily(TEST_IMAGES, TEST_LABELS), state)
+
+
+def evaluated(built, split, state):
+    """The result of an exact evaluation."""
+    variables, progress = state.eval_variables(), lambda done, total: None
+    run, split = built.compile_evaluate(), built.place(split)
+    return exact_evaluation.evaluate_split(run, split, variables, IDENTITY, BATCH, progress)
 
 
 @cache
@@ -247,8 +251,8 @@ def resident_run(sampling, accumulate):
     for _ in range(PLAN_STEPS - 1):
         state, (meter,) = ours.train(state, 1)
         meters.append(meter)
-    split = ours.strategy.put_examples((TEST_IMAGES, TEST_LABELS))
-    return state, meters, jax.device_get(ours._evaluate(state.eval_variables(), *split, jnp.int32(37)))
+    split = Split(TEST_IMAGES, TEST_LABELS, np.arange(37))
+    return state, meters, evaluated(ours.experiment, split, state)
 
 
 def total(meters, name):
@@ -257,7 +261,7 @@ def total(meters, name):
 
 @pytest.fixture
 def short_chunks(monkeypatch):
-    monkeypatch.setattr(feed, "CHUNK_STEPS", 3)
+    monkeypatch.setattr(streamed, "CHUNK_STEPS", 3)
 
 
 @pytest.mark.parametrize(("sampling", "accumulate"), [("epoch", 1), ("epoch", 2), ("replacement", 1)])
@@ -266,7 +270,7 @@ def test_on_one_device_a_streamed_run_has_the_same_bits(sampling, accumulate, sh
     expected, expected_meters, expected_sums = resident_run(sampling, accumulate)
     assert_same_state(state, expected, rtol=0, atol=0)
     assert len(meters) < len(expected_meters) and total(meters, "steps") == PLAN_STEPS
-    assert total(meters, "correct") == total(expected_meters, "correct")
+    assert total(meters, "accuracy") == total(expected_meters, "accuracy")
     jax.tree.map(np.testing.assert_array_equal, sums, expected_sums)
 
 
@@ -277,7 +281,7 @@ def test_on_several_devices_a_streamed_run_is_the_same(topology, short_chunks):
     state, meters, sums = streamed_run(small_config(topology, "epoch", accumulate))
     expected, expected_meters, expected_sums = resident_run("epoch", accumulate)
     assert_same_state(state, expected)
-    assert total(meters, "correct") == total(expected_meters, "correct")
+    assert total(meters, "accuracy") == total(expected_meters, "accuracy")
     assert total(meters, "loss") == pytest.approx(total(expected_meters, "loss"), rel=1e-5)
     assert (sums["count"], sums["correct"]) == (37, expected_sums["correct"])
     assert sums["loss"] == pytest.approx(expected_sums["loss"], rel=1e-5)
@@ -296,20 +300,21 @@ def test_a_streamed_run_goes_on_in_the_middle_of_a_chunk(start, short_chunks):
 
 def test_every_example_is_evaluated_once(short_chunks):
     split = lazily(TEST_IMAGES, TEST_LABELS)
-    told = []
-    strategy = parallel.create(make_config().parallel, streamed=True)
-    run = strategy.compile(exact_evaluation.make_evaluate(seen, 4, strategy), examples=(1, 2))
-    sums = exact_evaluation.stream(run, {}, split, strategy, 4, lambda *done: told.append(done))
+    reported = []
+    strategy = parallel.create(make_config(), image_bytes=2**60)
+    run = strategy.compile(exact_evaluation.make_evaluate(seen, 4, strategy))
+    placed = streamed.place(split, strategy)
+    sums = placed.sums(run, {}, IDENTITY, 4, lambda *done: reported.append(done))
     assert split.images.reads == [1] * 37
-    assert (int(sums["count"]), int(sums["correct"])) == (37, int(TEST_LABELS.sum()))
-    assert told == [(12, 37), (24, 37), (36, 37)]
+    assert (int(sums["count"]), int(sums["accuracy"])) == (37, int(TEST_LABELS.sum()))
+    assert reported == [(12, 37), (24, 37), (36, 37)]
 
 
-def seen(variables, batch):
+def seen(variables, normalization, batch):
     mask = batch["mask"]
     correct = jnp.where(mask, batch["label"], 0).sum(dtype=jnp.int32)
     count = mask.sum(dtype=jnp.int32)
-    return {"loss": jnp.float32(0), "correct": correct, "count": count, "not_finite": jnp.int32(0)}
+    return {"loss": jnp.float32(0), "accuracy": correct, "count": count, "not_finite": jnp.int32(0)}
 
 
 # Statistics
@@ -319,15 +324,16 @@ def seen(variables, batch):
 def test_statistics_are_the_same_and_remembered(pixels):
     images, labels = make_data(150, (5, 4, 3))
     split = lazily(images, labels)
-    sums = statistics.of_stream(split, pixels, data.types.silent)
+    sums = statistics.of_split(split, pixels, data.types.silent)
     assert split.images.reads == [1] * 150
-    ours, theirs = inputs.normalization(pixels, split.images, (), sums), inputs.normalization(pixels, images)
+    config = make_config({"data.pixels": pixels})
+    ours, theirs = augment.normalization(config, (5, 4, 3), sums), make_normalization(config, images)
     jax.tree.map(np.testing.assert_array_equal, ours, theirs)
-    again = statistics.of_stream(split, pixels, data.types.silent)
+    again = statistics.of_split(split, pixels, data.types.silent)
     assert split.images.reads == [1] * 150
     jax.tree.map(np.testing.assert_array_equal, again, sums)
     # Of another part of the same data they are others.
-    statistics.of_stream(Split(split.images, labels, split.ids[::-1]), pixels, data.types.silent)
+    statistics.of_split(Split(split.images, labels, split.ids[::-1]), pixels, data.types.silent)
     assert split.images.reads == [2] * 150
 
 

@@ -15,13 +15,18 @@ from imgclf_jax.augment.batch import (
     random_hue,
     random_saturation,
 )
+from imgclf_jax.augment.normalize import PIXELS, Normalization, input_shape, normalization, stand_in
 
 __all__ = [
     "PAD_MODES",
+    "PIXELS",
+    "Normalization",
     "augment",
     "central",
     "central_crop",
     "cutout",
+    "input_shape",
+    "normalization",
     "output_size",
     "problems",
     "random_brightness",
@@ -30,4 +35,5 @@ __all__ = [
     "random_flip",
     "random_hue",
     "random_saturation",
+    "stand_in",
 ]

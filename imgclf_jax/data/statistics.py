@@ -8,61 +8,74 @@ from typing import NamedTuple
 import numpy as np
 
 from imgclf_jax.data import kept, seals, stream
-from imgclf_jax.data.types import Progress, Split
+from imgclf_jax.data.types import LazyImages, Progress, Split
 from imgclf_jax.storage import atomic
 
 _BATCH = 64  # images that one thread decodes at a time
+_CHUNK = 2048  # images in memory that are summed at a time
 
 
 class Sums(NamedTuple):
-    """Of a split's pixels.
+    """Sums over the pixels of a split.
 
     Attributes:
-        total: uint64 [H, W, C], over the images.
-        squares: uint64 [C], of all pixels squared; zeros where nobody asked for them.
+        images: the number of images.
+        total: uint64 [H, W, C], the sum of the images.
+        squares: uint64 [C], the sum of all squared pixels; zeros if they were not asked for.
     """
 
+    images: int
     total: np.ndarray
     squares: np.ndarray
 
 
 def add_up(batches: Iterable[np.ndarray], shape: tuple[int, ...], squares: bool = True) -> Sums:
-    """The sums of images uint8 [n, H, W, C], which may be black.
+    """Returns the sums of batches of images.
 
     Args:
-        batches: the images.
+        batches: uint8 [n, H, W, C] each.
         shape: (H, W, C).
-        squares: whether the squares are needed, which take longer.
+        squares: whether the sums of squares are needed, which take longer.
     """
-    total, squared = np.zeros(shape, np.uint64), np.zeros(shape[-1], np.uint64)
+    count, total, squared = 0, np.zeros(shape, np.uint64), np.zeros(shape[-1], np.uint64)
     table = np.arange(256, dtype=np.uint64) ** 2
     for batch in batches:
+        count += len(batch)
         total += batch.sum(axis=0, dtype=np.uint64)
         if squares:
             squared += table[batch].sum(axis=(0, 1, 2))
-    return Sums(total, squared)
+    return Sums(count, total, squared)
 
 
-def of_stream(split: Split, fingerprint: str, progress: Progress) -> Sums:
-    """The sums of a split whose images stay on disk: one pass over them, remembered in the user's cache.
+def of_split(split: Split, fingerprint: str, progress: Progress, squares: bool = True) -> Sums:
+    """Returns the sums of a split: one pass over its images. If they stay on disk, the result is kept in the cache.
 
     Args:
         split: the images.
-        fingerprint: of its data set.
-        progress: told of the pass.
+        fingerprint: the fingerprint of its data set.
+        progress: called during the pass.
+        squares: see `add_up`.
 
     Raises:
         UserError: an image cannot be read.
     """
+    if not isinstance(split.images, LazyImages):
+        return of_images(split.images, squares)
     name = hashlib.sha256(json.dumps([fingerprint, split.images.shape]).encode())
     for example in split.ids:
         name.update(f"{example}\n".encode())
     memo = kept.places(None)[0] / f"sums-{name.hexdigest()[:32]}.json"
     if remembered := seals.read_json(memo):
-        return Sums(*(np.array(values, np.uint64) for values in remembered))
-    found = add_up(_batches(split, progress), split.images.shape[1:])
-    atomic.write_text_if_possible(memo, seals.sealed([values.tolist() for values in found]))
-    return found
+        return Sums(len(split), *(np.array(values, np.uint64) for values in remembered))
+    sums = add_up(_batches(split, progress), split.images.shape[1:])
+    atomic.write_text_if_possible(memo, seals.sealed([sums.total.tolist(), sums.squares.tolist()]))
+    return sums
+
+
+def of_images(images: np.ndarray, squares: bool = True) -> Sums:
+    """Returns the sums of images in memory, uint8 [N, H, W, C]."""
+    chunks = (images[start : start + _CHUNK] for start in range(0, len(images), _CHUNK))
+    return add_up(chunks, images.shape[1:], squares)
 
 
 def _batches(split, progress):

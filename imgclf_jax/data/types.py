@@ -97,6 +97,11 @@ class Dataset:
     location: str
     notice: str
 
+    @property
+    def counts(self) -> dict[str, int]:
+        """The number of examples in each split."""
+        return {name: len(split) for name, split in self.splits.items()}
+
 
 @dataclasses.dataclass(frozen=True)
 class Info:
@@ -120,3 +125,8 @@ class Info:
     is_prepared: bool
     location: str
     notice: str
+
+    @property
+    def image_bytes(self) -> int:
+        """The size of the images of all splits, decoded to uint8."""
+        return sum(self.split_sizes.values()) * math.prod(self.image_shape)

@@ -1,14 +1,14 @@
-"""Where arrays live and how functions are compiled: the only file that speaks of devices, meshes and sharding.
+"""Where arrays live and how functions are compiled: the only file that deals with devices, meshes and sharding.
 
 Three strategies with one meaning. With "jit" a function sees global arrays, and the compiler places the collectives.
-With "shard_map" and "pmap" it sees its own device's part and calls for the collectives itself, through `all_sum`,
-`fetch` and, in batch normalisation, `axis_name`. The functions of this package call all of these, whatever the
-strategy: where there is nothing to do they do nothing.
+With "shard_map" and "pmap" it sees the part of its own device and calls the collectives itself, through `all_sum`,
+`select` and, in batch normalization, `axis_name`. The functions of this package call all of these with every strategy;
+those that a strategy does not need do nothing.
 """
 
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -18,26 +18,28 @@ from jax import lax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
+from imgclf_jax.devices import processes
+
 STRATEGIES = ("auto", "jit", "pmap", "shard_map")
-EXPLICIT = ("pmap", "shard_map")  # those whose functions see one device's part
+EXPLICIT = ("pmap", "shard_map")  # those whose functions see the part of one device
 PLACEMENTS = ("auto", "replicated", "sharded")
 AXES = ("data", "model")
 LARGE = 2**14  # values from which a parameter is worth sharding over the model axis
-DATA_SHARE = 0.25  # of a device's memory, which a whole copy of the data set may take
-STREAM_SHARE = 0.5  # of a device's memory; of a data set that would take more none is kept there
+DATA_SHARE = 0.25  # the fraction of a device's memory that a whole copy of the data set may take
+STREAM_SHARE = 0.5  # the fraction of a device's memory beyond which the data set is streamed
 
 
 class Parallel(NamedTuple):
     """A strategy on a set of devices.
 
     Attributes:
-        strategy: "jit", "pmap" or "shard_map".
+        name: "jit", "pmap" or "shard_map".
         mesh: the devices, with the axes `AXES`. Batches are split over both of them, large parameters over "model".
         sharded_data: whether every device holds a part of the data set, rather than all of it.
-        streamed: whether the devices are handed batches one after the other, rather than a data set.
+        streamed: whether the data set stays on disk, and its batches are sent to the devices one after the other.
     """
 
-    strategy: str
+    name: str
     mesh: Mesh
     sharded_data: bool = False
     streamed: bool = False
@@ -49,51 +51,54 @@ class Parallel(NamedTuple):
 
     @property
     def axis_name(self) -> str | None:
-        """The axis that a function's collectives run over, or `None` where the compiler places them."""
+        """The axis that the collectives of a function run over, or `None` if the compiler places them."""
         return AXES[0] if self._explicit else None
 
     @property
     def _explicit(self):
-        """Whether functions see one of several parts; on one device there is nothing to sum."""
-        return self.strategy in EXPLICIT and self.devices > 1
+        """Whether functions see one of several parts. On one device there is nothing to sum."""
+        return self.name in EXPLICIT and self.devices > 1
 
     @property
     def replicated(self) -> NamedSharding:
-        """The sharding of what every device holds whole: metrics, orders, and most of the state."""
+        """The sharding of arrays that every device holds whole: metrics, orders, and most of the state."""
         return NamedSharding(self.mesh, PartitionSpec())
 
-    # What lies on the devices
+    # Placing arrays
 
     def put(self, tree: Any) -> Any:
-        """Host arrays, the same in every process, to all devices."""
+        """Copies host arrays, which must be the same in every process, to all devices."""
         return jax.tree.map(lambda array: self._place(np.asarray(array), self.replicated), tree)
 
     def put_examples(self, tree: Any) -> Any:
-        """Arrays [N, ...] of a split to the devices, for `fetch`: whole on each of them, or cut along N.
+        """Copies the arrays [N, ...] of a split to the devices, for `select`: whole to each of them, or cut along N.
 
-        Of a cut array each process reads only what its devices get. N is filled up with zeros to a multiple of the
-        devices; no index points there.
+        If the arrays are cut, each process reads only the part of its devices, and N is padded with zeros to a multiple
+        of the devices. No index points there.
         """
-        if not self.sharded_data:
-            return jax.tree.map(lambda array: self._place(array, self.replicated), tree)
-        sharding = NamedSharding(self.mesh, PartitionSpec(AXES))
-        return jax.tree.map(lambda array: self._place(array, sharding, -len(array) % self.devices), tree)
+        padding = self.devices if self.sharded_data else 1
+        return jax.tree.map(lambda array: self._place(array, self.examples, -len(array) % padding), tree)
+
+    @property
+    def examples(self) -> NamedSharding:
+        """The sharding of the arrays [N, ...] of a split: cut along N, or whole on every device."""
+        return NamedSharding(self.mesh, PartitionSpec(AXES) if self.sharded_data else PartitionSpec())
 
     @property
     def batches(self) -> NamedSharding:
-        """The sharding of batches [K, A, B, ...]: every device holds its part of each, or, with "pmap", all of them."""
-        spec = PartitionSpec() if self.strategy == "pmap" else PartitionSpec(None, None, AXES)
+        """The sharding of batches [K, A, B, ...]: cut along B, or, with "pmap", whole on every device."""
+        spec = PartitionSpec() if self.name == "pmap" else PartitionSpec(None, None, AXES)
         return NamedSharding(self.mesh, spec)
 
     def columns(self, size: int) -> np.ndarray:
-        """Which of the `size` examples of a batch, or of each of its parts, this process's devices need; ascending."""
+        """Returns which of the `size` examples of a batch the devices of this process need, in ascending order."""
         parts: Any = self.batches.addressable_devices_indices_map((1, 1, size)).values()
         return np.unique(np.concatenate([np.arange(size)[part[2]] for part in parts]))
 
     def put_batches(self, tree: Any, size: int) -> Any:
-        """Arrays [K, A, n, ...] to the devices, for `take`: K batches of A parts of `size` examples each.
+        """Copies arrays [K, A, n, ...] to the devices, for `take`: K batches of A parts of `size` examples each.
 
-        The n that are given are those of this process's `columns`.
+        The n examples are those of the `columns` of this process.
         """
         columns = self.columns(size)
 
@@ -103,7 +108,8 @@ class Parallel(NamedTuple):
                 here = int(np.searchsorted(columns, first))
                 return array[:, :, here : here + last - first]
 
-            return jax.make_array_from_callback((*array.shape[:2], size, *array.shape[3:]), self.batches, part)
+            with jax.transfer_guard("allow"):
+                return jax.make_array_from_callback((*array.shape[:2], size, *array.shape[3:]), self.batches, part)
 
         return jax.tree.map(place, tree)
 
@@ -114,12 +120,13 @@ class Parallel(NamedTuple):
             return np.concatenate([rows, np.zeros((missing, *array.shape[1:]), array.dtype)]) if missing else rows
 
         shape = (len(array) + padding, *array.shape[1:]) if padding else array.shape
-        return jax.make_array_from_callback(shape, sharding, part)
+        with jax.transfer_guard("allow"):  # This copy is meant.
+            return jax.make_array_from_callback(shape, sharding, part)
 
     def state_sharding(self, state: Any) -> Any:
-        """Where the leaves of a state live: large ones cut along their longest axis over "model", the rest whole.
+        """Returns the sharding of each leaf of a state: large leaves are cut along their longest axis over "model".
 
-        What is cut is gathered where a layer needs it, and updated where it lies, as in ZeRO and FSDP
+        A leaf that is cut is gathered for the layer that needs it, and updated in place, as in ZeRO and FSDP
         (Rajbhandari et al. 2020, https://arxiv.org/abs/1910.02054).
 
         Args:
@@ -136,8 +143,8 @@ class Parallel(NamedTuple):
 
         return jax.tree.map(one, state)
 
-    def describe(self, state: Any) -> Any:
-        """Shapes, dtypes and places of a state's leaves, for compiling or restoring without allocating any."""
+    def stand_ins(self, state: Any) -> Any:
+        """Returns shapes, dtypes and shardings of the leaves of a state, to compile against or to restore into."""
         return jax.tree.map(
             lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
             state,
@@ -147,65 +154,65 @@ class Parallel(NamedTuple):
     # Inside compiled functions
 
     def share(self, values: jax.Array) -> jax.Array:
-        """This device's part of a global array [..., B] along its last axis; with "jit" the same array, split there."""
+        """Returns this device's part of an array [..., B] along its last axis; with "jit" the array, split there."""
         if self.devices == 1:
             return values
-        if self.strategy in EXPLICIT:
+        if self.name in EXPLICIT:
             part = values.shape[-1] // self.devices
             return lax.dynamic_slice_in_dim(values, lax.axis_index(AXES[0]) * part, part, axis=-1)
         spec = PartitionSpec(*[None] * (values.ndim - 1), AXES)
         return lax.with_sharding_constraint(values, NamedSharding(self.mesh, spec))
 
-    def fetch(self, examples: jax.Array, indices: jax.Array) -> jax.Array:
-        """Examples by their global index, those of this device's share of the batch.
+    def select(self, examples: jax.Array, indices: jax.Array) -> jax.Array:
+        """Returns the examples of this device's share of a batch, by their global index.
 
         Args:
-            examples: [N, ...] from `put_examples`; with a strategy that sees parts, [N / devices, ...].
-            indices: int32 [..., B], of the global batch.
+            examples: [N, ...] from `put_examples`; [N / devices, ...] with a strategy that sees parts.
+            indices: int32 [..., B], the indices of the global batch.
 
         Returns:
-            [..., B / devices, ...], or with "jit" [..., B, ...] split over the devices.
+            [..., B / devices, ...]; with "jit" [..., B, ...], split over the devices.
         """
         if not (self.sharded_data and self._explicit):
             return examples[self.share(indices)]
         rows = len(examples)
         local = indices - lax.axis_index(AXES[0]) * rows
         here = (local >= 0) & (local < rows)
-        found = examples[jnp.where(here, local, 0)]
-        found = jnp.where(here.reshape(*here.shape, *[1] * (found.ndim - here.ndim)), found, 0)
-        # Every example comes from one device: the sum over all is the example, and each gets its share of the batch.
-        return lax.psum_scatter(found, AXES[0], scatter_dimension=indices.ndim - 1, tiled=True)
+        rows_here = examples[jnp.where(here, local, 0)]
+        rows_here = jnp.where(here.reshape(*here.shape, *[1] * (rows_here.ndim - here.ndim)), rows_here, 0)
+        # Each example is on one device. So the sum over all devices is the example, and each gets its share.
+        return lax.psum_scatter(rows_here, AXES[0], scatter_dimension=indices.ndim - 1, tiled=True)
 
     def take(self, batches: jax.Array, which: jax.Array) -> jax.Array:
-        """One of the batches from `put_batches`.
+        """Returns one of the batches from `put_batches`.
 
         Args:
             batches: [K, A, B, ...]; with "shard_map" [K, A, B / devices, ...].
             which: int32 scalar.
 
         Returns:
-            As `fetch`: [A, B / devices, ...], or with "jit" [A, B, ...] split over the devices.
+            [A, B / devices, ...]; with "jit" [A, B, ...], split over the devices.
         """
         batch = lax.dynamic_index_in_dim(batches, which, keepdims=False)
-        if not (self.strategy == "pmap" and self._explicit):
+        if not (self.name == "pmap" and self._explicit):
             return batch
         part = batch.shape[1] // self.devices
         return lax.dynamic_slice_in_dim(batch, lax.axis_index(AXES[0]) * part, part, axis=1)
 
     def part_of_sum(self, tree: Any) -> Any:
-        """Sums that are known already, as what one device adds to an `all_sum`, and the others nothing."""
+        """Returns known sums as one device's contribution to an `all_sum`; those of the others are zero."""
         if not self._explicit:
             return tree
         return jax.tree.map(lambda total: jnp.where(lax.axis_index(AXES[0]) == 0, total, 0), tree)
 
     def all_sum(self, tree: Any) -> Any:
-        """The sums over the devices of what each has computed on its share; with "jit" they are that already."""
+        """Returns the sums over the devices of partial sums, one per device; with "jit" they are complete already."""
         return lax.psum(tree, AXES[0]) if self._explicit else tree
 
     # Between processes
 
     def highest(self, values: np.ndarray) -> jax.Array:
-        """The highest values [K] that any process brings; int32, computed behind what the devices already have to do.
+        """Returns the elementwise maximum of int32 [K] over the processes, computed on the devices, asynchronously.
 
         All processes must call it in the same order as everything else that runs on the devices.
         """
@@ -216,50 +223,53 @@ class Parallel(NamedTuple):
     # Compiling
 
     def jit(self, function: Callable, out_shardings: Any = None) -> Any:
-        """`jax.jit` of a function that no strategy changes, with replicated results unless said otherwise."""
+        """Returns `jax.jit` of a function that no strategy changes; by default its results are replicated."""
         return jax.jit(function, out_shardings=self.replicated if out_shardings is None else out_shardings)
 
     def compile(
         self,
         function: Callable,
-        donate: tuple[int, ...] = (),
-        examples: tuple[int, ...] = (),
+        donate: tuple[str, ...] = (),
+        shardings: Mapping[str, Any] | None = None,
         out_shardings: Any = None,
     ) -> Any:
-        """Compiles a function that calls `share`, `fetch` and `all_sum` to run on all devices.
+        """Compiles a function that calls `share`, `select` and `all_sum` to run on all devices.
 
         Args:
-            function: of positional arguments; what it returns is the same on all devices.
-            donate: the arguments whose buffers are reused for results.
-            examples: the arguments that come from `put_examples` or `put_batches`.
-            out_shardings: of the results, a prefix of their tree; replicated by default. For "jit" alone.
+            function: takes keyword arguments. Its results are the same on all devices.
+            donate: the names of the arguments whose buffers are reused for results.
+            shardings: the shardings of arguments, by name, as prefixes of their trees; replicated by default. Needed by
+                "shard_map"; "jit" reads them off the arrays, and with "pmap" all arguments are whole on every device.
+            out_shardings: the shardings of the results, a prefix of their tree; replicated by default. Only for "jit".
 
         Returns:
-            A function with `lower`, as `jax.jit` returns.
+            A function of the same keyword arguments with a method `lower`, as `jax.jit` returns.
         """
-        if self.strategy == "jit":
-            return jax.jit(function, out_shardings=out_shardings or self.replicated, donate_argnums=donate)
+        if self.name == "jit":
+            return jax.jit(function, out_shardings=out_shardings or self.replicated, donate_argnames=donate)
 
-        def run_pmap(*arguments):
-            # Nothing has an axis of replicas but the device's number, for `pmap` insists on one such argument.
+        def call(arguments):
+            return function(**arguments)
+
+        def run_pmap(**arguments):
+            # Only the number of the device has an axis of replicas, because `pmap` insists on one such argument.
             mapped = jax.pmap(
-                lambda _, *rest: function(*rest),
+                lambda _, arguments: call(arguments),
                 AXES[0],
-                in_axes=(0, *[None] * len(arguments)),
+                in_axes=(0, None),
                 out_axes=None,
                 devices=list(self.mesh.devices.flat),
             )
-            return mapped(jnp.arange(self.devices), *arguments)
+            return mapped(jnp.arange(self.devices), arguments)
 
-        def run_shard_map(*arguments):
-            cut = PartitionSpec(AXES[0]) if self.sharded_data else PartitionSpec()
-            cut = self.batches.spec if self.streamed else cut
-            specs = tuple(cut if index in examples else PartitionSpec() for index in range(len(arguments)))
+        def run_shard_map(**arguments):
+            specs: dict[str, Any] = dict.fromkeys(arguments, PartitionSpec())
+            specs |= jax.tree.map(lambda sharding: sharding.spec, dict(shardings or {}))
             # check_vma: the check of what is replicated does not see through custom derivatives.
-            mapped = jax.shard_map(function, mesh=self.mesh, in_specs=specs, out_specs=PartitionSpec(), check_vma=False)
-            return mapped(*arguments)
+            mapped = jax.shard_map(call, mesh=self.mesh, in_specs=(specs,), out_specs=PartitionSpec(), check_vma=False)
+            return mapped(arguments)
 
-        return jax.jit(run_pmap if self.strategy == "pmap" else run_shard_map, donate_argnums=donate)
+        return jax.jit(run_pmap if self.name == "pmap" else run_shard_map, donate_argnames=donate)
 
 
 def _highest(votes):
@@ -271,38 +281,33 @@ def _length(index, shape):
     return stop - start
 
 
-def create(config: ConfigDict, data_bytes: int = 0, streamed: bool = False) -> Parallel:
-    """The strategy of `config.parallel`.
-
-    Args:
-        config: the `parallel` section, one that `imgclf_jax.devices.problems` accepts.
-        data_bytes: size of the data set, by which `parallel.data="auto"` decides.
-        streamed: whether the data set stays on disk, see `streams`.
-    """
-    shape = _mesh_shape(config)
-    devices = np.asarray(jax.devices()[: math.prod(shape)]).reshape(shape)
-    mesh = Mesh(devices, AXES, axis_types=(AxisType.Auto,) * len(AXES))
-    strategy = "jit" if config.strategy == "auto" else config.strategy
-    sharded = config.data == "sharded"
-    if config.data == "auto" and strategy != "pmap" and mesh.size > 1:
-        sharded = data_bytes > DATA_SHARE * _memory(mesh)
-    return Parallel(strategy, mesh, sharded and mesh.size > 1 and not streamed, streamed)
-
-
-def streams(config: ConfigDict, data_bytes: int) -> bool:
-    """Whether a data set is too large for the devices, so that it stays on disk and is streamed to them.
+def create(config: ConfigDict, image_bytes: int = 0) -> Parallel:
+    """Returns the strategy of a config, and decides where its data set lives. All processes decide alike.
 
     Args:
         config: a whole, valid config.
-        data_bytes: size of the images of all splits, decoded.
+        image_bytes: the size of the images of all splits, decoded to uint8. A data set that is too large for the
+            devices is streamed.
     """
-    resident = create(config.parallel, data_bytes)
-    held = data_bytes / (resident.devices if resident.sharded_data else 1)
-    return held > (config.data.max_device_bytes or STREAM_SHARE * _memory(resident.mesh))
+    settings = config.parallel
+    shape = _mesh_shape(settings)
+    devices = np.asarray(jax.devices()[: math.prod(shape)]).reshape(shape)
+    mesh = Mesh(devices, AXES, axis_types=(AxisType.Auto,) * len(AXES))
+    name = "jit" if settings.strategy == "auto" else settings.strategy
+    memory = _memory(mesh)
+    sharded = settings.data == "sharded"
+    if settings.data == "auto" and name != "pmap":
+        sharded = image_bytes > DATA_SHARE * memory
+    sharded = sharded and mesh.size > 1
+    held = image_bytes / (mesh.size if sharded else 1)
+    streamed = held > (config.data.max_device_bytes or STREAM_SHARE * memory)
+    # The memory of the machines may differ.
+    sharded, streamed = ("True" in processes.gather(str(choice)) for choice in (sharded, streamed))
+    return Parallel(name, mesh, sharded and not streamed, streamed)
 
 
 def alone() -> Parallel:
-    """Plain `jax.jit` on one device."""
+    """Returns plain `jax.jit` on one device."""
     return Parallel("jit", Mesh(np.asarray(jax.local_devices()[:1]).reshape(1, 1), AXES))
 
 
@@ -311,7 +316,7 @@ def _mesh_shape(config):
 
 
 def _memory(mesh):
-    """Bytes of a device's memory; of a host's, which its devices share, their part; infinite where it is not known."""
+    """Returns the memory of a device in bytes. CPU devices share that of the host. Infinite if it is not known."""
     device = mesh.local_devices[0]
     limit = (device.memory_stats() or {}).get("bytes_limit") if device.platform != "cpu" else _host_memory()
     return (limit or math.inf) / (len(mesh.local_devices) if device.platform == "cpu" else 1)

@@ -8,9 +8,10 @@ import numpy as np
 from imgclf_jax import data
 from imgclf_jax.data.tfds import sample
 from imgclf_jax.data.types import Images, LazyImages, Progress
+from imgclf_jax.devices import parallel
 from imgclf_jax.errors import UserError
 from imgclf_jax.terminal.output import csv_line
-from imgclf_jax.training import feed, trained
+from imgclf_jax.training import trained
 
 
 class Chosen(LazyImages):
@@ -109,8 +110,8 @@ def predict(network: trained.Trained, progress: Progress) -> Predictions:
     source = "sample" if described["name"] == sample.NAME else settings.source
     settings.update(download=False, allow_sample=False, source=source)
     try:
-        stream = feed.is_streamed(network.config, data.describe_split(settings, split))
-        dataset = data.load_split(settings, split, progress=progress, stream=stream)
+        strategy = parallel.create(network.config, data.describe_split(settings, split).image_bytes)
+        dataset = data.load_split(settings, split, progress=progress, stream=strategy.streamed)
     except UserError as error:
         raise UserError(
             f"the {split} split cannot be read ({error}). A report downloads nothing; when the run was made the "

@@ -1,133 +1,162 @@
-"""Puts the pure functions of an experiment together: config in, compiled-to-be functions out."""
+"""Puts the pure functions of an experiment together, and remembers what they were made of."""
 
+import dataclasses
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 import optax
 from ml_collections import ConfigDict
 
 from imgclf_jax import augment, models
-from imgclf_jax.augment import normalize as inputs
-from imgclf_jax.augment.normalize import Normalization
-from imgclf_jax.devices import parallel
+from imgclf_jax.data.types import Split
+from imgclf_jax.devices.parallel import Parallel
+from imgclf_jax.models import cost
 from imgclf_jax.training import multistep, optim
+from imgclf_jax.training.batches import Data
 from imgclf_jax.training.exact_evaluation import make_evaluate
+from imgclf_jax.training.placed import placement
+from imgclf_jax.training.plan import Plan
+from imgclf_jax.training.sampling import Sampler
 from imgclf_jax.training.state import TrainState, init_state
 from imgclf_jax.training.steps import make_eval_step, make_train_step
-from imgclf_jax.training.validate import Plan
 
 
-class Experiment(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Experiment:
     """The functions of one experiment, not yet compiled, and what they are made of.
 
     Attributes:
+        config: the whole config.
+        plan: its durations.
+        image_shape: (H, W, C) of the images of the data set.
+        class_names: by label.
+        strategy: where arrays live and how functions are compiled.
         model: the network.
         schedule: step -> learning rate.
-        key: the experiment's PRNG key.
-        input_shape: (H, W, C) of what the network sees.
+        sampler: which examples a step sees.
         init: key -> the state before the first step.
         train_step: see `imgclf_jax.training.steps`.
         run_steps: see `imgclf_jax.training.multistep`.
         evaluate: see `imgclf_jax.training.exact_evaluation`.
     """
 
+    config: ConfigDict
+    plan: Plan
+    image_shape: tuple[int, int, int]
+    class_names: tuple[str, ...]
+    strategy: Parallel
     model: nn.Module
     schedule: optax.Schedule
-    key: jax.Array
-    input_shape: tuple[int, int, int]
+    sampler: Sampler
     init: Callable[[jax.Array], TrainState]
     train_step: Callable[..., Any]
     run_steps: Callable[..., Any]
     evaluate: Callable[..., Any]
+
+    @property
+    def key(self) -> jax.Array:
+        """The PRNG key of the experiment."""
+        return jax.random.key(self.config.seed)
+
+    @property
+    def input_shape(self) -> tuple[int, int, int]:
+        """(H, W, C) of the images that the network sees."""
+        return augment.input_shape(self.config, self.image_shape)
+
+    def logits(self, variables: dict[str, Any], normalization: augment.Normalization, images: jax.Array) -> jax.Array:
+        """Maps images uint8 [B, H, W, C] to logits float32 [B, classes], as evaluation does; pure, to be compiled."""
+        seen = normalization(augment.central(self.config.augment, images))
+        scores: Any = self.model.apply(variables, seen, train=False)
+        return scores.astype("float32")
+
+    def state_shapes(self) -> TrainState:
+        """Returns the shapes and dtypes of the state."""
+        return jax.eval_shape(self.init, jax.eval_shape(lambda: jax.random.key(0)))
+
+    def network_flops(self) -> tuple[int, int]:
+        """Returns the FLOPs of a forward pass and of a training step; see `imgclf_jax.models.cost.network_flops`."""
+        variables = self.state_shapes().eval_variables()
+        return cost.network_flops(self.model, variables, self.input_shape, self.sampler.batch_size)
+
+    def template(self) -> dict[str, Any]:
+        """Returns stand-ins for what a checkpoint holds: `state`, `meter` and `inputs`, the normalization."""
+        content = {
+            "state": self.state_shapes(),
+            "meter": jax.eval_shape(multistep.empty_meter),
+            "inputs": augment.stand_in(self.config, self.image_shape)._asdict(),
+        }
+        return self.strategy.stand_ins(content)
+
+    def compile_init(self) -> Any:
+        """Returns `init`, not yet lowered."""
+        return self.strategy.jit(self.init, self.strategy.state_sharding(self.state_shapes()))
+
+    def compile_run_steps(self) -> Any:
+        """Returns `run_steps`, not yet lowered. The buffers of the state are reused for the result."""
+        out_shardings = self.strategy.state_sharding(self.state_shapes()), self.strategy.replicated
+        shardings = {"data": placement(self.strategy).training_shardings(self.strategy)}
+        return self.strategy.compile(self.run_steps, ("state",), shardings, out_shardings)
+
+    def compile_evaluate(self) -> Any:
+        """Returns `evaluate`, not yet lowered."""
+        shardings = {"data": placement(self.strategy).evaluation_shardings(self.strategy)}
+        return self.strategy.compile(self.evaluate, shardings=shardings)
+
+    def place(self, split: Split) -> Any:
+        """Places a split: copies it to the devices, or prepares to stream it; see `placement`."""
+        return placement(self.strategy).place(split, self.strategy)
+
+    def data_stand_ins(self) -> Data:
+        """Returns stand-ins with the shapes, dtypes and shardings of the training data, to compile against."""
+        return placement(self.strategy).stand_ins(self)
 
 
 def build(
     config: ConfigDict,
     plan: Plan,
     image_shape: tuple[int, int, int],
-    num_classes: int,
-    normalize: Normalization,
-    strategy: parallel.Parallel,
+    class_names: tuple[str, ...],
+    strategy: Parallel,
 ) -> Experiment:
-    """All functions of a valid config.
+    """Builds all functions of a valid config.
 
     Args:
         config: the whole config.
         plan: its durations.
-        image_shape: (H, W, C) of the data set's images.
-        num_classes: of the data set.
-        normalize: from [0, 1] to what the network sees.
-        strategy: where batches live.
+        image_shape: (H, W, C) of the images of the data set.
+        class_names: of the data set, by label.
+        strategy: where arrays live.
     """
-    model = models.create(config.model, num_classes, strategy.axis_name)
+    model = models.create(config.model, len(class_names), strategy.axis_name)
     schedule = optim.create_schedule(config.optim, plan.steps, plan.warmup_steps)
     optimizer = optim.create_optimizer(config.optim, schedule)
-    key = jax.random.key(config.seed)
-    input_shape = inputs.shape(config, image_shape)
-
-    def prepare(key, images, positions):
-        return normalize(augment.augment(config.augment, key, images, positions))
-
-    def prepare_for_evaluation(images):
-        return normalize(augment.central(config.augment, images))
-
+    sampler = Sampler(
+        plan.train_count, config.train.batch_size, plan.steps_per_epoch, config.train.sampling == "replacement"
+    )
     train_step = make_train_step(
         model,
         optimizer,
-        prepare,
+        lambda key, images, positions: augment.augment(config.augment, key, images, positions),
         label_smoothing=config.optim.label_smoothing,
         ema_decay=config.optim.ema_decay,
         accumulate=config.train.accumulate,
         all_sum=strategy.all_sum,
     )
-    run_steps = multistep.make_run_steps(
-        train_step,
-        batch_size=config.train.batch_size,
-        examples=plan.train_count,
-        steps_per_epoch=plan.steps_per_epoch,
-        replacement=config.train.sampling == "replacement",
-        accumulate=config.train.accumulate,
-        strategy=strategy,
-    )
-    eval_step = make_eval_step(model, prepare_for_evaluation)
+    eval_step = make_eval_step(model, lambda images: augment.central(config.augment, images))
+    input_shape = augment.input_shape(config, image_shape)
     return Experiment(
+        config=config,
+        plan=plan,
+        image_shape=image_shape,
+        class_names=class_names,
+        strategy=strategy,
         model=model,
         schedule=schedule,
-        key=key,
-        input_shape=input_shape,
+        sampler=sampler,
         init=lambda key: init_state(model, optimizer, key, input_shape, config.optim.ema_decay > 0),
         train_step=train_step,
-        run_steps=run_steps,
+        run_steps=multistep.make_run_steps(train_step, sampler, config.train.accumulate, strategy),
         evaluate=make_evaluate(eval_step, config.eval.batch_size, strategy),
     )
-
-
-def compile_run_steps(experiment: Experiment, strategy: parallel.Parallel) -> Any:
-    """`experiment.run_steps`, not yet lowered; the buffers of the state are reused."""
-    sharding = strategy.state_sharding(jax.eval_shape(experiment.init, experiment.key))
-    shardings = sharding, strategy.replicated
-    return strategy.compile(experiment.run_steps, donate=(0,), examples=(2, 3), out_shardings=shardings)
-
-
-def compile_init(experiment: Experiment, strategy: parallel.Parallel) -> Any:
-    """`experiment.init`, not yet lowered."""
-    state = jax.eval_shape(experiment.init, experiment.key)
-    return strategy.jit(experiment.init, strategy.state_sharding(state))
-
-
-def compile_evaluate(experiment: Experiment, strategy: parallel.Parallel) -> Any:
-    """`experiment.evaluate`, not yet lowered."""
-    return strategy.compile(experiment.evaluate, examples=(1, 2))
-
-
-def template(experiment: Experiment, normalize: Normalization, strategy: parallel.Parallel) -> dict[str, Any]:
-    """Shapes, dtypes and places of what a checkpoint holds: `state`, `meter` and `inputs`, the normalisation."""
-    content = {
-        "state": jax.eval_shape(experiment.init, experiment.key),
-        "meter": multistep.empty_meter(),
-        "inputs": normalize._asdict(),
-    }
-    return strategy.describe(jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(jnp.shape(leaf), leaf.dtype), content))

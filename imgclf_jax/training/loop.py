@@ -10,11 +10,11 @@ import jax
 import numpy as np
 
 from imgclf_jax.training import multistep
+from imgclf_jax.training.plan import Plan
 from imgclf_jax.training.state import TrainState
-from imgclf_jax.training.validate import Plan
 
-# Long enough that the cost of a dispatch vanishes, short enough that the progress bar moves and Ctrl-C is heard.
-SECONDS_A_DISPATCH = 0.5
+# Long enough to make the cost of a dispatch negligible, short enough for the progress bar and Ctrl-C to respond.
+SECONDS_PER_DISPATCH = 0.5
 
 
 class Diverged(Exception):
@@ -29,17 +29,15 @@ class Progress(NamedTuple):
     """What is known after a dispatch.
 
     Attributes:
-        step: steps taken.
-        loss: mean over the examples since the last row.
-        accuracy: likewise, on augmented images.
-        images_per_second: likewise, not counting evaluation and saving. The time that was spent waiting for a chunk of
-            streamed data is spread evenly over the steps of that chunk. `None` if it is not known yet.
+        step: the number of steps taken.
+        means: of the metrics, on augmented images, and of `grad_norm`, since the last row.
+        images_per_second: since the last row, not counting evaluation and saving. The time that was spent waiting for a
+            chunk of streamed data is spread evenly over the steps of that chunk. `None` if it is not known yet.
         row: whether a row of the metrics files is due.
     """
 
     step: int
-    loss: float
-    accuracy: float
+    means: dict[str, float]
     images_per_second: float | None
     row: bool
 
@@ -52,9 +50,9 @@ class Hooks(NamedTuple):
         evaluate: (state, step) -> validation accuracy or `None`; called at evaluation steps and at the end.
         save: (state, meter, step, validation accuracy or `None`) after evaluations, at checkpoint steps, at the end
             and when asked to stop.
-        stop: the number of the signal that asked to stop, or 0; asked between dispatches.
-        agree: where several processes train together, [signal, -steps] int32 [2] -> the highest that any of them
-            brings, on the device; `None` for one process.
+        stop: returns the number of the signal that asked to stop, or 0; called between dispatches.
+        agree: if several processes train together, [signal, -steps] int32 [2] -> the elementwise maximum over all of
+            them, on the device; `None` for one process.
     """
 
     progress: Callable[[Progress], None]
@@ -64,101 +62,130 @@ class Hooks(NamedTuple):
     agree: Callable[[np.ndarray], jax.Array] | None = None
 
 
-def run(
-    plan: Plan,
-    hooks: Hooks,
-    run_steps: Callable[..., Any],
-    feed: Callable[[int, int], tuple[tuple[Any, ...], int]],
-    state: TrainState,
-    meter: multistep.Meter,
-    *,
-    batch_size: int,
-    steps_per_dispatch: int = 0,
-    rates_from: int = 0,
-) -> tuple[TrainState, int, int]:
-    """Trains from where `state` is to the end of the plan, or until asked to stop.
+class Work(NamedTuple):
+    """What the loop repeats.
+
+    Attributes:
+        run_steps: (state, meter, data, count) -> (state, meter), compiled; the buffers of `state` are reused.
+        feed: (step, wanted) -> the data from there on, and how many steps it serves, at most `wanted`.
+        empty_meter: returns the meter of no steps, on the devices.
+        batch_size: examples per step.
+        steps_per_dispatch: the most steps in one dispatch; 0 adapts it to `SECONDS_PER_DISPATCH`.
+        rates_from: the step from which rates are measured. The data of earlier steps was read before training began,
+            so that no time was spent waiting for it here.
+    """
+
+    run_steps: Callable[[TrainState, multistep.Meter, Any, int], tuple[TrainState, multistep.Meter]]
+    feed: Callable[[int, int], tuple[Any, int]]
+    empty_meter: Callable[[], multistep.Meter]
+    batch_size: int
+    steps_per_dispatch: int = 0
+    rates_from: int = 0
+
+
+def run(plan: Plan, hooks: Hooks, work: Work, state: TrainState, meter: multistep.Meter) -> tuple[TrainState, int, int]:
+    """Trains from the step of `state` to the end of the plan, or until asked to stop.
 
     Args:
         plan: durations in steps.
         hooks: what to do on the way.
-        run_steps: the compiled function of `imgclf_jax.training.multistep`; `state` is donated to it.
-        feed: (step, wanted) -> what `run_steps` works on from there, and how many steps it serves, at most `wanted`;
-            see `imgclf_jax.training.feed`.
-        state: the state to start from.
-        meter: sums since the last row.
-        batch_size: examples a step.
-        steps_per_dispatch: most steps in one dispatch; 0 adapts it to `SECONDS_A_DISPATCH`.
-        rates_from: the step from which rates are measured. The data of earlier steps was read before training began,
-            so that no time was spent waiting for it here.
+        work: what to repeat.
+        state: the state to start from. Its buffers are reused.
+        meter: the sums since the last row.
 
     Returns:
         The state, the number of steps it has taken, and the signal that stopped it, or 0.
 
     Raises:
         Diverged: see there. What was saved before is whole and finite.
-        UserError: from `feed`: data that cannot be read.
+        UserError: from `work.feed`: data that cannot be read.
     """
     step = int(state.step)
-    pending: collections.deque = collections.deque()
-    watch = _Watch(batch_size)
-    longest = proposed = steps_per_dispatch or 1
-    stopping = 0
-
-    def settle():
-        """Waits for the oldest dispatch in flight and reports it."""
-        nonlocal longest, proposed, stopping
-        end, count, sums, votes, waiting = pending.popleft()
-        sums = jax.device_get(sums)
-        if sums["bad_step"] >= 0:
-            raise Diverged(int(sums["bad_step"]))
-        seconds = watch.tick(count if end - count >= rates_from else 0, waiting)
-        if seconds and not steps_per_dispatch:
-            # At most doubled: the first measurements are of a single step, and noisy.
-            proposed = max(1, min(2 * longest, round(SECONDS_A_DISPATCH * count / seconds)))
-        if votes is None:
-            longest = proposed
-        else:
-            # As known when that dispatch was sent off: old news, but the same in all processes, who must all cut the
-            # run at the same steps.
-            number, steps = (int(value) for value in jax.device_get(votes))
-            stopping, longest = max(stopping, number), -steps
-        row = _due(end, plan.log_every, plan.steps)
-        examples = max(int(sums["count"]), 1)
-        hooks.progress(
-            Progress(end, float(sums["loss"]) / examples, int(sums["correct"]) / examples, watch.rate(), row)
-        )
-        if row:
-            watch.restart()
-
+    flight = _Flight(plan, hooks, work)
     while step < plan.steps:
         if step % plan.log_every == 0:
-            meter = multistep.empty_meter()
-        count = min(longest, plan.steps - step)
-        for every in (plan.log_every, plan.eval_every, plan.checkpoint_every):
-            count = min(count, every - step % every) if every else count
-        with watch.waiting():
-            arguments, rest = feed(step, plan.steps - step)
-        count = min(count, rest)
-        state, meter = run_steps(state, meter, *arguments, np.int32(count))
+            meter = work.empty_meter()
+        # Copies between host and devices that nobody asked for would make the devices wait: they are errors here.
+        with jax.transfer_guard("disallow"):
+            with flight.watch.waiting():
+                data, served = work.feed(step, plan.steps - step)
+            count = min(flight.longest, served, _until_due(step, plan))
+            state, meter = work.run_steps(state, meter, data, count)
         step += count
-        votes = hooks.agree(np.array([hooks.stop(), -proposed], np.int32)) if hooks.agree else None
-        pending.append((step, count, meter, votes, watch.share(count, rest)))
-        # One dispatch stays in flight, so that the device never waits for the host.
-        while len(pending) > 1:
-            settle()
-        if not hooks.agree:
-            stopping = hooks.stop()
+        flight.send(step, count, served, meter)
         evaluating = _due(step, plan.eval_every, plan.steps)
-        saving = evaluating or stopping or _due(step, plan.checkpoint_every, plan.steps)
-        while saving and pending:  # Before saving, all must be known.
-            settle()
+        saving = evaluating or flight.stopping or _due(step, plan.checkpoint_every, plan.steps)
         if saving:
+            flight.settle_all()  # Before saving, all results must be known.
             accuracy = hooks.evaluate(state, step) if evaluating else None
             hooks.save(state, meter, step, accuracy)
-            watch.resume()
-        if stopping:
+            flight.watch.resume()
+        if flight.stopping:
             break
-    return state, step, stopping
+    return state, step, flight.stopping
+
+
+class _Flight:
+    """The dispatches whose results are not known yet, and what is learned from them.
+
+    Attributes:
+        watch: measures images per second.
+        longest: the most steps in the next dispatch.
+        stopping: the signal that asked to stop, or 0.
+    """
+
+    def __init__(self, plan, hooks, work):
+        self._plan, self._hooks, self._work = plan, hooks, work
+        self._pending: collections.deque = collections.deque()
+        self.watch = _Watch(work.batch_size)
+        self.longest = self._proposed = work.steps_per_dispatch or 1
+        self.stopping = 0
+
+    def send(self, end, count, served, meter):
+        """Notes that a dispatch of `count` steps up to `end` was sent off, and settles all others.
+
+        One dispatch stays in flight, so that the device never waits for the host.
+        """
+        hooks = self._hooks
+        votes = hooks.agree(np.array([hooks.stop(), -self._proposed], np.int32)) if hooks.agree else None
+        self._pending.append((end, count, meter, votes, self.watch.share(count, served)))
+        while len(self._pending) > 1:
+            self._settle()
+        if not hooks.agree:
+            self.stopping = hooks.stop()
+
+    def settle_all(self):
+        """Waits for all dispatches in flight and reports them."""
+        while self._pending:
+            self._settle()
+
+    def _settle(self):
+        """Waits for the oldest dispatch in flight and reports it."""
+        end, count, meter, votes, waiting = self._pending.popleft()
+        meter = jax.device_get(meter)
+        if meter["bad_step"] >= 0:
+            raise Diverged(int(meter["bad_step"]))
+        seconds = self.watch.tick(count if end - count >= self._work.rates_from else 0, waiting)
+        if seconds and not self._work.steps_per_dispatch:
+            # At most doubled: the first measurements are of a single step, and noisy.
+            self._proposed = max(1, min(2 * self.longest, round(SECONDS_PER_DISPATCH * count / seconds)))
+        if votes is None:
+            self.longest = self._proposed
+        else:
+            # The votes are those of the time of that dispatch: out of date, but the same in all processes, which must
+            # all cut the run at the same steps.
+            number, steps = (int(value) for value in jax.device_get(votes))
+            self.stopping, self.longest = max(self.stopping, number), -steps
+        row = _due(end, self._plan.log_every, self._plan.steps)
+        self._hooks.progress(Progress(end, multistep.means(meter), self.watch.rate(), row))
+        if row:
+            self.watch.restart()
+
+
+def _until_due(step, plan):
+    """Returns the number of steps until a row, an evaluation or a checkpoint is due, or until the end."""
+    every = (plan.log_every, plan.eval_every, plan.checkpoint_every)
+    return min([plan.steps - step, *(steps - step % steps for steps in every if steps)])
 
 
 def _due(step, every, steps):
@@ -166,7 +193,7 @@ def _due(step, every, steps):
 
 
 class _Watch:
-    """Measures images a second since the last row, leaving out what is not training.
+    """Measures images per second since the last row, leaving out everything but training.
 
     The loop waits for a whole chunk of streamed data and then uses it up quickly. To give every step the same time, the
     wait for a chunk is spread over the steps that it serves.

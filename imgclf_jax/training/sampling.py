@@ -1,5 +1,7 @@
 """Which examples a step sees: a function of (seed, epoch, step) alone, computed on the device."""
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 
@@ -42,24 +44,33 @@ def batch_with_replacement(key: jax.Array, step: jax.Array, batch_size: int, cou
     return jax.random.randint(stream(key, "replacement", step), (batch_size,), 0, count, jnp.int32)
 
 
-def epoch_batches(
-    key: jax.Array, epoch: int | jax.Array, *, batch_size: int, count: int, steps: int, replacement: bool
-) -> jax.Array:
-    """The examples of all steps of an epoch: int32 [steps, batch_size].
+class Sampler(NamedTuple):
+    """Which examples each step of an experiment sees.
 
-    Args:
-        key: the experiment's key.
-        epoch: int32 scalar, from 0.
-        batch_size: examples a step.
-        count: number of examples.
-        steps: steps an epoch.
-        replacement: as `batch_with_replacement` draws them, instead of in epoch order.
+    Attributes:
+        examples: the number of training examples.
+        batch_size: examples per step, on all devices together.
+        steps_per_epoch: see `steps_per_epoch`.
+        replacement: whether each batch is drawn from all examples instead of following the order of the epoch.
     """
-    order = epoch_order(key, epoch, count)
 
-    def batch(step):
-        if replacement:
-            return batch_with_replacement(key, step, batch_size, count)
-        return batch_from_order(order, step, batch_size, steps)
+    examples: int
+    batch_size: int
+    steps_per_epoch: int
+    replacement: bool
 
-    return jax.lax.map(batch, epoch * steps + jnp.arange(steps, dtype=jnp.int32))
+    def order(self, key: jax.Array, epoch: int | jax.Array) -> jax.Array:
+        """Returns `epoch_order`, int32 [examples]."""
+        return epoch_order(key, epoch, self.examples)
+
+    def indices(self, key: jax.Array, order: jax.Array, step: jax.Array) -> jax.Array:
+        """Returns the examples of a step, int32 [batch_size]; `order` is that of its epoch."""
+        if self.replacement:
+            return batch_with_replacement(key, step, self.batch_size, self.examples)
+        return batch_from_order(order, step, self.batch_size, self.steps_per_epoch)
+
+    def epoch(self, key: jax.Array, epoch: int | jax.Array) -> jax.Array:
+        """Returns the examples of all steps of an epoch, int32 [steps_per_epoch, batch_size]."""
+        order = self.order(key, epoch)
+        steps = epoch * self.steps_per_epoch + jnp.arange(self.steps_per_epoch, dtype=jnp.int32)
+        return jax.lax.map(lambda step: self.indices(key, order, step), steps)

@@ -1,23 +1,21 @@
 """A trained network out of a workdir: what evaluation, prediction, export and reports start from."""
 
+import dataclasses
 import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import flax.linen as nn
 import jax
-import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
 from imgclf_jax import augment, data, models
-from imgclf_jax.augment import normalize as inputs
 from imgclf_jax.devices import parallel, xla
 from imgclf_jax.errors import UserError
 from imgclf_jax.training import optim, ranges
-from imgclf_jax.training.experiment import Experiment, build, template
-from imgclf_jax.training.validate import plan as make_plan
+from imgclf_jax.training.experiment import Experiment, build
+from imgclf_jax.training.plan import plan as make_plan
 from imgclf_jax.workdir import checkpoint, checkpoint_folder, record
 from imgclf_jax.workdir import folder as workdir
 
@@ -25,29 +23,38 @@ CHECKPOINTS = ("reported", "last", "best")
 
 
 class Trained(NamedTuple):
-    """A trained network and what it needs to know of its data.
+    """A trained network.
 
     Attributes:
         folder: the workdir.
-        config: the run's.
-        record: the content of `run.json`, with `data`, the description of the data, even if the file was deleted.
-        step: of the checkpoint.
-        experiment: the functions of the config, with the checkpoint's normalisation.
+        record: the content of `run.json`, with `data`, the recorded facts about the data, even if the file was deleted.
+        step: the step of the checkpoint.
+        experiment: the functions of the config.
         variables: what evaluation applies the network with.
-        normalize: from [0, 1] to what the network sees.
-        class_names: by label.
-        image_shape: (H, W, C) of the images that it takes, uint8.
+        normalization: maps images in [0, 1] to the inputs of the network.
     """
 
     folder: Path
-    config: ConfigDict
     record: dict[str, Any]
     step: int
     experiment: Experiment
     variables: dict[str, Any]
-    normalize: inputs.Normalization
-    class_names: tuple[str, ...]
-    image_shape: tuple[int, int, int]
+    normalization: augment.Normalization
+
+    @property
+    def config(self) -> ConfigDict:
+        """The config of the run."""
+        return self.experiment.config
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The classes, by label."""
+        return self.experiment.class_names
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(H, W, C) of the images that the network takes, uint8."""
+        return self.experiment.image_shape
 
 
 def load(
@@ -60,49 +67,37 @@ def load(
         which: "last", "best" (by validation accuracy) or "reported" (the one whose test accuracy the run printed, or
             the last one if the run is not complete). If "last" or "reported" is damaged, the one before it is used,
             with a warning.
-        settings: a config that differs from the run's in what is not mathematics; by default the run's own.
-        strategy: where the variables go; by default on one device.
+        settings: a config that may differ from that of the run in where and how it runs; by default that of the run.
+        strategy: where the variables are placed; by default on one device.
 
     Raises:
-        UserError: no run, no checkpoint, none called `which`, one that is damaged or of another model.
+        UserError: there is no run, no checkpoint, or none called `which`; or it is damaged or of another model.
     """
     if which not in CHECKPOINTS:
         raise UserError(f"checkpoint={which!r} must be one of {', '.join(map(repr, CHECKPOINTS))}")
-    folder, strategy = Path(folder), strategy or parallel.alone()
+    folder = Path(folder)
     settings = settings or workdir.load_config(folder)
     content = check(folder)
     checkpoints = checkpoint.Checkpoints(folder, read_only=True)
     try:
-        described = _described(checkpoints, content, folder)
-        _validate(settings, described, folder)
-        image_shape = tuple(described["image_shape"])
-        plan = _plan(settings, described, folder)
-        blank = np.zeros((1, *image_shape), np.uint8)
-        like = inputs.normalization(settings.data.pixels, blank, tuple(settings.augment.crop))
-
-        def experiment(normalize):
-            return build(settings, plan, image_shape, len(described["class_names"]), normalize, strategy)
-
+        facts = _facts(checkpoints, content, folder)
+        _validate(settings, facts, folder)
+        experiment = build(
+            settings,
+            _plan(settings, facts, folder),
+            tuple(facts["image_shape"]),
+            tuple(facts["class_names"]),
+            strategy or parallel.alone(),
+        )
         wanted = _step(checkpoints, folder, content, which)
         with xla.quiet():
-            saved, step = _restore(checkpoints, template(experiment(like), like, strategy), wanted, which)
-        names = checkpoints.notes(step).get("class_names")
-        class_names = tuple(names if isinstance(names, list) else described["class_names"])
+            saved, step = _restore(checkpoints, experiment.template(), wanted, which)
+        if isinstance(names := checkpoints.notes(step).get("class_names"), list):
+            experiment = dataclasses.replace(experiment, class_names=tuple(names))
     finally:
         checkpoints.close()
-    normalize = inputs.Normalization(**saved["inputs"])
-    variables = saved["state"].eval_variables()
-    return Trained(
-        folder,
-        settings,
-        content | {"data": described},
-        step,
-        experiment(normalize),
-        variables,
-        normalize,
-        class_names,
-        image_shape,
-    )
+    variables, normalization = saved["state"].eval_variables(), augment.Normalization(**saved["inputs"])
+    return Trained(folder, content | {"data": facts}, step, experiment, variables, normalization)
 
 
 def check(folder: Path) -> dict[str, Any]:
@@ -117,15 +112,15 @@ def check(folder: Path) -> dict[str, Any]:
     return content
 
 
-def _described(checkpoints, content, folder):
-    """The description of the data in `run.json`, or else the one in the notes of the checkpoints."""
-    described = content.get("data")
-    if record.is_described(described):
-        return described
+def _facts(checkpoints, content, folder):
+    """Returns the facts about the data in `run.json`, or else those in the notes of the checkpoints."""
+    facts = content.get("data")
+    if record.is_described(facts):
+        return facts
     for step in reversed(checkpoints.steps()):
         if record.is_described(noted := checkpoints.notes(step).get("data")):
             return noted
-    lacking = [name for name in ("class_names", "image_shape", "counts") if not (described or {}).get(name)]
+    lacking = [name for name in ("class_names", "image_shape", "counts") if not (facts or {}).get(name)]
     raise UserError(
         f"{folder / record.NAME} lacks {', '.join(lacking) or 'counts'} of the data, which the checkpoints do not hold "
         "either; run the training command again with this --workdir, which writes them again"
@@ -160,22 +155,24 @@ def check_classes(trained: Trained, dataset: data.Dataset) -> None:
         )
 
 
-def _validate(settings, described, folder):
+def _validate(settings, facts, folder):
     """Files of a workdir may have been edited: raises `UserError` for what could not be a run's."""
-    image_shape, classes = tuple(described["image_shape"]), len(described["class_names"])
+    image_shape, classes = tuple(facts["image_shape"]), len(facts["class_names"])
     if problems := ranges.problems(settings, "optim.", "augment.", "model."):
         raise UserError("\n".join(f"{folder / 'config.json'}: {problem}" for problem in problems))
     problems = optim.problems(settings.optim) + augment.problems(settings.augment, image_shape)
-    if settings.data.pixels not in inputs.PIXELS:
-        problems.append(f"data.pixels={settings.data.pixels!r} must be one of {', '.join(map(repr, inputs.PIXELS))}")
-    problems += models.problems(settings.model, None if problems else inputs.shape(settings, image_shape), classes)
+    if settings.data.pixels not in augment.PIXELS:
+        problems.append(f"data.pixels={settings.data.pixels!r} must be one of {', '.join(map(repr, augment.PIXELS))}")
+    problems += models.problems(
+        settings.model, None if problems else augment.input_shape(settings, image_shape), classes
+    )
     if problems:
         raise UserError("\n".join(f"{folder / 'config.json'}: {problem}" for problem in problems))
 
 
-def _plan(settings, described, folder):
+def _plan(settings, facts, folder):
     try:
-        return make_plan(settings, described["counts"])
+        return make_plan(settings, facts["counts"])
     except (ArithmeticError, ValueError) as error:  # No run can have such durations.
         raise UserError(f"{folder / 'config.json'}: the durations make no sense ({error})") from error
 
@@ -199,22 +196,6 @@ def _step(checkpoints, folder, content, which):
     return step
 
 
-def logits(settings: ConfigDict, model: nn.Module) -> Callable[..., jax.Array]:
-    """(variables, normalisation, images uint8 [B, H, W, C]) -> logits float32 [B, classes]; pure, to be compiled.
-
-    Args:
-        settings: the config.
-        model: its network.
-    """
-
-    def function(variables, normalize, images):
-        seen = normalize(augment.central(settings.augment, images))
-        found: Any = model.apply(variables, seen, train=False)
-        return found.astype(jnp.float32)
-
-    return function
-
-
 def predictor(trained: Trained, batch_size: int = 256, log: bool = False) -> Callable[..., np.ndarray]:
     """The network as a plain function: images uint8 [N, H, W, C] -> class probabilities float32 [N, classes].
 
@@ -228,22 +209,21 @@ def predictor(trained: Trained, batch_size: int = 256, log: bool = False) -> Cal
         batch_size: most images that go through it at once.
         log: logarithms of the probabilities instead, for these may be too small for a float32.
     """
-    function = logits(trained.config, trained.experiment.model)
     finish = jax.nn.log_softmax if log else jax.nn.softmax
-    compiled = jax.jit(lambda variables, normalize, images: finish(function(variables, normalize, images)))
+    compiled = jax.jit(lambda *arguments: finish(trained.experiment.logits(*arguments)))
 
     def predict(images: Any, progress: Callable[[int], None] = lambda done: None) -> np.ndarray:
         _check(trained, images)
-        found = [np.zeros((0, len(trained.class_names)), np.float32)]
+        scores = [np.zeros((0, len(trained.class_names)), np.float32)]
         for start in range(0, len(images), batch_size):
             batch = np.asarray(images[start : start + batch_size])
             size = min(batch_size, 1 << (len(batch) - 1).bit_length())
             batch_of_size = np.pad(batch, [(0, size - len(batch)), (0, 0), (0, 0), (0, 0)])
             with xla.quiet():
-                scores = compiled(trained.variables, trained.normalize, batch_of_size)
-            found.append(np.asarray(scores)[: len(batch)])
+                padded = compiled(trained.variables, trained.normalization, batch_of_size)
+            scores.append(np.asarray(padded)[: len(batch)])
             progress(start + len(batch))
-        return np.concatenate(found)
+        return np.concatenate(scores)
 
     return predict
 

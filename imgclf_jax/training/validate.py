@@ -1,47 +1,21 @@
 """Finds everything that is wrong with a config before any data is read, and turns durations into steps."""
 
 import re
-from typing import NamedTuple
 
 from ml_collections import ConfigDict
 
 from imgclf_jax import augment, data, models
 from imgclf_jax import config as configs
-from imgclf_jax.augment import normalize as inputs
 from imgclf_jax.devices import problems as parallel_problems
 from imgclf_jax.errors import UserError
-from imgclf_jax.training import optim, ranges, sampling
-
-
-class Plan(NamedTuple):
-    """A config's durations in steps. `eval_every` and `checkpoint_every`: 0 means at the end only.
-
-    Attributes:
-        steps: length of the run.
-        steps_per_epoch: see `imgclf_jax.training.sampling.steps_per_epoch`.
-        warmup_steps: of the learning rate.
-        eval_every: between evaluations of the validation split.
-        checkpoint_every: between checkpoints.
-        log_every: between rows of the metrics files.
-        train_count: examples of the training split.
-        valid_count: examples of the validation split; 0 without one.
-    """
-
-    steps: int
-    steps_per_epoch: int
-    warmup_steps: int
-    eval_every: int
-    checkpoint_every: int
-    log_every: int
-    train_count: int
-    valid_count: int
-
+from imgclf_jax.training import optim, ranges
+from imgclf_jax.training.plan import Plan, epoch_problems, plan
 
 CHOICES = {
     "data.source": ("tfds", "sample", "folder"),
     "data.resize": ("stretch", "crop"),
     "data.on_bad": ("error", "skip"),
-    "data.pixels": inputs.PIXELS,
+    "data.pixels": augment.PIXELS,
     "train.sampling": ("epoch", "replacement"),
     "train.last_batch": ("drop", "wrap"),
     "eval.report": ("last", "best"),
@@ -74,13 +48,13 @@ def validate(config: ConfigDict) -> tuple[Plan, data.Info]:
         problems += str(error).splitlines()
     image_shape = info.image_shape if info else _image_shape(config)
     wrong_images = augment.problems(config.augment, image_shape) if image_shape else []
-    input_shape = inputs.shape(config, image_shape) if image_shape and not wrong_images else None
+    input_shape = augment.input_shape(config, image_shape) if image_shape and not wrong_images else None
     problems += wrong_images + models.problems(config.model, input_shape, len(info.class_names) if info else None)
     if info:
         if "train" not in info.split_sizes:
             problems.append("data.train_split is empty; there is nothing to train on")
         elif not any("batch_size" in problem or "last_batch" in problem for problem in problems):
-            problems += _epoch(config, info.split_sizes["train"])
+            problems += epoch_problems(config, info.split_sizes["train"])
         if config.eval.report == "best" and "valid" not in info.split_sizes:
             how = "add photos for validation" if config.data.source == "folder" else "set data.valid_split"
             problems.append(f'eval.report="best" needs a validation split; {how} or set eval.report="last"')
@@ -114,36 +88,6 @@ def for_evaluation(config: ConfigDict) -> list[str]:
     """Returns what is wrong with the settings that evaluation uses, a line each; those of training are not checked."""
     found = [problem for section in ("data.", "eval.", "parallel.") for problem in value_problems(config, section)]
     return found or parallel_problems.problems(config.parallel)
-
-
-def plan(config: ConfigDict, counts: dict[str, int]) -> Plan:
-    """Durations in steps, for splits ("train", "valid", ...) of `counts` examples. The config must be valid.
-
-    Raises:
-        UserError: the training split turned out smaller than a batch, for photos were left out or it is the sample's.
-    """
-    train_count = counts["train"]
-    if problems := _epoch(config, train_count):
-        raise UserError(problems[0])
-    epoch = sampling.steps_per_epoch(train_count, config.train.batch_size, config.train.last_batch)
-    every = _steps(config.eval.every_steps, config.eval.every_epochs, epoch)
-    return Plan(
-        steps=_steps(config.train.steps, config.train.epochs, epoch),
-        steps_per_epoch=epoch,
-        warmup_steps=_steps(config.optim.warmup_steps, config.optim.warmup_epochs, epoch),
-        eval_every=every,
-        checkpoint_every=_steps(config.checkpoint.every_steps, config.checkpoint.every_epochs, epoch) or every,
-        log_every=config.log.every_steps,
-        train_count=train_count,
-        valid_count=counts.get("valid", 0),
-    )
-
-
-def _steps(steps, epochs, epoch):
-    """Durations that are given are at least one step long; 0 where none is given."""
-    if steps:
-        return steps
-    return max(1, round(epochs * epoch)) if epochs else 0
 
 
 def _choice(config, path, choices):
@@ -218,13 +162,3 @@ def _image_shape(config):
         return data.describe(whole).image_shape
     except UserError:
         return None
-
-
-def _epoch(config, count):
-    epoch = sampling.steps_per_epoch(count, config.train.batch_size, config.train.last_batch)
-    if not epoch:
-        return [
-            f"train.batch_size={config.train.batch_size} is larger than the training split ({count} examples); "
-            'make it smaller or set train.last_batch="wrap"'
-        ]
-    return []

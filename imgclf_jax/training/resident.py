@@ -1,0 +1,126 @@
+"""A split that is held on the devices."""
+
+import functools
+import math
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from imgclf_jax.augment import Normalization
+from imgclf_jax.data.types import Info, Split
+from imgclf_jax.devices.parallel import Parallel
+from imgclf_jax.training import exact_evaluation
+from imgclf_jax.training.batches import Epoch, Examples
+from imgclf_jax.training.metrics import Sums
+
+if TYPE_CHECKING:
+    from imgclf_jax.training.experiment import Experiment
+
+
+class Resident:
+    """A split on the devices."""
+
+    def __init__(self, split: Split, strategy: Parallel):
+        """Copies the split to the devices."""
+        self._count, self._strategy = len(split), strategy
+        self.examples = Examples(*strategy.put_examples((split.images, split.labels)))
+
+    def __len__(self) -> int:
+        """Returns the number of examples."""
+        return self._count
+
+    def feed(self, experiment: "Experiment", key: jax.Array) -> "Feed":
+        """Returns what the training loop gets its data from; `key` is that of the experiment, on the devices."""
+        return Feed(self.examples, experiment, key)
+
+    def sums(
+        self,
+        evaluate: Any,
+        variables: dict[str, Any],
+        normalization: Normalization,
+        batch_size: int,
+        progress: Callable[[int, int], None],
+    ) -> Sums:
+        """Returns the sums of exact evaluation over the split.
+
+        Args:
+            evaluate: compiled, see `imgclf_jax.training.exact_evaluation.make_evaluate`.
+            variables: what the network is applied with.
+            normalization: of its inputs.
+            batch_size: examples per batch.
+            progress: called now and then; never here, because this is one dispatch.
+        """
+        total, start = self._strategy.put((np.int32(self._count), exact_evaluation.nothing()))
+        return evaluate(variables=variables, normalization=normalization, data=self.examples, total=total, sums=start)
+
+
+class Feed:
+    """Gives the training loop the data of its next steps."""
+
+    def __init__(self, examples: Examples, experiment: "Experiment", key: jax.Array):
+        self._examples = examples
+        self._strategy = experiment.strategy
+        self._steps_per_epoch = experiment.sampler.steps_per_epoch
+        self._order_of = functools.partial(experiment.strategy.jit(experiment.sampler.order), key)
+        self._epoch = -1
+        self._order: Any = None
+
+    def begin(self, step: int, wanted: int) -> int:
+        """Prepares for the first steps. Returns how many of them read their data before training began: none."""
+        return 0
+
+    def __call__(self, step: int, wanted: int) -> tuple[Epoch, int]:
+        """Returns the data for the next steps, which end with the epoch at the latest, and how many it serves.
+
+        Args:
+            step: the number of the next step.
+            wanted: how many steps are wanted.
+        """
+        epoch, within = divmod(step, self._steps_per_epoch)
+        if epoch != self._epoch:
+            self._order, self._epoch = self._order_of(self._strategy.put(np.int32(epoch))), epoch
+        return Epoch(self._examples, self._order), min(wanted, self._steps_per_epoch - within)
+
+    def stop(self) -> None:
+        """Does nothing: there is nothing to stop."""
+
+    def close(self) -> None:
+        """Does nothing: there is nothing to close."""
+
+
+place = Resident
+
+
+def stand_ins(experiment: "Experiment") -> Epoch:
+    """See `imgclf_jax.training.placed.placement`."""
+    strategy, count = experiment.strategy, experiment.sampler.examples
+    rows = count + (-count % strategy.devices if strategy.sharded_data else 0)
+    images = jax.ShapeDtypeStruct((rows, *experiment.image_shape), np.uint8, sharding=strategy.examples)
+    labels = jax.ShapeDtypeStruct((rows,), np.int32, sharding=strategy.examples)
+    examples = Examples(images, labels)  # type: ignore[arg-type]
+    return Epoch(examples, jax.ShapeDtypeStruct((count,), np.int32, sharding=strategy.replicated))  # type: ignore[arg-type]
+
+
+def training_shardings(strategy: Parallel) -> Epoch:
+    """Returns the shardings of the data of `run_steps`."""
+    return Epoch(evaluation_shardings(strategy), strategy.replicated)  # type: ignore[arg-type]
+
+
+def evaluation_shardings(strategy: Parallel) -> Examples:
+    """Returns the shardings of the data of `evaluate`."""
+    return Examples(strategy.examples, strategy.examples)  # type: ignore[arg-type]
+
+
+def notice(config: ConfigDict, info: Info) -> str:
+    """See `imgclf_jax.training.placed.placement`."""
+    return ""
+
+
+def memory(experiment: "Experiment") -> tuple[str, int]:
+    """See `imgclf_jax.training.placed.placement`."""
+    pixels = experiment.sampler.examples * math.prod(experiment.image_shape)
+    parts = experiment.strategy.devices if experiment.strategy.sharded_data else 1
+    return "training data, as uint8", (pixels + 4 * experiment.sampler.examples) // parts
