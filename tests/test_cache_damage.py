@@ -1,4 +1,4 @@
-"""seals.py, kept.py, atomic.py: whatever is kept on disk is checked when it is read, and made again when damaged."""
+"""Caches and storage: files on disk are checked when they are read, and made again if they are damaged."""
 
 import errno
 import os
@@ -18,10 +18,10 @@ from photo_folders import make_splits, settings_of, write
 from prepared_sets import encode, make_config, tiny_config, write_set
 
 from imgclf_jax import data
-from imgclf_jax.data import seals, splits, statistics, types
+from imgclf_jax.data import splits, statistics, types
 from imgclf_jax.data.tfds import sample
 from imgclf_jax.errors import UserError
-from imgclf_jax.storage import atomic
+from imgclf_jax.storage import atomic, files, seals
 
 ROOT = Path(__file__).parents[1]
 
@@ -128,7 +128,7 @@ def test_a_cache_without_digests_is_made_again(tiny):
 
 def test_whatever_the_damage_a_digest_differs(tmp_path):
     (tmp_path / "a").write_bytes(bytes(range(200)))
-    (tmp_path / "b.json").write_text(seals.sealed({"text": "ä\udcff", "numbers": [1, 2.5, -3], "none": None}))
+    (tmp_path / "b.json").write_text(files.sealed({"text": "ä\udcff", "numbers": [1, 2.5, -3], "none": None}))
     seals.seal(tmp_path)
     assert seals.damage(tmp_path) == "" and seals.damage(tmp_path, ["a", "never sealed"]) == ""
     draws = random.Random(0)
@@ -140,9 +140,9 @@ def test_whatever_the_damage_a_digest_differs(tmp_path):
             (tmp_path / name).write_bytes(changed)
             assert name in seals.damage(tmp_path)
             if name != "a":
-                assert seals.read_json(tmp_path / name, report=False) is None
+                assert files.read_sealed(tmp_path / name, report=False) is None
         (tmp_path / name).write_bytes(whole)
-    assert seals.read_json(tmp_path / "b.json")["numbers"] == [1, 2.5, -3]
+    assert files.read_sealed(tmp_path / "b.json")["numbers"] == [1, 2.5, -3]
 
 
 class Code:
@@ -243,7 +243,7 @@ def test_the_description_of_a_prepared_set_is_checked(tiny, name, kind):
     with pytest.raises(UserError) as caught:
         data.describe(tiny_config(tiny))
     line = str(caught.value)
-    assert ("\n" not in line and str(tiny) in line) or "no data set of that name" in line
+    assert ("\n" not in line and str(tiny) in line) or "there is no such data set under" in line
 
 
 @pytest.mark.parametrize(

@@ -228,13 +228,13 @@ def test_a_split_that_there_is_not_goes_by_its_name(tiny, call, split, message):
 # Sets of other kinds
 
 
-def test_grey_images_and_folder_of_the_newest_version(tmp_path):
-    grey = np.arange(20 * 25, dtype=np.uint8).reshape(20, 5, 5)
-    folder = write_set(tmp_path, {"train": [(encode(g), 1) for g in grey]}, (5, 5, 1))
+def test_gray_images_and_folder_of_the_newest_version(tmp_path):
+    gray = np.arange(20 * 25, dtype=np.uint8).reshape(20, 5, 5)
+    folder = write_set(tmp_path, {"train": [(encode(g), 1) for g in gray]}, (5, 5, 1))
     shutil.copytree(folder, folder.parent / "0.9.9")
     loaded = data.load(make_config(name="tiny", dir=str(tmp_path), test_split=""))
     assert loaded.location == str(folder) and loaded.class_names == ("no", "yes")
-    np.testing.assert_array_equal(loaded.splits["train"].images, grey[..., None])
+    np.testing.assert_array_equal(loaded.splits["train"].images, gray[..., None])
     assert set(loaded.splits) == {"train"}
     old = data.describe(make_config(name="tiny:0.9.9", dir=str(tmp_path), test_split=""))
     assert old.location.endswith("0.9.9")
@@ -247,7 +247,7 @@ def test_sets_with_configs(tiny):
     for name, config in (("many/big", "big"), ("many/small:1.*.*", "small")):
         info = data.describe(make_config(name=name, dir=str(root)))
         assert info.location == str(root / "many" / config / "1.0.0") and info.split_sizes == {"train": 20, "test": 10}
-    with pytest.raises(UserError, match="no data set of that name"):
+    with pytest.raises(UserError, match="there is no such data set under"):
         data.describe(make_config(name="many", dir=str(root)))
     (root / "many" / ".config").mkdir()
     (root / "many" / ".config" / "metadata.json").write_text('{"default_config_name": "small"}')
@@ -304,7 +304,7 @@ def test_other_record_formats_are_refused(tiny):
         ({"name": "cifar1O"}, "did you mean 'cifar10'"),
         ({"name": "svhn_cropped"}, "tfds build svhn_cropped --file_format=array_record"),
         ({"name": "cifar10:9.9.9"}, "only version 3.0.2"),
-        ({"name": "mnist", "source": "sample"}, "no sample"),
+        ({"name": "mnist", "source": "sample"}, "only bundled sample"),
         ({"dir": "gs://bucket/data"}, "must be a local folder"),
         ({"source": "disk"}, "must be 'tfds', 'sample' or 'folder'"),
         ({"archive": "/does/not/exist"}, "does not exist"),

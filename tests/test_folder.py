@@ -140,7 +140,7 @@ def test_a_whole_run(run, tmp_path):
         "--config.log.tensorboard=False",
     )
     failed = run(*arguments, f"--workdir={tmp_path / 'failed'}")
-    assert failed.code == 2 and "dog/broken.jpg: no image" in failed.err and "Traceback" not in failed.err
+    assert failed.code == 2 and "dog/broken.jpg: not an image" in failed.err and "Traceback" not in failed.err
     workdir = tmp_path / "run"
     done = run(*arguments, "--config.data.on_bad=skip", f"--workdir={workdir}")
     assert done.code == 0, done.err

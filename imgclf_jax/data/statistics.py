@@ -1,4 +1,4 @@
-"""Sums over the pixels of a split, exact because they are whole numbers, whatever the order they are added in."""
+"""Sums over the pixels of a split. They are integers and therefore exact, in any order of addition."""
 
 import hashlib
 import json
@@ -7,19 +7,19 @@ from typing import NamedTuple
 
 import numpy as np
 
-from imgclf_jax.data import kept, seals, stream
+from imgclf_jax.data import caches, stream
 from imgclf_jax.data.types import Progress, Split
-from imgclf_jax.storage import atomic
+from imgclf_jax.storage.files import read_sealed, write_sealed_if_possible
 
 _BATCH = 64  # images that one thread decodes at a time
 
 
 class Sums(NamedTuple):
-    """Of a split's pixels.
+    """Sums over the pixels of a split.
 
     Attributes:
-        total: uint64 [H, W, C], over the images.
-        squares: uint64 [C], of all pixels squared; zeros where nobody asked for them.
+        total: uint64 [H, W, C], the sum over the images.
+        squares: uint64 [C], the sum of the squares of all pixels; zeros if not requested.
     """
 
     total: np.ndarray
@@ -27,12 +27,12 @@ class Sums(NamedTuple):
 
 
 def add_up(batches: Iterable[np.ndarray], shape: tuple[int, ...], squares: bool = True) -> Sums:
-    """The sums of images uint8 [n, H, W, C], which may be black.
+    """Returns the sums over batches of images. Black images, such as padding, do not change them.
 
     Args:
-        batches: the images.
+        batches: the images, each batch uint8 [n, H, W, C].
         shape: (H, W, C).
-        squares: whether the squares are needed, which take longer.
+        squares: whether to sum the squares too, which takes longer.
     """
     total, squared = np.zeros(shape, np.uint64), np.zeros(shape[-1], np.uint64)
     table = np.arange(256, dtype=np.uint64) ** 2
@@ -44,12 +44,12 @@ def add_up(batches: Iterable[np.ndarray], shape: tuple[int, ...], squares: bool 
 
 
 def of_stream(split: Split, fingerprint: str, progress: Progress) -> Sums:
-    """The sums of a split whose images stay on disk: one pass over them, remembered in the user's cache.
+    """Returns the sums of a split whose images stay on disk. Reads them once, and caches the result for the user.
 
     Args:
-        split: the images.
-        fingerprint: of its data set.
-        progress: told of the pass.
+        split: the split.
+        fingerprint: the fingerprint of its data set.
+        progress: called while the images are read.
 
     Raises:
         UserError: an image cannot be read.
@@ -57,12 +57,12 @@ def of_stream(split: Split, fingerprint: str, progress: Progress) -> Sums:
     name = hashlib.sha256(json.dumps([fingerprint, split.images.shape]).encode())
     for example in split.ids:
         name.update(f"{example}\n".encode())
-    memo = kept.places(None)[0] / f"sums-{name.hexdigest()[:32]}.json"
-    if remembered := seals.read_json(memo):
+    memo = caches.folders(None)[0] / f"sums-{name.hexdigest()[:32]}.json"
+    if remembered := read_sealed(memo):
         return Sums(*(np.array(values, np.uint64) for values in remembered))
-    found = add_up(_batches(split, progress), split.images.shape[1:])
-    atomic.write_text_if_possible(memo, seals.sealed([values.tolist() for values in found]))
-    return found
+    sums = add_up(_batches(split, progress), split.images.shape[1:])
+    write_sealed_if_possible(memo, [values.tolist() for values in sums])
+    return sums
 
 
 def _batches(split, progress):
