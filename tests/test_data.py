@@ -1,6 +1,7 @@
 """Loading, splits and the cache, on the bundled sample and on tiny sets written with TFDS's own builder."""
 
 import errno
+import inspect
 import io
 import json
 import os
@@ -16,7 +17,7 @@ from PIL import Image
 from prepared_sets import encode, make_config, tiny_config, write_set
 
 from imgclf_jax import data
-from imgclf_jax.data import splits
+from imgclf_jax.data import loading, splits
 from imgclf_jax.data.tfds import decoded, sample
 from imgclf_jax.errors import UserError
 
@@ -225,6 +226,14 @@ def test_a_split_that_there_is_not_goes_by_its_name(tiny, call, split, message):
     assert "such as train" in line or "train (20 examples), test (10 examples)" in line
 
 
+@pytest.mark.parametrize("name", list(loading.SOURCES))
+def test_every_source_has_the_functions_of_the_protocol(name):
+    for function in ("describe", "load"):
+        expected = inspect.signature(getattr(loading.Source, function)).parameters
+        actual = inspect.signature(getattr(loading.SOURCES[name], function)).parameters
+        assert list(actual.values()) == list(expected.values())[1:]  # without `self`
+
+
 # Sets of other kinds
 
 
@@ -357,7 +366,7 @@ def cache_folders(place):
     return sorted(p for p in place.iterdir() if p.is_dir())
 
 
-def test_cache_is_hidden_beside_the_data(tiny, fresh_cache):
+def test_cache_is_hidden_next_to_the_data(tiny, fresh_cache):
     place = tiny.parents[1] / ".imgclf_jax"
     before = {p for p in tiny.parents[1].rglob("*")}
     first = data.load(tiny_config(tiny))

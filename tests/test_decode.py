@@ -1,4 +1,4 @@
-"""Photos of every format and mode, compared with what they show; files that are no photos."""
+"""Photos of every format and mode, compared with the pixels they show; files that are not photos."""
 
 import concurrent.futures
 import io
@@ -332,7 +332,7 @@ def test_truncated_files(kind, recwarn, capfd):
 
 
 @pytest.mark.parametrize("kind", [*FORMATS, "LZW", "ZIP"])
-def test_damaged_files_are_told_by_the_exception_alone(kind, recwarn, capfd):
+def test_only_the_exception_reports_a_damaged_file(kind, recwarn, capfd):
     options = {"LZW": {"compression": "tiff_lzw"}, "ZIP": {"compression": "tiff_adobe_deflate"}}.get(kind, {})
     encoded = encode(noise(8, 8), "TIFF" if options else kind, **options)
     draws = np.random.RandomState(3)
@@ -423,7 +423,7 @@ def test_twelve_bits_in_a_file_that_says_so():
     assert photo.note == ""
 
 
-def test_equal_pixels_have_equal_digests_whatever_the_format():
+def test_equal_pixels_have_equal_digests_in_any_format():
     digests = {decode.digest(decode.decode(encode(noise(), kind)).image) for kind in LOSSLESS}
     assert len(digests) == 1
     exif = Image.Exif()

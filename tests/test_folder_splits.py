@@ -44,7 +44,7 @@ def test_fractions_of_zero_leave_splits_out(tmp_path):
     }
 
 
-def test_a_split_without_photos_is_told(tmp_path):
+def test_a_split_without_photos_is_reported(tmp_path):
     make_classes(tmp_path, {"a": 2, "b": 2})
     assert "valid and test would get none of the 4 photos" in refused(settings_of(tmp_path, split=(0.9, 0.05, 0.05)))
 
@@ -158,7 +158,7 @@ def test_the_same_photo_under_two_classes(tmp_path, flat):
 
 
 @pytest.mark.parametrize("flat", [False, True])
-def test_a_class_without_photos_left_is_told(tmp_path, flat):
+def test_a_class_without_photos_left_is_reported(tmp_path, flat):
     root = make_classes(tmp_path, {"cat": 6, "dog": 6, "bird": 1}) if flat else make_splits(tmp_path)
     for path in (root / ("bird" if flat else "test/dog")).glob("*.png"):
         path.write_bytes(b"no photo")
