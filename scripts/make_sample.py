@@ -17,8 +17,8 @@ from pathlib import Path
 
 import numpy as np
 
-from imgclf_jax.data import seals
 from imgclf_jax.data.tfds import catalog, prepared, records, sample
+from imgclf_jax.storage import seals
 
 SEED = 20090408  # any number does; it must only stay the same
 PER_CLASS = {"train": 400, "test": 100}

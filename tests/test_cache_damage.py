@@ -1,4 +1,4 @@
-"""seals.py, kept.py, atomic.py: whatever is kept on disk is checked when it is read, and made again when damaged."""
+"""Caches and storage: files on disk are checked when they are read, and made again if they are damaged."""
 
 import errno
 import os
@@ -18,10 +18,10 @@ from photo_folders import make_splits, settings_of, write
 from prepared_sets import encode, make_config, tiny_config, write_set
 
 from imgclf_jax import data
-from imgclf_jax.data import seals, splits, statistics, types
+from imgclf_jax.data import splits, statistics, types
 from imgclf_jax.data.tfds import sample
 from imgclf_jax.errors import UserError
-from imgclf_jax.storage import atomic
+from imgclf_jax.storage import atomic, files, seals
 
 ROOT = Path(__file__).parents[1]
 
@@ -103,10 +103,10 @@ def test_every_kept_file_is_checked(source, kind, tiny, tmp_path):
         assert ("images.npy" in names) != stream
     for path in kept_files:
         damage(path, kind)
-        with pytest.warns(UserWarning) as told:
+        with pytest.warns(UserWarning) as reported:
             found = content_of(data.load(config, stream=stream))
         assert found == expected, path.name
-        (line,) = [str(warning.message) for warning in told]
+        (line,) = [str(warning.message) for warning in reported]
         assert "\n" not in line and str(place) in line and ("again" in line)
         if path.is_dir() and source == "photos seen":
             path.rmdir()  # Nothing is put in the place of what is not ours.
@@ -126,9 +126,9 @@ def test_a_cache_without_digests_is_made_again(tiny):
         data.load(tiny_config(tiny))
 
 
-def test_whatever_the_damage_a_digest_differs(tmp_path):
+def test_any_damage_changes_a_digest(tmp_path):
     (tmp_path / "a").write_bytes(bytes(range(200)))
-    (tmp_path / "b.json").write_text(seals.sealed({"text": "ä\udcff", "numbers": [1, 2.5, -3], "none": None}))
+    (tmp_path / "b.json").write_text(files.sealed({"text": "ä\udcff", "numbers": [1, 2.5, -3], "none": None}))
     seals.seal(tmp_path)
     assert seals.damage(tmp_path) == "" and seals.damage(tmp_path, ["a", "never sealed"]) == ""
     draws = random.Random(0)
@@ -140,9 +140,9 @@ def test_whatever_the_damage_a_digest_differs(tmp_path):
             (tmp_path / name).write_bytes(changed)
             assert name in seals.damage(tmp_path)
             if name != "a":
-                assert seals.read_json(tmp_path / name, report=False) is None
+                assert files.read_sealed(tmp_path / name, report=False) is None
         (tmp_path / name).write_bytes(whole)
-    assert seals.read_json(tmp_path / "b.json")["numbers"] == [1, 2.5, -3]
+    assert files.read_sealed(tmp_path / "b.json")["numbers"] == [1, 2.5, -3]
 
 
 class Code:
@@ -172,7 +172,7 @@ def test_nothing_that_is_read_can_run_code(tiny, tmp_path, monkeypatch, kind):
         pickle.loads(pickle.dumps(Code()))
 
 
-def test_the_user_is_told_in_a_line(tiny):
+def test_damage_is_reported_in_one_line(tiny):
     data.load(tiny_config(tiny))
     for folder in folders_in(tiny.parents[1] / ".imgclf_jax"):
         damage(folder / "images.npy", "zero")
@@ -243,7 +243,7 @@ def test_the_description_of_a_prepared_set_is_checked(tiny, name, kind):
     with pytest.raises(UserError) as caught:
         data.describe(tiny_config(tiny))
     line = str(caught.value)
-    assert ("\n" not in line and str(tiny) in line) or "no data set of that name" in line
+    assert ("\n" not in line and str(tiny) in line) or "there is no such data set under" in line
 
 
 @pytest.mark.parametrize(
@@ -386,13 +386,27 @@ def test_everything_is_written_out_before_it_gets_its_name(tiny, monkeypatch, ca
         assert str(Path(target).parent) in written[len(before) :]
 
 
-def test_a_file_that_cannot_be_written_out_is_told(monkeypatch):
+def test_a_file_that_cannot_be_flushed_is_reported(monkeypatch):
     def fail(descriptor):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(os, "fsync", fail)
     with pytest.raises(UserError, match=r"cannot keep the decoded images.*No space left"):
         data.load(make_config(source="sample"))
+
+
+@pytest.mark.parametrize("code", files.ERRORS)
+def test_every_error_of_a_disk_has_fitting_advice(tmp_path, code):
+    with pytest.raises(UserError, match="again with") as caught, files.explain_errors(tmp_path):
+        raise OSError(code, os.strerror(code))
+    message = str(caught.value)
+    assert message.startswith(f"cannot write to workdir {tmp_path}: {os.strerror(code)}; what was saved before is kept")
+    assert ("Make room" in message) == (code in (errno.ENOSPC, errno.EDQUOT))
+
+
+def test_other_errors_pass_through(tmp_path):
+    with pytest.raises(PermissionError), files.explain_errors(tmp_path):
+        raise PermissionError(errno.EACCES, "no")
 
 
 # What dead processes leave behind
@@ -486,6 +500,6 @@ print(loaded.fingerprint, [int(split.images.sum()) for split in loaded.splits.va
 """
     command = [sys.executable, "-c", script, tiny_config(tiny).to_json()]
     several = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) for _ in range(3)]
-    told = {process.communicate(timeout=200)[0] for process in several}
-    assert len(told) == 1 and told.pop().startswith(expected)
+    outputs = {process.communicate(timeout=200)[0] for process in several}
+    assert len(outputs) == 1 and outputs.pop().startswith(expected)
     assert not [path for path in folders_in(tiny.parents[1] / ".imgclf_jax") if path.name.startswith(".tmp")]

@@ -1,6 +1,7 @@
 """Loading, splits and the cache, on the bundled sample and on tiny sets written with TFDS's own builder."""
 
 import errno
+import inspect
 import io
 import json
 import os
@@ -16,7 +17,7 @@ from PIL import Image
 from prepared_sets import encode, make_config, tiny_config, write_set
 
 from imgclf_jax import data
-from imgclf_jax.data import splits
+from imgclf_jax.data import loading, splits
 from imgclf_jax.data.tfds import decoded, sample
 from imgclf_jax.errors import UserError
 
@@ -225,16 +226,24 @@ def test_a_split_that_there_is_not_goes_by_its_name(tiny, call, split, message):
     assert "such as train" in line or "train (20 examples), test (10 examples)" in line
 
 
+@pytest.mark.parametrize("name", list(loading.SOURCES))
+def test_every_source_has_the_functions_of_the_protocol(name):
+    for function in ("describe", "load"):
+        expected = inspect.signature(getattr(loading.Source, function)).parameters
+        actual = inspect.signature(getattr(loading.SOURCES[name], function)).parameters
+        assert list(actual.values()) == list(expected.values())[1:]  # without `self`
+
+
 # Sets of other kinds
 
 
-def test_grey_images_and_folder_of_the_newest_version(tmp_path):
-    grey = np.arange(20 * 25, dtype=np.uint8).reshape(20, 5, 5)
-    folder = write_set(tmp_path, {"train": [(encode(g), 1) for g in grey]}, (5, 5, 1))
+def test_gray_images_and_folder_of_the_newest_version(tmp_path):
+    gray = np.arange(20 * 25, dtype=np.uint8).reshape(20, 5, 5)
+    folder = write_set(tmp_path, {"train": [(encode(g), 1) for g in gray]}, (5, 5, 1))
     shutil.copytree(folder, folder.parent / "0.9.9")
     loaded = data.load(make_config(name="tiny", dir=str(tmp_path), test_split=""))
     assert loaded.location == str(folder) and loaded.class_names == ("no", "yes")
-    np.testing.assert_array_equal(loaded.splits["train"].images, grey[..., None])
+    np.testing.assert_array_equal(loaded.splits["train"].images, gray[..., None])
     assert set(loaded.splits) == {"train"}
     old = data.describe(make_config(name="tiny:0.9.9", dir=str(tmp_path), test_split=""))
     assert old.location.endswith("0.9.9")
@@ -247,7 +256,7 @@ def test_sets_with_configs(tiny):
     for name, config in (("many/big", "big"), ("many/small:1.*.*", "small")):
         info = data.describe(make_config(name=name, dir=str(root)))
         assert info.location == str(root / "many" / config / "1.0.0") and info.split_sizes == {"train": 20, "test": 10}
-    with pytest.raises(UserError, match="no data set of that name"):
+    with pytest.raises(UserError, match="there is no such data set under"):
         data.describe(make_config(name="many", dir=str(root)))
     (root / "many" / ".config").mkdir()
     (root / "many" / ".config" / "metadata.json").write_text('{"default_config_name": "small"}')
@@ -304,7 +313,7 @@ def test_other_record_formats_are_refused(tiny):
         ({"name": "cifar1O"}, "did you mean 'cifar10'"),
         ({"name": "svhn_cropped"}, "tfds build svhn_cropped --file_format=array_record"),
         ({"name": "cifar10:9.9.9"}, "only version 3.0.2"),
-        ({"name": "mnist", "source": "sample"}, "no sample"),
+        ({"name": "mnist", "source": "sample"}, "only bundled sample"),
         ({"dir": "gs://bucket/data"}, "must be a local folder"),
         ({"source": "disk"}, "must be 'tfds', 'sample' or 'folder'"),
         ({"archive": "/does/not/exist"}, "does not exist"),
@@ -357,7 +366,7 @@ def cache_folders(place):
     return sorted(p for p in place.iterdir() if p.is_dir())
 
 
-def test_cache_is_hidden_beside_the_data(tiny, fresh_cache):
+def test_cache_is_hidden_next_to_the_data(tiny, fresh_cache):
     place = tiny.parents[1] / ".imgclf_jax"
     before = {p for p in tiny.parents[1].rglob("*")}
     first = data.load(tiny_config(tiny))

@@ -264,7 +264,7 @@ def test_another_process_prepares_first(cifar, tmp_path):
 def test_read_only_folder_is_said_before_downloading(cifar, tmp_path, server):
     root = tmp_path / "data"
     root.mkdir(mode=0o555)
-    with pytest.raises(UserError, match=f"{root}: cifar10 is not prepared there and the folder cannot be written"):
+    with pytest.raises(UserError, match=f"{root}: cifar10 is not prepared there, and the folder is not writable"):
         data.load(make_config(root, url=address(server, "x.tar.gz")))
     assert server.seen == []
 

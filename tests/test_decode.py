@@ -1,4 +1,4 @@
-"""Photos of every format and mode, compared with what they show; files that are no photos."""
+"""Photos of every format and mode, compared with the pixels they show; files that are not photos."""
 
 import concurrent.futures
 import io
@@ -85,21 +85,21 @@ def test_one_bit():
 
 
 @pytest.mark.parametrize("kind", ["PNG", "TIFF", "BMP"])
-def test_grey(kind):
-    grey = noise(channels=0)
-    np.testing.assert_array_equal(decode.read(encode(grey, kind), None), np.repeat(grey[..., None], 3, axis=-1))
-    np.testing.assert_array_equal(decode.read(encode(grey, kind), None, channels=1), grey[..., None])
+def test_gray(kind):
+    gray = noise(channels=0)
+    np.testing.assert_array_equal(decode.read(encode(gray, kind), None), np.repeat(gray[..., None], 3, axis=-1))
+    np.testing.assert_array_equal(decode.read(encode(gray, kind), None, channels=1), gray[..., None])
 
 
 @pytest.mark.parametrize("kind", ["PNG", "TIFF"])
-def test_grey_with_alpha_is_laid_over_white(kind):
+def test_gray_with_alpha_is_laid_over_white(kind):
     pair = noise(channels=2)
     expected = over_white(np.repeat(pair[..., :1], 3, axis=-1), pair[..., 1])
     assert_near(decode.read(encode(pair, kind), None), expected)
     assert_near(decode.read(encode(pair, kind), None, channels=1), expected[..., :1])
 
 
-def test_grey_premultiplied_with_alpha():
+def test_gray_premultiplied_with_alpha():
     pair = np.zeros((2, 2, 2), np.uint8)
     pair[0, 0], pair[0, 1], pair[1, 0] = (60, 128), (255, 255), (0, 255)  # the last pixel is transparent
     encoded = bytearray(encode(pair, "TIFF"))
@@ -205,7 +205,7 @@ def test_whole_numbers_of_32_bits():
             decode.read(encode(np.array([[5, wrong]], np.int32), "TIFF"), None)
 
 
-def test_a_transparent_grey_of_16_bits():
+def test_a_transparent_gray_of_16_bits():
     values = np.array([[0, 25700, 65535]], np.uint16)
     encoded = encode(values)
     chunk = b"tRNS" + struct.pack(">H", 25700)
@@ -217,7 +217,7 @@ def test_a_transparent_grey_of_16_bits():
 
 @pytest.mark.parametrize(
     ("image", "reason"),
-    [(Image.new("F", (3, 3), 0.5), "floating-point"), (Image.new("LAB", (3, 3), (50, 9, 9)), "colour space LAB")],
+    [(Image.new("F", (3, 3), 0.5), "floating-point"), (Image.new("LAB", (3, 3), (50, 9, 9)), "color space LAB")],
 )
 def test_pixels_that_are_no_colors_are_refused(image, reason):
     with pytest.raises(decode.BadPhoto, match=reason):
@@ -312,12 +312,12 @@ def reason(file, **options):
 
 def test_files_that_are_no_photos(tmp_path):
     assert "empty" in reason(b"")
-    assert "no image of a known format" in reason(b"Dear diary, today I learned to write.")
-    assert "no image of a known format" in reason(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n")
+    assert "not an image in a known format" in reason(b"Dear diary, today I learned to write.")
+    assert "not an image in a known format" in reason(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n")
     assert "cannot be read: No such file" in reason(tmp_path / "missing.jpg")
-    assert "no ordinary file" in reason(tmp_path)
+    assert "not a regular file" in reason(tmp_path)
     os.mkfifo(tmp_path / "pipe.jpg")
-    assert "no ordinary file" in reason(tmp_path / "pipe.jpg")
+    assert "not a regular file" in reason(tmp_path / "pipe.jpg")
     (tmp_path / "round.jpg").symlink_to("round.jpg")
     assert "cannot be read" in reason(tmp_path / "round.jpg")
 
@@ -332,7 +332,7 @@ def test_truncated_files(kind, recwarn, capfd):
 
 
 @pytest.mark.parametrize("kind", [*FORMATS, "LZW", "ZIP"])
-def test_damaged_files_are_told_by_the_exception_alone(kind, recwarn, capfd):
+def test_only_the_exception_reports_a_damaged_file(kind, recwarn, capfd):
     options = {"LZW": {"compression": "tiff_lzw"}, "ZIP": {"compression": "tiff_adobe_deflate"}}.get(kind, {})
     encoded = encode(noise(8, 8), "TIFF" if options else kind, **options)
     draws = np.random.RandomState(3)
@@ -379,7 +379,7 @@ def test_many_threads_at_once():
 
 
 def sixteen_bit_rgb(values, side=4):
-    """A PNG file of 16-bit colours, of one value each for red, green and blue; Pillow writes none."""
+    """A PNG file of 16-bit colors, of one value each for red, green and blue; Pillow writes none."""
     row = b"\0" + struct.pack(">3H", *values) * side
     header = struct.pack(">IIBBBBB", side, side, 16, 2, 0, 0, 0)
     chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(row * side)), (b"IEND", b"")]
@@ -423,7 +423,7 @@ def test_twelve_bits_in_a_file_that_says_so():
     assert photo.note == ""
 
 
-def test_equal_pixels_have_equal_digests_whatever_the_format():
+def test_equal_pixels_have_equal_digests_in_any_format():
     digests = {decode.digest(decode.decode(encode(noise(), kind)).image) for kind in LOSSLESS}
     assert len(digests) == 1
     exif = Image.Exif()

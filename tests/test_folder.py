@@ -140,7 +140,7 @@ def test_a_whole_run(run, tmp_path):
         "--config.log.tensorboard=False",
     )
     failed = run(*arguments, f"--workdir={tmp_path / 'failed'}")
-    assert failed.code == 2 and "dog/broken.jpg: no image" in failed.err and "Traceback" not in failed.err
+    assert failed.code == 2 and "dog/broken.jpg: not an image" in failed.err and "Traceback" not in failed.err
     workdir = tmp_path / "run"
     done = run(*arguments, "--config.data.on_bad=skip", f"--workdir={workdir}")
     assert done.code == 0, done.err
@@ -148,7 +148,7 @@ def test_a_whole_run(run, tmp_path):
     result = record(workdir)
     assert result["data"]["name"] == "pets" and result["data"]["class_names"] == ["cat", "dog"]
     assert result["results"]["train"]["count"] == 42 and result["results"]["test"]["count"] == 8
-    assert run(*arguments, "--config.data.on_bad=skip", f"--workdir={workdir}").code == 0  # goes on, at its end
+    assert run(*arguments, "--config.data.on_bad=skip", f"--workdir={workdir}").code == 0  # continues from its end
     evaluated = run(f"--workdir={workdir}", "--mode=eval", "--split=test")
     assert evaluated.code == 0 and f"({result['results']['test']['correct']} / 8)" in evaluated.out
     write(root / "cat" / "another.png", 5000)

@@ -53,7 +53,7 @@ def test_resident_splits_are_mapped_not_copied(tmp_path):
         assert isinstance(split.images, np.memmap) and split.images.base is not None
 
 
-def test_a_streamed_photo_that_vanishes_is_told(tmp_path):
+def test_a_streamed_photo_that_vanishes_is_reported(tmp_path):
     root = make_splits(tmp_path)
     images = data.load(settings_of(root), stream=True).splits["train"].images
     (root / "train/cat/1.png").unlink()
@@ -75,7 +75,7 @@ def test_the_second_start_decodes_nothing(tmp_path, decoding):
     assert again.notice == first.notice == streamed.notice
     assert again.fingerprint == first.fingerprint == streamed.fingerprint
     np.testing.assert_array_equal(again.splits["test"].images, first.splits["test"].images)
-    # The cache lies in the folder, and is neither a class nor lost when the folder moves.
+    # The cache is in the folder. It is not a class, and it moves with the folder.
     moved = tmp_path.parent / f"{tmp_path.name} moved"
     shutil.move(root, moved)
     assert data.load(settings_of(moved, on_bad="skip")).fingerprint == first.fingerprint

@@ -1,4 +1,4 @@
-"""folder/layout.py: what is wrong with a folder of photos, told from names alone."""
+"""folder/layout.py: problems with a folder of photos that show in names alone."""
 
 import os
 
@@ -18,12 +18,12 @@ def problems_of(tmp_path, *paths, **changes):
     return refused(settings_of(tmp_path, **changes))
 
 
-def test_what_is_wrong_with_the_settings_is_told_at_once(tmp_path):
+def test_all_problems_with_the_settings_are_reported_at_once(tmp_path):
     changes = {"image_size": (), "split": (0.5, 0.4, 0.3), "valid_split": "train[:10]", "test_split": ""}
     lines = refused(settings_of(tmp_path / "missing", **changes)).splitlines()
     assert len(lines) == 5
     for text, line in zip(
-        ("data.image_size is not set", "sum 1", "data.valid_split=", "data.test_split=", "no such folder"),
+        ("data.image_size is not set", "sum of 1", "data.valid_split=", "data.test_split=", "no such folder"),
         lines,
         strict=True,
     ):
@@ -53,39 +53,39 @@ def test_fractions_do_not_apply_to_folders_that_are_split(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("paths", "told"),
+    ("paths", "problems"),
     [
         ([], ["no class folders"]),
-        (["a.jpg", "b.jpg"], ["photos in the folder itself belong to no class: 2", "no class folders"]),
+        (["a.jpg", "b.jpg"], ["photos in the folder itself do not belong to a class: 2", "no class folders"]),
         (["cat/a.jpg"], ["only one class, cat"]),
-        (["cat/a.jpg", "dog/"], ["no photo in dog/"]),
+        (["cat/a.jpg", "dog/"], ["there are no photos in dog/"]),
         (["cat/", "dog/.hidden.jpg"], ["there are no photos in it"]),
         (
             ["cat/a.jpg", "dog/a.jpg", "stray.PNG"],
-            ["photos in the folder itself belong to no class: 1, e.g. stray.PNG"],
+            ["photos in the folder itself do not belong to a class: 1, e.g. stray.PNG"],
         ),
         (["train/cat/a.jpg", "test/cat/b.jpg"], ["only one class in train/, cat"]),
-        (["train/cat/a.jpg", "train/dog/a.jpg", "train/b.jpg"], ["photos in train/ belong to no class: 1"]),
+        (["train/cat/a.jpg", "train/dog/a.jpg", "train/b.jpg"], ["photos in train/ do not belong to a class: 1"]),
         (["train/cat/a.jpg", "train/dog/a.jpg", "bird/b.jpg"], ["train/ holds class folders, but bird/"]),
-        (["train/cat/a.jpg", "train/dog/a.jpg", "test/b.jpg"], ["test/ beside it cannot be a split"]),
+        (["train/cat/a.jpg", "train/dog/a.jpg", "test/b.jpg"], ["test/ next to it cannot be a split"]),
         (["train/a.jpg", "test/b.jpg"], ["no class folders in test/, train/"]),
-        (["cat/a.jpg", "test/cat/b.jpg"], ["but no train/", "cat/ beside it cannot be a split"]),
+        (["cat/a.jpg", "test/cat/b.jpg"], ["but no train/", "cat/ next to it cannot be a split"]),
         (
             ["train/cat/a", "train/dog/a", "val/cat/b", "val/dog/b", "valid/cat/c", "valid/dog/d"],
             ["both val/ and valid/"],
         ),
-        (["training/cat/a", "training/dog/a", "testing/cat/b", "testing/dog/b"], ["call them train"]),
+        (["training/cat/a", "training/dog/a", "testing/cat/b", "testing/dog/b"], ["rename them to train"]),
         (
             ["train/cat/a", "train/dog/a", "test/cat/b", "test/bird/c"],
             ["test/ lacks the classes dog", "test/ has classes that are not for training: bird"],
         ),
-        (["train/cat/a", "train/dog/a", "test/cat/b", "test/dog/"], ["no photo in test/dog/"]),
+        (["train/cat/a", "train/dog/a", "test/cat/b", "test/dog/"], ["there are no photos in test/dog/"]),
     ],
 )
-def test_what_is_wrong_with_the_folder(tmp_path, paths, told):
+def test_what_is_wrong_with_the_folder(tmp_path, paths, problems):
     error = problems_of(tmp_path, *paths)
-    assert len(error.splitlines()) == len(told), error
-    for text in told:
+    assert len(error.splitlines()) == len(problems), error
+    for text in problems:
         assert text in error
 
 
@@ -99,7 +99,7 @@ def test_folders_that_cannot_be_read(tmp_path):
         (tmp_path / "train" / "cat").chmod(0o755)
 
 
-def test_folders_that_fail_are_told(tmp_path, monkeypatch):
+def test_folders_that_fail_are_reported(tmp_path, monkeypatch):
     make_splits(tmp_path)
     scandir = os.scandir
 

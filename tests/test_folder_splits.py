@@ -44,7 +44,7 @@ def test_fractions_of_zero_leave_splits_out(tmp_path):
     }
 
 
-def test_a_split_without_photos_is_told(tmp_path):
+def test_a_split_without_photos_is_reported(tmp_path):
     make_classes(tmp_path, {"a": 2, "b": 2})
     assert "valid and test would get none of the 4 photos" in refused(settings_of(tmp_path, split=(0.9, 0.05, 0.05)))
 
@@ -105,7 +105,7 @@ def test_bad_files_are_all_listed_or_left_out(tmp_path, stream):
         "validation/dog/gone.png",
         "test/dog/half.png",
     ]
-    for line, reason in zip(listed, ("empty", "no image", "No such file", "damaged"), strict=True):
+    for line, reason in zip(listed, ("empty", "not an image", "No such file", "damaged"), strict=True):
         assert line.startswith("  ") and reason in line
     dataset = data.load(settings_of(root, on_bad="skip"), stream=stream)
     assert "4 of 22 files" in dataset.notice and "1 × an empty file" in dataset.notice
@@ -158,12 +158,12 @@ def test_the_same_photo_under_two_classes(tmp_path, flat):
 
 
 @pytest.mark.parametrize("flat", [False, True])
-def test_a_class_without_photos_left_is_told(tmp_path, flat):
+def test_a_class_without_photos_left_is_reported(tmp_path, flat):
     root = make_classes(tmp_path, {"cat": 6, "dog": 6, "bird": 1}) if flat else make_splits(tmp_path)
     for path in (root / ("bird" if flat else "test/dog")).glob("*.png"):
         path.write_bytes(b"no photo")
     error = refused(settings_of(root, on_bad="skip"), data.load)
-    assert f"no photo is left of {'bird' if flat else 'test dog'};" in error
+    assert f"no photos are left of {'bird' if flat else 'test dog'};" in error
 
 
 def save_again(source, target):
@@ -221,19 +221,19 @@ def test_small_classes_reach_every_split_or_are_named(tmp_path, stream):
     assert counts == {"train": [3, 24, 1, 1, 2], "valid": [1, 3, 0, 1, 0], "test": [1, 3, 0, 1, 0]}
     assert info.split_sizes == {role: len(split) for role, split in dataset.splits.items()}
     assert info.overlaps == (
-        "class one has 1 photo, and so none in the validation split and none in the test split",
-        "class two has 2 photos, and so none in the validation split and none in the test split",
+        "class one has 1 photo, so none in the validation split and none in the test split",
+        "class two has 2 photos, so none in the validation split and none in the test split",
     )
     assert dataset.notice == ""  # It is known without reading a file.
     # What only reading the files shows.
     for copy in ("2", "3"):
         shutil.copyfile(root / "three" / "1.png", root / "three" / f"{copy}.png")
-    assert data.load(config, stream=stream).notice.startswith("class three has 4 photos, and so none in the ")
+    assert data.load(config, stream=stream).notice.startswith("class three has 4 photos, so none in the ")
     assert len(data.describe(config).overlaps) == 2
     # Where a split is not wanted, nothing lacks in it.
     assert data.describe(settings_of(root, split=(1.0, 0.0, 0.0))).overlaps == ()
     two = data.describe(settings_of(root, split=(0.9, 0.0, 0.1)))
-    assert two.overlaps == ("class one has 1 photo, and so none in the test split",)
+    assert two.overlaps == ("class one has 1 photo, so none in the test split",)
 
 
 @pytest.mark.parametrize(("count", "words"), [(14, "4 more classes have"), (11, "1 more class has")])

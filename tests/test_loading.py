@@ -1,4 +1,4 @@
-"""Nothing that is loaded can run code: caches, records, archives, checkpoints and exported files are data."""
+"""No file that is loaded can run code: caches, records, archives, checkpoints and exported files are data."""
 
 import ast
 from pathlib import Path
@@ -11,34 +11,34 @@ from imgclf_jax.errors import UserError
 from imgclf_jax.workdir import folder as workdir
 
 MODULES = sorted((ROOT / "imgclf_jax").rglob("*.py"))
-# What they load runs code, if whoever wrote the file wants it to.
+# Modules that run code from the files they load.
 FORBIDDEN_MODULES = {"cloudpickle", "dill", "jax.experimental.serialize_executable", "joblib", "marshal", "pickle"}
 FORBIDDEN_MODULES |= {"shelve", "torch", "yaml"}
 FORBIDDEN_CALLS = {"compile", "eval", "exec"}
 
 
-def found_in(source):
-    """What would run code that it loads, in the source of a module."""
-    found = []
+def forbidden_in(source):
+    """Returns the names in the source of a module that could run code from files."""
+    forbidden = []
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
-            found += [alias.name for alias in node.names if alias.name in FORBIDDEN_MODULES]
+            forbidden += [alias.name for alias in node.names if alias.name in FORBIDDEN_MODULES]
         elif isinstance(node, ast.ImportFrom):
             names = {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
-            found += sorted(names & FORBIDDEN_MODULES)
+            forbidden += sorted(names & FORBIDDEN_MODULES)
         elif isinstance(node, ast.Call):
             if isinstance(node.func, ast.Name) and node.func.id in FORBIDDEN_CALLS:
-                found.append(node.func.id)
+                forbidden.append(node.func.id)
             for keyword in node.keywords:
                 allowed = isinstance(keyword.value, ast.Constant) and keyword.value.value is False
                 if keyword.arg == "allow_pickle" and not allowed:
-                    found.append("allow_pickle")
-    return found
+                    forbidden.append("allow_pickle")
+    return forbidden
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: path.relative_to(ROOT).as_posix())
 def test_no_module_loads_what_can_run_code(path):
-    assert found_in(path.read_text(encoding="utf-8")) == []
+    assert forbidden_in(path.read_text(encoding="utf-8")) == []
 
 
 @pytest.mark.parametrize(
@@ -53,8 +53,8 @@ def test_no_module_loads_what_can_run_code(path):
         ("np.load(path, allow_pickle=False); re.compile('x')", []),
     ],
 )
-def test_the_search_finds_what_it_looks_for(source, expected):
-    assert found_in(source) == expected
+def test_the_search_finds_forbidden_names(source, expected):
+    assert forbidden_in(source) == expected
 
 
 class Trap:
@@ -67,14 +67,14 @@ class Trap:
         return Path.touch, (self._path,)
 
 
-def test_numpy_refuses_pickled_arrays_unless_it_is_told_not_to(tmp_path):
+def test_numpy_refuses_pickled_arrays_by_default(tmp_path):
     np.save(tmp_path / "labels.npy", np.array([Trap(tmp_path / "caught")], object), allow_pickle=True)
     with pytest.raises(ValueError, match="allow_pickle"):
         np.load(tmp_path / "labels.npy")
     assert not (tmp_path / "caught").exists()
 
 
-def test_a_config_in_a_workdir_is_json_and_nothing_else(tmp_path):
+def test_a_config_in_a_workdir_is_only_json(tmp_path):
     (tmp_path / "config.json").write_text(f"__import__('pathlib').Path({str(tmp_path / 'caught')!r}).touch()")
     with pytest.raises(UserError, match="cannot read"):
         workdir.load_config(tmp_path)

@@ -1,4 +1,4 @@
-"""Data that stays on disk and is streamed: nothing about a run may tell it from one whose data lies on the devices."""
+"""Data that stays on disk and is streamed: a run must equal one whose data is on the devices."""
 
 import json
 import os
@@ -136,7 +136,7 @@ def test_rows_are_waited_for_and_an_older_or_torn_one_is_none():
     assert not rows.path.exists()
 
 
-def test_a_full_disk_is_told(monkeypatch):
+def test_a_full_disk_is_reported(monkeypatch):
     monkeypatch.setattr("tempfile.mkstemp", lambda **_: os.open("/dev/null/nowhere", os.O_RDWR))
     with pytest.raises(UserError, match="set TMPDIR"):
         stream.Rows(2, 3)
@@ -156,7 +156,7 @@ def test_chunks_come_in_order(workers):
             np.testing.assert_array_equal(chunks.get(), expected[first : first + 6])
 
 
-def test_an_image_that_cannot_be_read_is_told_to_whoever_waits():
+def test_an_image_that_cannot_be_read_is_reported_to_the_reader():
     images, _ = make_data(30)
     read = stream.Reader(Held(images, bad={17}), lambda step: np.array([step]))
     with stream.Chunks(read, 0, 30, 10, 0, 1) as chunks:

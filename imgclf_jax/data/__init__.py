@@ -1,4 +1,4 @@
-"""Arrays in, arrays out: the only package that knows TFDS, image formats or the network."""
+"""Loads data sets as arrays. No other package uses TFDS, image formats or the network."""
 
 from imgclf_jax.data.loading import describe, describe_split, load, load_split
 from imgclf_jax.data.types import Dataset, Info, Progress, Split

@@ -1,7 +1,7 @@
-"""Split expressions ('train[:90%]', 'train[:100]+train[200:]') to ranges of stored examples.
+"""Resolves split expressions ('train[:90%]', 'train[:100]+train[200:]') to ranges of stored examples.
 
-TFDS's own parser reads them. Its answers are kept in small files, because importing it takes longer than all of a warm
-start.
+TFDS's own parser reads them. Its answers are cached in small files, because importing it takes longer than the rest of
+a warm start.
 """
 
 import hashlib
@@ -11,66 +11,65 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from imgclf_jax.data import seals
 from imgclf_jax.data.types import Ranges
 from imgclf_jax.errors import UserError
-from imgclf_jax.storage import atomic
+from imgclf_jax.storage.files import read_sealed, write_sealed_if_possible
 
 ROLES = ("train", "valid", "test")
 
 
 def configured(config_data: Any) -> dict[str, str]:
-    """The split expressions that are set, by role."""
+    """Returns the split expressions that are set, by role."""
     texts = {role: str(getattr(config_data, f"{role}_split") or "").strip() for role in ROLES}
     return {role: text for role, text in texts.items() if text}
 
 
 def resolve(
-    wanted: Mapping[str, str],
+    expressions: Mapping[str, str],
     shard_lengths: Mapping[str, tuple[int, ...]],
     memo_dir: Path | None,
     scaled_to: Mapping[str, int] | None = None,
-    called: Mapping[str, str] | None = None,
+    setting_names: Mapping[str, str] | None = None,
 ) -> dict[str, Ranges]:
-    """Resolves every configured split, or says everything that is wrong with them at once.
+    """Resolves all configured splits, or reports all problems with them at once.
 
     Args:
-        wanted: expression by role.
-        shard_lengths: of every stored split; their sums are the sizes.
-        memo_dir: where answers are kept between runs; None keeps none.
-        scaled_to: size by stored split of a sample: boundaries found on the full sizes shrink in proportion. Ranges
-            that do not overlap on the full set do not overlap on the sample.
-        called: by role, what the user gave the expression with, if that is not `data.{role}_split`.
+        expressions: the split expressions, by role.
+        shard_lengths: the shard lengths of every stored split. Their sums are the sizes of the splits.
+        memo_dir: the folder that caches answers between runs; None caches none.
+        scaled_to: the sizes of the stored splits of a sample. Boundaries are resolved on the full sizes, then scaled
+            down in proportion. Ranges that do not overlap in the full set do not overlap in the sample.
+        setting_names: the names of the settings in messages, by role, if not `data.{role}_split`.
 
     Raises:
-        UserError: a line for each split that is malformed, unknown, out of range, empty, names an example twice, or
-            shares examples with the training split.
+        UserError: one line for each split that is malformed, unknown, out of range or empty, that names an example
+            twice, or that shares examples with the training split.
     """
-    names = {role: f"data.{role}_split" for role in ROLES} | dict(called or {})
+    settings = {role: f"data.{role}_split" for role in ROLES} | dict(setting_names or {})
     sizes = {name: sum(lengths) for name, lengths in shard_lengths.items()}
     available = ", ".join(f"{n} ({size} examples)" for n, size in sizes.items())
     resolved: dict[str, Ranges] = {}
-    problems = [] if "train" in wanted else [f"{names['train']} is empty; available splits: {available}"]
-    for role, text in wanted.items():
+    problems = [] if "train" in expressions else [f"{settings['train']} is empty; available splits: {available}"]
+    for role, text in expressions.items():
         ranges, problem = _resolve_one(text, shard_lengths, memo_dir)
         if not problem and not _count(ranges):
-            problem = "selects no example"
+            problem = "selects no examples"
         if not problem and scaled_to is not None:
             ranges = tuple((n, _scale(a, n, sizes, scaled_to), _scale(b, n, sizes, scaled_to)) for n, a, b in ranges)
             if not _count(ranges):
-                problem = "selects no example of the bundled sample, to which its boundaries are scaled; select more"
+                problem = "selects no examples once its boundaries are scaled down to the bundled sample; select more"
         ranges = _merge(ranges)
         if not problem and any(common((a,), (b,)) for a, b in itertools.combinations(ranges, 2)):
             problem = "names the same examples twice"
         if problem:
-            problems.append(f"{names[role]}={text!r}: {problem}; available splits: {available}")
+            problems.append(f"{settings[role]}={text!r}: {problem}; available splits: {available}")
         else:
             resolved[role] = ranges
     for role in ("valid", "test"):
         if shared := common(resolved.get("train", ()), resolved.get(role, ())):
             problems.append(
-                f"{names[role]}={wanted[role]!r} shares {shared} examples with {names['train']}="
-                f"{wanted['train']!r}: what it measures would be meaningless; make them disjoint"
+                f"{settings[role]}={expressions[role]!r} shares {shared} examples with {settings['train']}="
+                f"{expressions['train']!r}: its results would be meaningless; make the splits disjoint"
             )
     if problems:
         raise UserError("\n".join(problems))
@@ -78,25 +77,25 @@ def resolve(
 
 
 def overlaps(resolved: Mapping[str, Ranges]) -> tuple[str, ...]:
-    """Sentences about overlaps that are allowed: choosing a checkpoint on images that the test then measures."""
+    """Returns sentences about overlaps that are allowed: a checkpoint may be chosen on images of the test split."""
     shared = common(resolved.get("valid", ()), resolved.get("test", ()))
-    return (f"the validation and test splits share {shared} examples: the test result is not independent",) * bool(
-        shared
-    )
+    if not shared:
+        return ()
+    return (f"the validation and test splits share {shared} examples: the test result is not independent",)
 
 
 def size(ranges: Ranges) -> int:
-    """Number of examples in `ranges`."""
+    """Returns the number of examples in `ranges`."""
     return _count(ranges)
 
 
 def _resolve_one(text: str, shard_lengths: Mapping[str, tuple[int, ...]], memo_dir: Path | None) -> tuple[Ranges, str]:
-    """Returns (ranges, '') or ((), what is wrong)."""
-    if text in shard_lengths:  # the whole split: nothing to parse
+    """Returns (ranges, '') or ((), problem)."""
+    if text in shard_lengths:  # a whole split needs no parser
         return ((text, 0, sum(shard_lengths[text])),), ""
     question = json.dumps([text, sorted(shard_lengths.items())])
     memo = memo_dir / f"split-{hashlib.sha256(question.encode()).hexdigest()[:24]}.json" if memo_dir else None
-    if memo is not None and (remembered := seals.read_json(memo)) and remembered["question"] == question:
+    if memo is not None and (remembered := read_sealed(memo)) and remembered["question"] == question:
         return tuple((str(n), int(a), int(b)) for n, a, b in remembered["ranges"]), ""
     try:
         ranges = _parse(text, shard_lengths)
@@ -106,7 +105,7 @@ def _resolve_one(text: str, shard_lengths: Mapping[str, tuple[int, ...]], memo_d
         reason = " ".join(str(e).split()).partition(". Should be one of ")[0]  # The message lists the splits anyway.
         return (), reason.rstrip(".") or repr(e)
     if memo is not None:
-        atomic.write_text_if_possible(memo, seals.sealed({"question": question, "ranges": ranges}))
+        write_sealed_if_possible(memo, {"question": question, "ranges": ranges})
     return ranges, ""
 
 
@@ -117,16 +116,16 @@ def _parse(text: str, shard_lengths: Mapping[str, tuple[int, ...]]) -> Ranges:
         name: tfds.core.SplitInfo(name=name, shard_lengths=list(lengths), num_bytes=0, filename_template=None)
         for name, lengths in shard_lengths.items()
     }
-    found = []
+    ranges = []
     for part in tfds.core.ReadInstruction.from_spec(text).to_absolute(infos):
         name = str(part.splitname)
         first, last = part.from_ or 0, part.to
-        found.append((name, int(first), int(sum(shard_lengths[name]) if last is None else last)))
-    return tuple(found)
+        ranges.append((name, int(first), int(sum(shard_lengths[name]) if last is None else last)))
+    return tuple(ranges)
 
 
 def _merge(ranges: Ranges) -> Ranges:
-    """Drops empty ranges and joins neighbours, so that what is contiguous stays a view of the file."""
+    """Drops empty ranges and joins adjacent ones, so contiguous examples stay a view of the file."""
     merged: list[tuple[str, int, int]] = []
     for name, first, last in ranges:
         if last <= first:
@@ -139,7 +138,7 @@ def _merge(ranges: Ranges) -> Ranges:
 
 
 def _scale(boundary: int, name: str, sizes: Mapping[str, int], scaled_to: Mapping[str, int]) -> int:
-    """Rounds up: a monotone map keeps disjoint ranges disjoint, and the first few examples stay at least one."""
+    """Scales a boundary and rounds up. Disjoint ranges stay disjoint, and the first few examples stay at least one."""
     return -(-boundary * scaled_to[name] // sizes[name])
 
 
@@ -148,7 +147,7 @@ def _count(ranges: Ranges) -> int:
 
 
 def common(a: Ranges, b: Ranges) -> int:
-    """Returns how many examples are in both `a` and `b`, neither of which may name an example twice."""
+    """Returns the number of examples in both `a` and `b`. Neither may name an example twice."""
     return sum(
         max(0, min(last_a, last_b) - max(first_a, first_b))
         for name_a, first_a, last_a in a

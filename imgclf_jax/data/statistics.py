@@ -1,4 +1,4 @@
-"""Sums over the pixels of a split, exact because they are whole numbers, whatever the order they are added in."""
+"""Sums over the pixels of a split. They are integers and therefore exact, in any order of addition."""
 
 import hashlib
 import json
@@ -7,9 +7,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from imgclf_jax.data import kept, seals, stream
+from imgclf_jax.data import caches, stream
 from imgclf_jax.data.types import LazyImages, Progress, Split
-from imgclf_jax.storage import atomic
+from imgclf_jax.storage.files import read_sealed, write_sealed_if_possible
 
 _BATCH = 64  # images that one thread decodes at a time
 _CHUNK = 2048  # images in memory that are summed at a time
@@ -30,12 +30,12 @@ class Sums(NamedTuple):
 
 
 def add_up(batches: Iterable[np.ndarray], shape: tuple[int, ...], squares: bool = True) -> Sums:
-    """Returns the sums of batches of images.
+    """Returns the sums over batches of images. Black images, such as padding, add nothing but their number.
 
     Args:
-        batches: uint8 [n, H, W, C] each.
+        batches: the images, each batch uint8 [n, H, W, C].
         shape: (H, W, C).
-        squares: whether the sums of squares are needed, which take longer.
+        squares: whether to sum the squares too, which takes longer.
     """
     count, total, squared = 0, np.zeros(shape, np.uint64), np.zeros(shape[-1], np.uint64)
     table = np.arange(256, dtype=np.uint64) ** 2
@@ -64,12 +64,12 @@ def of_split(split: Split, fingerprint: str, progress: Progress, squares: bool =
     name = hashlib.sha256(json.dumps([fingerprint, split.images.shape]).encode())
     for example in split.ids:
         name.update(f"{example}\n".encode())
-    memo = kept.places(None)[0] / f"sums-{name.hexdigest()[:32]}.json"
-    if remembered := seals.read_json(memo):
+    memo = caches.folders(None)[0] / f"sums-{name.hexdigest()[:32]}.json"
+    if remembered := read_sealed(memo):
         return Sums(len(split), *(np.array(values, np.uint64) for values in remembered))
     sums = add_up(_batches(split, progress), split.images.shape[1:])
-    atomic.write_text_if_possible(memo, seals.sealed([sums.total.tolist(), sums.squares.tolist()]))
-    return sums
+    write_sealed_if_possible(memo, [sums.total.tolist(), sums.squares.tolist()])
+    return sums._replace(images=len(split))  # without the padding of the last batch
 
 
 def of_images(images: np.ndarray, squares: bool = True) -> Sums:

@@ -1,7 +1,7 @@
-"""Batches of images that stay on disk, decoded ahead by worker processes or threads, in an order that is told.
+"""Reads batches of images that stay on disk, decoded ahead by worker processes or threads, in a given order.
 
-Grain runs the workers and keeps the order; what a step sees is decided elsewhere, a while ahead. Nothing here imports
-JAX, and Grain is imported when something streams.
+Grain runs the workers and keeps the order. The examples of each step are decided elsewhere, in advance. This module
+does not import JAX, and it imports Grain only when something streams.
 """
 
 import contextlib
@@ -26,39 +26,39 @@ import numpy as np
 from imgclf_jax.data.types import Images
 from imgclf_jax.errors import UserError
 
-NOTHING = -1  # as an index: no example; its image is black
-POLL_SECONDS = 0.01  # between two looks for what another process or thread has to write
-STOP_SECONDS = 10
-ROOM = 2  # of the memory that processes can share, the part that batches may take: one half
-_WORKER = "grain-process"  # how the names of Grain's processes begin
+NOTHING = -1  # the index of no example, whose image is black
+POLL_SECONDS = 0.01  # between two checks for data from another process or thread
+STOP_SECONDS = 10  # how long `Chunks.close` waits for its thread
+ROOM = 2  # shared memory must have room for this many times the batches in flight
+_WORKER = "grain-process"  # the names of Grain's processes start with this
 
 
 class Closed(Exception):
-    """Nothing more is to be read."""
+    """Reading has been stopped."""
 
 
 class Rows:
-    """Which examples the steps ahead see: a small file that one process writes and all that decode map into memory.
+    """The examples of the next steps: a small file that one process writes and all decoding processes map into memory.
 
-    A ring: the row of step s is s modulo its length. It holds the step, a checksum and the indices, and counts when the
-    first two are right, so that one from an earlier round, or half written, is taken for what it is: not there yet.
+    The file is a ring buffer: step s is in row s modulo its length. A row holds the step, a checksum and the indices.
+    It is valid only if the step and the checksum match, so rows of earlier rounds and half-written rows are ignored.
     """
 
     def __init__(self, length: int, size: int):
-        """Makes the file.
+        """Creates the file.
 
         Args:
-            length: how many steps it holds.
-            size: indices a step.
+            length: the number of steps that it holds.
+            size: the number of indices per step.
 
         Raises:
-            UserError: there is no room for temporary files.
+            UserError: temporary files cannot be written.
         """
-        self._shape = (length + 1, size + 2)  # The last row says whether all is over.
+        self._shape = (length + 1, size + 2)  # The last row says whether reading has been stopped.
         try:
             descriptor, name = tempfile.mkstemp(prefix="imgclf_jax-rows-")
             with os.fdopen(descriptor, "wb") as file:
-                # Written, not mapped: where the disk is full a memory map would end the process with a bus error.
+                # Do not map the file here: on a full disk, a memory map would end the process with a bus error.
                 file.write(np.full(self._shape, NOTHING, np.int32).tobytes())
         except OSError as error:
             raise UserError(
@@ -69,11 +69,11 @@ class Rows:
 
     @property
     def length(self) -> int:
-        """How many steps it holds."""
+        """The number of steps that the file holds."""
         return self._shape[0] - 1
 
     def write(self, step: int, indices: np.ndarray) -> None:
-        """The indices int32 [size] of a step; those of `length` steps before are gone."""
+        """Writes the indices int32 [size] of a step over those of `length` steps before."""
         table = self._map()
         row = np.empty(self._shape[1], np.int32)
         row[0], row[2:] = step, indices
@@ -81,7 +81,11 @@ class Rows:
         table[step % self.length] = row
 
     def __call__(self, step: int) -> np.ndarray:
-        """The indices int32 [size] of a step, as soon as they are there. Raises `Closed` when they never will be."""
+        """Waits for the indices int32 [size] of a step and returns them.
+
+        Raises:
+            Closed: `close` was called, in any process.
+        """
         table = self._map()
         while True:
             row = np.array(table[step % self.length])
@@ -91,17 +95,21 @@ class Rows:
             time.sleep(POLL_SECONDS)
 
     def check_open(self) -> None:
-        """Raises `Closed` after `close`, in any process."""
+        """Checks whether `close` was called.
+
+        Raises:
+            Closed: it was, in any process.
+        """
         if self._map()[-1, 0] != NOTHING:
             raise Closed
 
     def close(self) -> None:
-        """Whoever waits or decodes stops, in all processes."""
+        """Stops waiting and decoding in all processes."""
         self._map()[-1, 0] = 0
         self.unlink()
 
     def unlink(self) -> None:
-        """The file has no name any more, for all who need it have mapped it: nothing is left over after a crash."""
+        """Deletes the name of the file once all processes have mapped it, so a crash leaves nothing behind."""
         self.path.unlink(missing_ok=True)
 
     def _map(self):
@@ -113,7 +121,7 @@ class Rows:
         return self._table
 
     def __getstate__(self) -> dict[str, Any]:
-        """Its name; every process maps the file itself."""
+        """Leaves out the memory map, because every process maps the file itself."""
         return vars(self) | {"_table": None}
 
 
@@ -122,48 +130,57 @@ def _checksum(row):
 
 
 class Reader:
-    """Step -> its images, uint8 [n, H, W, C]; called in the processes and threads that decode."""
+    """Maps a step to its images, uint8 [n, H, W, C]. Called in the processes and threads that decode."""
 
     def __init__(self, images: Images, rows: Callable[[int], np.ndarray]):
-        """Args: the images, and step -> int [n]: which of them it sees, `NOTHING` for none."""
+        """Creates a reader.
+
+        Args:
+            images: the images.
+            rows: maps a step to the indices int [n] of its images, with `NOTHING` for none.
+        """
         self.images = images
         self.rows = rows
 
     def __call__(self, step: int) -> np.ndarray:
-        """Raises `UserError` for an image that cannot be read."""
+        """Returns the images of a step.
+
+        Raises:
+            UserError: an image cannot be read.
+        """
         indices = self.rows(step)
         batch = np.zeros((len(indices), *self.images.shape[1:]), np.uint8)
-        for place, index in enumerate(indices):
+        for position, index in enumerate(indices):
             if index != NOTHING:
-                batch[place] = self.images[int(index)]
+                batch[position] = self.images[int(index)]
             if isinstance(self.rows, Rows):
                 self.rows.check_open()
         return batch
 
     def bytes(self, batch_size: int) -> int:
-        """Bytes of a batch."""
+        """Returns the number of bytes in a batch."""
         return batch_size * int(np.prod(self.images.shape[1:]))
 
 
 def threads() -> int:
-    """How many threads decode in one process."""
+    """Returns the number of threads that decode in one process."""
     return min(8, os.cpu_count() or 1)
 
 
 def batches(read: Reader, first: int, last: int, workers: int, batch_size: int) -> Any:
-    """An iterator, to be closed, over what `read` gives for the steps `first` to `last` - 1, in order.
+    """Returns an iterator over the batches of the steps `first` to `last` - 1, in order. The caller must close it.
 
     Args:
-        read: what a step sees.
-        first: step.
-        last: step.
-        workers: processes; 0: threads of this one.
-        batch_size: examples a step.
+        read: returns the batch of a step.
+        first: the first step.
+        last: one past the last step.
+        workers: the number of processes that decode; 0 uses threads of this process.
+        batch_size: the number of examples per step.
     """
     import grain
     from absl import flags
 
-    if not flags.FLAGS.is_parsed():  # Grain looks at flags of its own, also where there is no command line.
+    if not flags.FLAGS.is_parsed():  # Grain reads flags of its own, even without a command line.
         flags.FLAGS.mark_as_parsed()
     steps = grain.MapDataset.range(first, last).map(read)
     if not workers:
@@ -172,28 +189,28 @@ def batches(read: Reader, first: int, last: int, workers: int, batch_size: int) 
     pipeline = pipeline.mp_prefetch(grain.MultiprocessingOptions(workers), _begin)
     memory = Path("/dev/shm")
     if memory.is_dir() and shutil.disk_usage(memory).free < ROOM * in_flight(workers) * read.bytes(batch_size):
-        # Containers often have very little of it, and who writes past its end is killed: through pipes instead.
+        # Containers often have little shared memory, and exceeding it kills a process. Use pipes instead.
         options = grain.experimental.DatasetOptions(min_shm_size=2**62)
         pipeline = grain.experimental.WithOptionsIterDataset(pipeline, options)
     return iter(pipeline)
 
 
 def in_flight(workers: int) -> int:
-    """The most batches that are decoded, or being decoded, before anybody has asked for them."""
-    # Each process has one in hand, one in its queue, and one that this process has taken out of it.
+    """Returns the largest number of batches that are decoded, or being decoded, before they are requested."""
+    # Each process works on one, has one in its queue, and has handed one over to this process.
     return 4 * workers if workers else 2 * threads()
 
 
 def _start_tracker() -> None:
-    """Python's own helper, which removes shared memory that is left over. Starting it later would unmask signals."""
-    # After processes that were killed it would say at length what it has removed.
+    """Starts Python's process that removes leftover shared memory. Starting it later would unmask signals."""
+    # Suppress its long warnings about what killed processes left behind.
     filters = [os.environ.get("PYTHONWARNINGS", ""), "ignore:resource_tracker"]
     os.environ["PYTHONWARNINGS"] = ",".join(dict.fromkeys(filter(None, ",".join(filters).split(","))))
     resource_tracker.ensure_running()
 
 
 def _begin(worker: int, workers: int) -> None:
-    """In a worker process, before anything else: it ends when its parent does, however that ends."""
+    """Makes a worker process end when its parent ends, in any way. Grain calls this first in each worker."""
     parent = multiprocessing.parent_process()
     assert parent is not None
 
@@ -205,18 +222,18 @@ def _begin(worker: int, workers: int) -> None:
 
 
 class Chunks:
-    """Chunks of `length` steps, put together by a thread while the one before is used; a context manager."""
+    """Reads chunks of `length` steps. A thread assembles the next chunk while one is used. A context manager."""
 
     def __init__(self, read: Reader, first: int, last: int, length: int, workers: int, batch_size: int):
         """Starts reading.
 
         Args:
-            read: what a step sees.
-            first: step, where the first chunk begins.
-            last: step; whole chunks after `first`.
-            length: steps a chunk.
-            workers: processes that decode; 0: threads of this one.
-            batch_size: examples a step.
+            read: returns the batch of a step.
+            first: the first step.
+            last: one past the last step; a whole number of chunks after `first`.
+            length: the number of steps per chunk.
+            workers: the number of processes that decode; 0 uses threads of this process.
+            batch_size: the number of examples per step.
         """
         self._read = read
         self._length = length
@@ -229,48 +246,52 @@ class Chunks:
         self._thread.start()
 
     def get(self) -> np.ndarray:
-        """The next chunk, uint8 [length, n, H, W, C]. Raises `UserError` for an image that cannot be read."""
-        found = self._ready.get()
-        if isinstance(found, np.ndarray):
-            return found
-        reason, known = str(found), isinstance(found, UserError)
+        """Returns the next chunk, uint8 [length, n, H, W, C].
+
+        Raises:
+            UserError: an image cannot be read, or a worker process was killed.
+        """
+        result = self._ready.get()
+        if isinstance(result, np.ndarray):
+            return result
+        reason, is_explained = str(result), isinstance(result, UserError)
         if killed := re.search(r"terminated .*exit code -?\d+", reason):
-            known = True
+            is_explained = True
             reason = (
-                f"a process that decodes images was {killed[0]}, perhaps for want of memory; what was saved is kept. "
-                "Set fewer data.workers, or run the same command again with this --workdir"
+                f"a process that decodes images was {killed[0]}, perhaps for lack of memory; what was saved is kept. "
+                "Reduce data.workers, or run the same command again with this --workdir"
             )
-        if not known:
-            raise found
-        del found  # Its traceback holds on to images in memory that processes share.
+        if not is_explained:
+            raise result
+        del result  # Its traceback refers to images in shared memory.
         raise UserError(reason)
 
     def stop(self) -> None:
-        """Nothing more is needed. The thread and all processes that decode end, but are not waited for."""
+        """Tells the thread and all decoding processes to end, without waiting for them."""
         self._stopping.set()
         self._close_rows()
 
     def close(self) -> None:
-        """`stop`, and waits for them."""
+        """Ends the thread and all decoding processes, and waits for the thread."""
         self.stop()
         self._thread.join(STOP_SECONDS)
         for process in multiprocessing.active_children():
             if process.name.startswith(_WORKER):
-                process.kill()  # It keeps nothing that would be lost.
+                process.kill()  # It holds nothing that could be lost.
 
     def __enter__(self) -> "Chunks":
-        """Nothing more."""
+        """Returns the chunks, which are read already."""
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Closes."""
+        """Calls `close`."""
         self.close()
 
     def _run(self):
         if self._workers:
             _start_tracker()
-        # Processes and threads have the mask of the thread that starts them: Ctrl-C and SIGTERM, which reach a whole
-        # process group, are for the main thread to answer, and workers go on until it has closed this.
+        # Processes and threads inherit the signal mask of the thread that starts them. Only the main thread handles
+        # Ctrl-C and SIGTERM, which reach the whole process group; workers continue until it has called `close`.
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
         iterator = None
         try:
@@ -286,7 +307,7 @@ class Chunks:
             if iterator is not None:
                 iterator.close()
             self._close_rows()
-            # Images in shared memory are in cycles of references; they must be gone before the interpreter is.
+            # Reference cycles hold images in shared memory, which must be freed before the interpreter ends.
             iterator = None
             gc.collect()
 
@@ -298,7 +319,7 @@ class Chunks:
         chunk, filled = np.empty(self._shape, np.uint8), 0
         for number, batch in enumerate(iterator):
             if number == self._workers and isinstance(self._read.rows, Rows):
-                self._read.rows.unlink()  # Each of them has read one.
+                self._read.rows.unlink()  # Each worker has read one.
             chunk[filled] = batch
             filled += 1
             if filled == self._length:

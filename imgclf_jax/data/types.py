@@ -1,15 +1,17 @@
-"""What the data package hands out: plain arrays with names, and the description of them without the arrays."""
+"""The results of the data package: plain arrays with names, and descriptions of them without the arrays."""
 
 import abc
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
 
-Progress = Callable[[str, int, int], None]  # (what is being done, units done, units in all), called now and then
-Ranges = tuple[tuple[str, int, int], ...]  # stored split, first index, one past the last: read in this order
+from imgclf_jax.errors import UserError
+
+Progress = Callable[[str, int, int], None]  # (description, units done, total units), called now and then
+Ranges = tuple[tuple[str, int, int], ...]  # (stored split, first index, one past the last), read in this order
 
 
 def silent(description: str, done: int, total: int) -> None:
@@ -17,9 +19,9 @@ def silent(description: str, done: int, total: int) -> None:
 
 
 class LazyImages(abc.ABC):
-    """Images that stay on disk and are decoded when they are asked for; looks like an array uint8 [N, H, W, C].
+    """Images that stay on disk and are decoded on access; behaves like an array uint8 [N, H, W, C].
 
-    Can be pickled, for the processes that decode.
+    Can be pickled for the processes that decode.
     """
 
     dtype = np.dtype(np.uint8)
@@ -29,7 +31,7 @@ class LazyImages(abc.ABC):
 
     @abc.abstractmethod
     def read(self, index: int) -> np.ndarray:
-        """One image, uint8 [H, W, C]; safe to be called by several threads at once."""
+        """Returns one image, uint8 [H, W, C]; several threads may call it at once."""
 
     @property
     def nbytes(self) -> int:
@@ -41,7 +43,7 @@ class LazyImages(abc.ABC):
         return self.shape[0]
 
     def __getitem__(self, which: Any) -> np.ndarray:
-        """What numpy's indexing by a number, a slice or an array of numbers along the first axis would give."""
+        """Indexes along the first axis, as NumPy does, with a number, a slice or an array of numbers."""
         indices = np.arange(len(self))[which]
         if not indices.ndim:
             return self.read(int(indices))
@@ -57,10 +59,10 @@ class Split:
     """One configured split.
 
     Attributes:
-        images: uint8 [N, H, W, C]. A view of a memory-mapped file when the split is one contiguous range;
-            `LazyImages` where they are to stay on disk.
+        images: uint8 [N, H, W, C]. A view of a memory-mapped file if the split is one contiguous range; `LazyImages`
+            if the images stay on disk.
         labels: int32 [N].
-        ids: str [N], the data set's own 'id' feature or '<stored split>/<index>'.
+        ids: str [N], the 'id' feature of the data set or '<stored split>/<index>'.
     """
 
     images: Images
@@ -80,12 +82,12 @@ class Dataset:
         name: as configured, 'cifar10', or 'cifar10 (bundled sample)'.
         class_names: by label.
         image_shape: (H, W, C).
-        splits: keys among 'train', 'valid', 'test': those that are configured.
-        fingerprint: SHA-256 (hex) of the decoded images and labels of every stored split that is read; the same on
-            every machine, and whatever part of those stored splits is configured.
+        splits: the configured splits, with keys among 'train', 'valid' and 'test'.
+        fingerprint: SHA-256 (hex) of the decoded images and labels of every stored split that is read. It is the same
+            on every machine, and does not depend on which part of those stored splits is configured.
         is_sample: whether this is the sample that comes with the package.
-        location: the folder the records came from.
-        notice: '' or a warning of several lines that nobody should be able to miss.
+        location: the folder of the records.
+        notice: '' or a warning of several lines that must be shown.
     """
 
     name: str
@@ -102,16 +104,25 @@ class Dataset:
         """The number of examples in each split."""
         return {name: len(split) for name, split in self.splits.items()}
 
+    def only(self, split: str) -> "Dataset":
+        """Returns this data set with one of its splits alone.
+
+        Raises:
+            UserError: there is no such split.
+        """
+        _check_has(split, self.splits, self.location)
+        return dataclasses.replace(self, splits={split: self.splits[split]})
+
 
 @dataclasses.dataclass(frozen=True)
 class Info:
-    """A `Dataset` without its arrays: what can be known without reading a record.
+    """A `Dataset` without its arrays: what is known without reading a record.
 
     Attributes:
         split_sizes: number of examples by configured split ('train', 'valid', 'test').
-        split_ranges: the stored ranges behind each of them.
-        overlaps: overlaps that are allowed but worth a warning, a sentence each (validation and test images shared).
-        is_prepared: False when `load` would first have to download or unpack the set.
+        split_ranges: the stored ranges of each split.
+        overlaps: sentences, one per overlap that is allowed but deserves a warning (between validation and test).
+        is_prepared: False if `load` would first have to download or unpack the set.
         name, class_names, image_shape, is_sample, location, notice: as in `Dataset`.
     """
 
@@ -130,3 +141,17 @@ class Info:
     def image_bytes(self) -> int:
         """The size of the images of all splits, decoded to uint8."""
         return sum(self.split_sizes.values()) * math.prod(self.image_shape)
+
+    def only(self, split: str) -> "Info":
+        """Returns this description with the size of one split alone.
+
+        Raises:
+            UserError: there is no such split.
+        """
+        _check_has(split, self.split_sizes, self.location)
+        return dataclasses.replace(self, split_sizes={split: self.split_sizes[split]})
+
+
+def _check_has(split: str, available: Iterable[str], location: str) -> None:
+    if split not in available:
+        raise UserError(f"--split={split!r}: there is no such split in {location}; there are {', '.join(available)}")

@@ -1,4 +1,4 @@
-"""Files and folders that appear whole or not at all, even if the power fails."""
+"""Writes files and folders that appear whole or not at all, even if the power fails."""
 
 import contextlib
 import os
@@ -13,17 +13,17 @@ from pathlib import Path
 
 try:
     import fcntl
-except ImportError:  # Windows has no folder locks. What a killed process leaves there is deleted once it is old.
+except ImportError:  # Windows has no folder locks: leftovers of killed processes are deleted there once they are old.
     fcntl = None  # type: ignore[assignment]
 
-# After so long without a change, a temporary folder or file counts as left behind.
+# A temporary folder or file that has not changed for this long counts as left behind.
 _STALE_SECONDS = 24 * 3600
-# The same for folders of this host from before its restart, or of another host with the same name.
+# The limit for folders that this host made before its last restart, or that a host with the same name made.
 _RESTARTED_SECONDS = 3600
 
 
 def _boot() -> str:
-    """Returns an id that changes when this host restarts, and tells apart hosts that share a name."""
+    """Returns an id that changes when this host restarts and that tells hosts with the same name apart."""
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text()[:8]
     except OSError:
@@ -32,15 +32,15 @@ def _boot() -> str:
 
 _HOST = ".tmp-" + re.sub(r"[^A-Za-z0-9.]", "_", socket.gethostname()) + "-"
 _PREFIX = f"{_HOST}{_boot()}-"
-_TEMPORARY = re.compile(r"\.tmp-([A-Za-z0-9._]+-){0,2}[a-z0-9_]{8}")  # a name that `tempfile` makes from such a prefix
+_TEMPORARY = re.compile(r"\.tmp-([A-Za-z0-9._]+-){0,2}[a-z0-9_]{8}")  # `tempfile` makes such names
 
 
 def is_writable(folder: Path) -> bool:
-    """Whether files can be made in `folder`, or in the nearest folder above it when it does not exist yet.
+    """Returns whether files can be created in `folder`, or in its nearest existing parent if it does not exist yet.
 
-    A folder without a write bit is meant to stay as it is, even where the superuser could write to it.
+    A folder without any write bit counts as read-only, even for the superuser, who could write to it.
     """
-    # Unlike `Path.exists`, this returns False instead of raising an error if a folder above cannot be entered.
+    # Unlike `Path.exists`, this returns False instead of raising an error if a parent folder cannot be entered.
     while not os.path.exists(folder) and folder != folder.parent:  # noqa: PTH110
         folder = folder.parent
     return folder.is_dir() and bool(stat.S_IMODE(folder.stat().st_mode) & 0o222) and os.access(folder, os.W_OK)
@@ -48,9 +48,12 @@ def is_writable(folder: Path) -> bool:
 
 @contextlib.contextmanager
 def temporary_folder(parent: Path) -> Iterator[Path]:
-    """Yields a new folder in `parent`, which is deleted at the end unless it was renamed before.
+    """Yields a new folder in `parent`. It is deleted at the end of the block unless it has been renamed.
 
-    First deletes what dead processes left behind in `parent`, see `sweep`. Raises `OSError`.
+    First deletes what dead processes left behind in `parent`, see `sweep`.
+
+    Raises:
+        OSError: the folder cannot be created.
     """
     parent.mkdir(parents=True, exist_ok=True)
     sweep(parent)
@@ -60,7 +63,7 @@ def temporary_folder(parent: Path) -> Iterator[Path]:
         if folder.exists():
             break
         _unlock(lock)  # Another process swept it before it was locked.
-    folder.chmod(0o755)  # mkdtemp makes it private, but what is published is for everybody who reads the data
+    folder.chmod(0o755)  # mkdtemp makes it private, but everybody may read the published data.
     try:
         yield folder
     finally:
@@ -71,16 +74,16 @@ def temporary_folder(parent: Path) -> Iterator[Path]:
 def sweep(parent: Path) -> None:
     """Deletes the temporary folders and files in `parent` that dead processes left behind.
 
-    The owner of a folder holds a lock on it. The lock ends with the process, however the process ends; unlike a process
-    id, it never passes to another process. Locks of other hosts are not reliable on network file systems. So their
-    folders, and all files, count as left behind if nothing in them has changed for a day; folders with this host's name
-    from before its restart, for an hour.
+    The owner of a folder holds a lock on it. The lock is released when the process ends, however it ends, and unlike a
+    process id it is never reused. Locks of other hosts are unreliable on network file systems. Therefore folders of
+    other hosts, and all files, count as left behind after a day without changes. Folders that this host made before
+    its last restart count as left behind after an hour.
     """
     try:
-        found = [entry for entry in parent.iterdir() if _TEMPORARY.fullmatch(entry.name)]
+        temporaries = [entry for entry in parent.iterdir() if _TEMPORARY.fullmatch(entry.name)]
     except OSError:
         return
-    for old in found:
+    for old in temporaries:
         with contextlib.suppress(OSError):
             if not stat.S_ISDIR(old.lstat().st_mode):
                 if _age(old) > _STALE_SECONDS:
@@ -88,38 +91,42 @@ def sweep(parent: Path) -> None:
                 continue
             lock = _lock(old, wait=False)
             try:
-                quiet = _RESTARTED_SECONDS if old.name.startswith(_HOST) else _STALE_SECONDS
-                if (lock is not None and old.name.startswith(_PREFIX)) or _age(old) > quiet:
+                limit = _RESTARTED_SECONDS if old.name.startswith(_HOST) else _STALE_SECONDS
+                if (lock is not None and old.name.startswith(_PREFIX)) or _age(old) > limit:
                     shutil.rmtree(old)
             finally:
                 _unlock(lock)
 
 
 def discard(folder: Path) -> None:
-    """Deletes a folder, or a file in its place; other processes never see it half deleted. Raises `OSError`."""
+    """Deletes a folder, or a file of that name. Other processes never see it half deleted.
+
+    Raises:
+        OSError: it cannot be deleted.
+    """
     with temporary_folder(folder.parent) as temporary, contextlib.suppress(FileNotFoundError):
         folder.rename(temporary / "discarded")
 
 
 def sync(path: Path) -> None:
-    """Writes a file, or a folder with everything in it, to the disk, so that it survives a power cut.
+    """Flushes a file, or a folder and everything in it, to the disk. It then survives a power cut.
 
-    Without this, a power cut after a rename may leave a file that has its new name but not its content.
+    Otherwise, a power cut after a rename may leave a file with its new name but without its content.
 
     Raises:
-        OSError: something cannot be read or written.
+        OSError: a file cannot be read or written.
     """
     if not path.is_dir():
         with path.open("rb+") as f:
             os.fsync(f.fileno())
         return
-    for inside in path.iterdir():
-        sync(inside)
+    for entry in path.iterdir():
+        sync(entry)
     sync_names(path)
 
 
 def sync_names(folder: Path) -> None:
-    """Writes the names of the entries of a folder to the disk; does nothing if the file system cannot do that."""
+    """Flushes the names of a folder's entries to the disk, if the file system supports it."""
     with contextlib.suppress(OSError):
         descriptor = os.open(folder, os.O_RDONLY)
         try:
@@ -128,28 +135,48 @@ def sync_names(folder: Path) -> None:
             os.close(descriptor)
 
 
+def write_text(path: Path, text: str) -> None:
+    """Replaces a text file (UTF-8), durably and in a single rename: no reader ever sees half of it.
+
+    Only one process may write the file at a time.
+
+    Raises:
+        OSError: the file cannot be written. The previous one is kept.
+    """
+    _replace(path, text, path.with_name(path.name + ".tmp"))
+
+
 def write_text_if_possible(path: Path, text: str) -> None:
-    """Writes a small file in one piece; gives up silently where it cannot: for what merely saves time."""
-    try:
+    """Writes a file as `write_text` does, from any number of processes at once. Errors are ignored.
+
+    For files that only save time. Missing parent folders are created.
+    """
+    with contextlib.suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor, name = tempfile.mkstemp(prefix=_PREFIX, dir=path.parent)
-    except OSError:
-        return
+        os.close(descriptor)
+        _replace(path, text, Path(name), mode=0o644)
+
+
+def _replace(path: Path, text: str, temporary: Path, mode: int | None = None) -> None:
+    """Writes `text` to the file `temporary`, sets its permissions to `mode` if given, and renames it to `path`."""
     try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as f:
-            f.write(text)
-            f.flush()
-            os.fsync(descriptor)
-        Path(name).chmod(0o644)
-        Path(name).replace(path)
-        sync_names(path.parent)
+        with temporary.open("w", encoding="utf-8", newline="") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        if mode is not None:
+            temporary.chmod(mode)
+        temporary.replace(path)
     except OSError:
         with contextlib.suppress(OSError):
-            Path(name).unlink(missing_ok=True)
+            temporary.unlink()
+        raise
+    sync_names(path.parent)
 
 
 def _lock(folder, wait=True):
-    """Returns a descriptor that holds a lock on a folder; None if folders cannot be locked here.
+    """Locks a folder. Returns the descriptor that holds the lock, or None if folders cannot be locked here.
 
     Raises:
         BlockingIOError: another process holds the lock, and `wait` is False.
@@ -174,6 +201,6 @@ def _unlock(descriptor):
 
 
 def _age(path):
-    """Returns the seconds since a file, or anything in a folder, was last changed."""
+    """Returns the seconds since the last change of a file, or of anything in a folder."""
     newest = [path, *(path.rglob("*") if path.is_dir() else ())]
     return time.time() - max(entry.lstat().st_mtime for entry in newest)

@@ -1,4 +1,4 @@
-"""Photos in folders, one a class, as a data set."""
+"""The data source 'folder': photos in one folder per class, see `imgclf_jax.data.loading.Source`."""
 
 import collections
 import hashlib
@@ -17,14 +17,14 @@ from imgclf_jax.errors import UserError
 
 
 class Photos(LazyImages):
-    """Photos that are decoded when they are asked for.
+    """Photos that are decoded on access.
 
     Args:
         root: the folder.
-        paths: of the photos, relative to it.
+        paths: the paths of the photos, relative to `root`.
         hashes: SHA-256 (hex) of each file's content.
         image_size: (height, width) of the images.
-        resize: how they get it, see `imgclf_jax.data.decode.fit`.
+        resize: how the photos get that size, see `imgclf_jax.data.decode.fit`.
     """
 
     def __init__(
@@ -33,58 +33,71 @@ class Photos(LazyImages):
         super().__init__((len(paths), *image_size, 3))
         self._root = root
         self._paths = tuple(paths)
-        self._hashes = b"".join(map(bytes.fromhex, hashes))  # One piece, because it goes to every decoding process.
+        self._hashes = b"".join(
+            map(bytes.fromhex, hashes)
+        )  # A single object, because every decoding process gets a copy.
         self._resize = resize
 
     def read(self, index: int) -> np.ndarray:
-        """One image, uint8 [H, W, 3]; raises `UserError` when the file is no longer the photo that it was."""
+        """Returns one image, uint8 [H, W, 3].
+
+        Raises:
+            UserError: the file has changed since the data set was examined.
+        """
         from imgclf_jax.data import decode
 
         path = self._root / self._paths[index]
         try:
             content = decode.content(path)
-            # This takes 1 % of the time of decoding, or 5 % on CPUs without SHA instructions.
+            # Hashing takes 1 % of the time of decoding, or 5 % on CPUs without SHA instructions.
             if hashlib.sha256(content).digest() != self._hashes[32 * index : 32 * index + 32]:
                 raise UserError(
-                    f"{shown(str(path))}: its content has changed since the data set was looked at; restore the file, "
-                    "or start a run on the changed data in another --workdir"
+                    f"{shown(str(path))}: its content has changed since the data set was examined; restore the "
+                    "file, or start a run on the changed data in another --workdir"
                 )
             return decode.read(content, (self.shape[1], self.shape[2]), self._resize)
         except decode.BadPhoto as e:
-            raise UserError(f"{shown(str(path))}: {e}; it was a photo when the data set was looked at") from e
+            raise UserError(f"{shown(str(path))}: {e}; it was a photo when the data set was examined") from e
 
 
-def describe(config_data: Any) -> Info:
-    """See `imgclf_jax.data.describe`; opens no file. Sizes count files: bad ones and duplicates are known after `load`.
+def describe(config_data: Any, split: str | None = None) -> Info:
+    """See `imgclf_jax.data.describe` and `imgclf_jax.data.describe_split`.
 
-    Raises:
-        UserError: everything that is wrong with the folder and with the settings, a line each.
-    """
-    return _info(layout.look(config_data))
-
-
-def load(config_data: Any, progress: Progress, stream: bool) -> Dataset:
-    """See `imgclf_jax.data.load`.
+    Opens no file. Sizes count all files, because only `load` finds bad files and duplicates.
 
     Raises:
-        UserError: as `describe`; also bad files, photos in two splits or under two classes, unless `on_bad` is "skip";
-            a class or a split that has no photo left; no cache can be written.
+        UserError: all problems with the folder and the settings, one line each.
     """
+    info = _describe(layout.scan(config_data))
+    return info if split is None else info.only(split)
+
+
+def load(config_data: Any, progress: Progress, stream: bool, split: str | None = None) -> Dataset:
+    """See `imgclf_jax.data.load` and `imgclf_jax.data.load_split`.
+
+    Raises:
+        UserError: as `describe`; also if there are bad files or photos in two splits or classes, unless `on_bad` is
+            "skip"; if a class or a split has no photos left; or if no cache can be written.
+    """
+    dataset = _load(layout.scan(config_data), config_data.resize, config_data.on_bad, progress, stream)
+    return dataset if split is None else dataset.only(split)
+
+
+def _load(listing: Listing, resize: str, on_bad: str, progress: Progress, stream: bool) -> Dataset:
     from imgclf_jax.data.folder import cache
 
-    listing, resize = layout.look(config_data), config_data.resize
-    _info(listing)  # For what it refuses.
+    _describe(listing)  # Checks the sizes of the splits before any file is read.
     images: np.ndarray | None = None
     if stream:
-        seen = cache.examined(listing, resize, progress)
+        seen = cache.examine(listing, resize, progress)
     else:
-        seen, images = cache.decoded(listing, resize, progress)
+        seen, images = cache.decode_all(listing, resize, progress)
     chosen, problems = assignment.choose(listing, seen)
-    if problems and config_data.on_bad != "skip":
+    if problems and on_bad != "skip":
         raise UserError("\n".join(problem.error for problem in problems))
     assignment.check_left(listing, chosen)
     notices = assignment.notices(listing, seen, chosen)
-    rows = np.cumsum([not reason for reason in seen.reasons]) - 1  # of the decoded images, by file
+    rows = np.cumsum([not reason for reason in seen.reasons]) - 1  # of the decoded images, by number of the file
     parts: dict[str, Split] = {}
     digest = hashlib.sha256(json.dumps([listing.class_names, *listing.image_size, 3, resize]).encode())
     for role in splits.ROLES:
@@ -97,12 +110,12 @@ def load(config_data: Any, progress: Progress, stream: bool) -> Dataset:
             digest.update(bytes.fromhex(seen.hashes[index]) + file.label.to_bytes(4, "little"))
         paths = [file.path for file in files]
         hashes = [seen.hashes[index] for index in indices]
-        kept: Images = Photos(listing.root, paths, hashes, listing.image_size, resize)
+        role_images: Images = Photos(listing.root, paths, hashes, listing.image_size, resize)
         if images is not None:
-            kept = _take(images, rows[indices])
+            role_images = _take(images, rows[indices])
         labels = np.array([file.label for file in files], np.int32)
         ids = np.array([path.encode("utf-8", "backslashreplace").decode() for path in paths])
-        parts[role] = Split(kept, labels, ids)
+        parts[role] = Split(role_images, labels, ids)
     return Dataset(
         name=listing.name,
         class_names=listing.class_names,
@@ -115,7 +128,7 @@ def load(config_data: Any, progress: Progress, stream: bool) -> Dataset:
     )
 
 
-def _info(listing: Listing) -> Info:
+def _describe(listing: Listing) -> Info:
     if listing.fractions is None:
         counts = collections.Counter(file.role for file in listing.files)
         sizes = {role: counts[role] for role in splits.ROLES if counts[role]}
@@ -139,6 +152,9 @@ def _info(listing: Listing) -> Info:
 
 
 def _take(images, rows):
-    """A view where the rows follow one another, as they do where folders say the splits and nothing is left out."""
+    """Returns the images in `rows`: a view if the rows are consecutive, else a copy.
+
+    They are consecutive if the splits are folders and no photo is left out.
+    """
     first, count = rows[0], len(rows)
     return images[first : first + count] if np.array_equal(rows, first + np.arange(count)) else images[rows]

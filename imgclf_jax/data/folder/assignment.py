@@ -1,4 +1,4 @@
-"""Which photos are for training, validation and test, and which must be left out: told from their content."""
+"""Decides by content which photos are for training, validation and test, and which are left out."""
 
 import collections
 from collections.abc import Iterable, Sequence
@@ -12,46 +12,46 @@ from imgclf_jax.errors import UserError
 if TYPE_CHECKING:
     from imgclf_jax.data.folder.cache import Seen
 
-_MOST_LINES = 50  # files that are listed under a problem
-_MOST_CLASSES = 10  # classes that are listed one by one
+_MOST_LINES = 50  # files listed under one problem
+_MOST_CLASSES = 10  # classes listed one by one
 _SPLITS = {"train": "training", "valid": "validation", "test": "test"}
 
 
 class Chosen(NamedTuple):
-    """A photo of the data set: its place among the files of the listing, and its split."""
+    """A photo of the data set: the index of its file in the listing, and its split."""
 
     file: int
     role: str
 
 
 class Problem(NamedTuple):
-    """What is wrong with some of the files: as an error, and as a notice where they were left out."""
+    """A problem with several files, as an error, and as a notice if the files are left out."""
 
     error: str
     notice: str
 
 
 def choose(listing: Listing, seen: "Seen") -> tuple[list[Chosen], list[Problem]]:
-    """The photos of the data set in their order, without those that must be left out, and why those must.
+    """Returns the photos of the data set in order, and the problems with the files that are left out.
 
-    Left out are files that are no photos, photos under two classes (none of the two can be believed) and training
-    and validation photos that are in a later split as well. The order is that of the listing, or, where photos are
-    split by content, by class and content: then no file's name makes a difference.
+    Leaves out files that are not photos, photos under two classes (neither can be trusted), and training and validation
+    photos that are also in a later split. The order is that of the listing. If photos are split by content, the order
+    is by class and content, so file names make no difference.
 
-    Photos are equal if their decoded pixels are. So a photo that was saved again in another lossless format is found.
+    Photos are equal if their decoded pixels are equal. Copies in other lossless formats are therefore found.
 
     Args:
         listing: the files.
-        seen: what reading them has shown.
+        seen: the results of reading them.
     """
     problems = []
     files, hashes, pixels = listing.files, seen.hashes, seen.pixels
     if any(seen.reasons):
         problems.append(_bad(listing, seen.reasons))
     good = [index for index, reason in enumerate(seen.reasons) if not reason]
-    if torn := _groups(good, pixels, [file.label for file in files]):
-        problems.append(_under_two_classes(listing, torn))
-        good = _without(good, torn)
+    if ambiguous := _groups(good, pixels, [file.label for file in files]):
+        problems.append(_under_two_classes(listing, ambiguous))
+        good = _without(good, ambiguous)
     if listing.fractions is not None:
         good.sort(key=lambda index: (files[index].label, hashes[index], files[index].path))
         roles = cut.by_content(
@@ -70,20 +70,28 @@ def choose(listing: Listing, seen: "Seen") -> tuple[list[Chosen], list[Problem]]
 
 
 def check_left(listing: Listing, chosen: Sequence[Chosen]) -> None:
-    """Raises `UserError` when a class or a split has no photo (left)."""
+    """Checks that every class and every split has a photo left.
+
+    Raises:
+        UserError: one has none.
+    """
     split_by_folders = listing.fractions is None
     kinds = {(f.role, f.label) for f in listing.files}
     left = {(c.role if split_by_folders else "", listing.files[c.file].label) for c in chosen}
     if lost := sorted(kinds - left):
         names = ", ".join(f"{role} {listing.class_names[label]}".strip() for role, label in lost)
-        raise UserError(f"{listing.root}: no photo is left of {names}; add photos, or delete the class everywhere")
+        raise UserError(f"{listing.root}: no photos are left of {names}; add photos, or delete the class everywhere")
     if listing.fractions is not None:
         roles = collections.Counter(photo.role for photo in chosen)
         check_sizes(listing, {role: roles[role] for role in splits.ROLES})
 
 
 def check_sizes(listing: Listing, sizes: dict[str, int]) -> None:
-    """Raises `UserError` when the fractions ask for a split that gets no photo."""
+    """Checks that every split with a fraction above 0 gets a photo.
+
+    Raises:
+        UserError: one gets none.
+    """
     empty = [
         role for role, part in zip(splits.ROLES, listing.fractions or (), strict=False) if part and not sizes[role]
     ]
@@ -95,7 +103,7 @@ def check_sizes(listing: Listing, sizes: dict[str, int]) -> None:
 
 
 def sparse_files(listing: Listing) -> tuple[str, ...]:
-    """Returns sentences about classes that have too few files for every split; () if folders name the splits."""
+    """Returns sentences about classes with too few files for every split; () if the folders define the splits."""
     if listing.fractions is None:
         return ()
     labels = [file.label for file in listing.files]
@@ -103,7 +111,7 @@ def sparse_files(listing: Listing) -> tuple[str, ...]:
 
 
 def notices(listing: Listing, seen: "Seen", chosen: Sequence[Chosen]) -> list[str]:
-    """Returns what is worth knowing about the chosen photos and is not known before they are read, a line each."""
+    """Returns warnings about the chosen photos that are not known before they are read, one line each."""
     lines = []
     if listing.fractions is not None:
         labels = [listing.files[photo.file].label for photo in chosen]
@@ -118,19 +126,19 @@ def notices(listing: Listing, seen: "Seen", chosen: Sequence[Chosen]) -> list[st
 
 
 def _sparse(listing, labels, roles):
-    found = cut.sparse(labels, roles, listing.fractions)
+    classes = cut.sparse(labels, roles, listing.fractions)
     lines = [
-        f"class {shown(listing.class_names[label])} has {count} photo{'s' * (count != 1)}, and so none "
+        f"class {shown(listing.class_names[label])} has {count} photo{'s' * (count != 1)}, so none "
         f"{' and none '.join(f'in the {_SPLITS[role]} split' for role in lacking)}"
-        for label, count, lacking in found[:_MOST_CLASSES]
+        for label, count, lacking in classes[:_MOST_CLASSES]
     ]
-    if more := max(0, len(found) - _MOST_CLASSES):
+    if more := max(0, len(classes) - _MOST_CLASSES):
         lines.append(f"{more} more {'class has' if more == 1 else 'classes have'} too few photos for every split")
     return tuple(lines)
 
 
 def _groups(indices: Iterable[int], contents: Sequence[str], kinds: Sequence[object]) -> list[list[int]]:
-    """Those of equal content whose `kinds` differ, group by group."""
+    """Returns the groups of indices with equal content but different `kinds`."""
     same: dict[str, list[int]] = {}
     for index in indices:
         same.setdefault(contents[index], []).append(index)
@@ -156,9 +164,9 @@ def _bad(listing, reasons):
 
 def _under_two_classes(listing, groups):
     return Problem(
-        f"{listing.root}: photos that are there under two classes: {len(groups)}; delete what is wrong, or leave all "
-        f"of them out with data.on_bad=skip{_equal(listing, groups)}",
-        f"{listing.name}: photos left out because they are there under two classes: {len(groups)}, e.g. "
+        f"{listing.root}: photos that are under two classes: {len(groups)}; delete the wrong copies, or leave out "
+        f"all of them with data.on_bad=skip{_equal(listing, groups)}",
+        f"{listing.name}: photos left out because they are under two classes: {len(groups)}, e.g. "
         f"{_chain(listing, groups[0])}",
     )
 
@@ -167,10 +175,10 @@ def _in_two_splits(listing, groups, dropped):
     counts = collections.Counter(listing.files[index].role for group in dropped for index in group)
     summary = " and ".join(f"{counts[role]} ({role})" for role in splits.ROLES if counts[role])
     return Problem(
-        f"{listing.root}: photos that are in two splits, where what is measured means nothing: {len(groups)}; delete "
-        "one of each, or leave those for training (for validation, if the other one is for the test) out with "
+        f"{listing.root}: photos that are in two splits, which makes results meaningless: {len(groups)}; delete one "
+        "copy of each, or leave out the copy for training (for validation, if the other one is for the test) with "
         f"data.on_bad=skip{_equal(listing, groups)}",
-        f"{listing.name}: photos left out because a later split has them as well: {summary}, e.g. "
+        f"{listing.name}: photos left out because a later split has them too: {summary}, e.g. "
         f"{_chain(listing, groups[0])}",
     )
 

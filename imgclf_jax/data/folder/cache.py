@@ -1,6 +1,6 @@
-"""Photos read once: their contents' hashes, what is wrong with the bad ones, and, where they are to stay, their pixels.
+"""Reads photos once, and caches the hashes of the files, the problems of bad files and, unless streaming, the pixels.
 
-Every list of files, with their sizes and times, has caches of its own, so that none is ever out of date.
+A cache is named after the list of files with their sizes and times, so it never goes out of date.
 """
 
 import collections
@@ -16,18 +16,19 @@ from typing import NamedTuple
 
 import numpy as np
 
-from imgclf_jax.data import decode, kept, seals
+from imgclf_jax.data import caches, decode
 from imgclf_jax.data.folder.layout import Listing
 from imgclf_jax.data.types import Progress
 from imgclf_jax.storage import atomic
+from imgclf_jax.storage.files import read_sealed, sealed, write_sealed_if_possible
 
-_FORMAT = 2  # of the files below; raise it when decoding or their layout changes
-_AHEAD = 4  # photos a thread that may wait to be written
+_FORMAT = 2  # of the files below; increase it when decoding or their layout changes
+_AHEAD = 4  # photos per thread that may wait to be written
 _EVERY = 32  # photos between two reports of progress
 
 
 class Look(NamedTuple):
-    """What reading a file has shown.
+    """The result of reading one file.
 
     Attributes:
         hash: SHA-256 (hex) of its content; "" if it cannot be read.
@@ -44,10 +45,10 @@ class Look(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Seen:
-    """What reading the files of a listing has shown, in its order.
+    """The results of reading the files of a listing, in its order.
 
     Attributes:
-        hashes, reasons, pixels, notes: the values of `Look`, one for each file.
+        hashes, reasons, pixels, notes: the values of `Look`, one per file.
     """
 
     hashes: tuple[str, ...]
@@ -56,11 +57,12 @@ class Seen:
     notes: tuple[str, ...]
 
 
-def decoded(listing: Listing, resize: str, progress: Progress) -> tuple[Seen, np.ndarray]:
-    """The photos of a listing, decoded, in its order and without the bad ones; the first call decodes and keeps them.
+def decode_all(listing: Listing, resize: str, progress: Progress) -> tuple[Seen, np.ndarray]:
+    """Decodes the photos of a listing. The first call caches them.
 
     Returns:
-        What was seen, and uint8 [N, H, W, 3], mapped into memory.
+        The results of reading the files, and the images uint8 [N, H, W, 3] mapped into memory, in the order of the
+        listing and without the bad files.
 
     Raises:
         UserError: no cache can be written.
@@ -83,61 +85,56 @@ def decoded(listing: Listing, resize: str, progress: Progress) -> tuple[Seen, np
         seen: list[Look] = []
         count = 0
         with (folder / "images.npy").open("wb") as f:
-            kept.write_header(f, (len(listing.files), *shape))
+            caches.write_header(f, (len(listing.files), *shape))
             for look, image in _read(listing, resize, progress):
                 seen.append(look)
                 if image is not None:
                     f.write(image.tobytes())
                     count += 1
             f.seek(0)
-            kept.write_header(f, (count, *shape))
-        (folder / "seen.json").write_text(seals.sealed(seen))
+            caches.write_header(f, (count, *shape))
+        (folder / "seen.json").write_text(sealed(seen))
 
     name = f"photos-{shape[0]}x{shape[1]}-{resize}-{key}"
-    for place in kept.places(listing.root):
-        before = _open(place / name / "seen.json", listing, report=False)
+    for folder in caches.folders(listing.root):
+        before = _open(folder / name / "seen.json", listing, report=False)
         if before and not _is_final(before, listing):
             with contextlib.suppress(OSError):
-                atomic.discard(place / name)
-    return kept.keep(name, listing.root, f"the decoded images of {listing.name}", open_cache, write)
+                atomic.discard(folder / name)
+    return caches.open_or_make(name, listing.root, f"the decoded images of {listing.name}", open_cache, write)
 
 
-def examined(listing: Listing, resize: str, progress: Progress) -> Seen:
-    """What reading the files of a listing shows; keeps no pixels. Only the first call reads them."""
+def examine(listing: Listing, resize: str, progress: Progress) -> Seen:
+    """Returns the results of reading the files of a listing, without their pixels. Only the first call reads them."""
     key = _key(listing)
     name = f"photos-{key}.json"
-    places = kept.places(listing.root)
-    for place in places:
-        for path in (place / name, *place.glob(f"photos-*-{key}/seen.json")):
+    folders = caches.folders(listing.root)
+    for folder in folders:
+        for path in (folder / name, *folder.glob(f"photos-*-{key}/seen.json")):
             if (seen := _open(path, listing)) and _is_final(seen, listing):
                 return seen
-    found = [look for look, _ in _read(listing, resize, progress)]
-    atomic.write_text_if_possible(places[0] / name, seals.sealed(found))
-    return _seen(found)
+    looks = [look for look, _ in _read(listing, resize, progress)]
+    write_sealed_if_possible(folders[0] / name, looks)
+    return _seen(looks)
 
 
 def _key(listing: Listing) -> str:
     digest = hashlib.sha256(json.dumps(_FORMAT).encode())
-    for file in listing.files:
-        try:
-            stat = (listing.root / file.path).stat()
-            digest.update(json.dumps([file.path, stat.st_size, stat.st_mtime_ns]).encode())
-        except OSError:
-            digest.update(json.dumps([file.path, "missing"]).encode())
+    caches.add_files(digest, listing.root, (file.path for file in listing.files))
     return digest.hexdigest()[:16]
 
 
 def _open(path: Path, listing: Listing, report: bool = True) -> Seen | None:
-    """Returns what was seen before; None if it was not kept or is damaged. Damage is reported if `report` is set."""
+    """Returns cached results; None if there are none or they are damaged. Reports damage if `report` is set."""
     try:
-        seen = _seen([Look(*map(str, look)) for look in seals.read_json(path, report) or ()])
+        seen = _seen([Look(*map(str, look)) for look in read_sealed(path, report) or ()])
     except TypeError:
         return None
     return seen if len(seen.hashes) == len(listing.files) else None
 
 
 def _is_final(seen: Seen, listing: Listing) -> bool:
-    """Whether no file that could not be read may be readable now."""
+    """Returns whether every file that could not be read is still unreadable."""
     unread = (listing.root / file.path for file, digest in zip(listing.files, seen.hashes, strict=True) if not digest)
     return not any(path.is_file() and os.access(path, os.R_OK) for path in unread)
 
@@ -147,9 +144,9 @@ def _seen(looks: list[Look]) -> Seen:
 
 
 def _read(listing: Listing, resize: str, progress: Progress) -> Iterator[tuple[Look, np.ndarray | None]]:
-    """Reads and decodes all files with several threads; yields in their order, of few at a time the pixels."""
+    """Reads and decodes all files with several threads. Yields in order, and holds the pixels of few at a time."""
 
-    def one(path: str) -> tuple[Look, np.ndarray | None]:
+    def read_one(path: str) -> tuple[Look, np.ndarray | None]:
         digest = ""
         try:
             content = decode.content(listing.root / path)
@@ -161,16 +158,16 @@ def _read(listing: Listing, resize: str, progress: Progress) -> Iterator[tuple[L
         return Look(digest, "", decode.digest(photo.image), photo.note), pixels
 
     total = len(listing.files)
-    doing = f"decoding {listing.name}"
+    description = f"decoding {listing.name}"
     threads = min(32, os.cpu_count() or 1)
     waiting: collections.deque[concurrent.futures.Future[tuple[Look, np.ndarray | None]]] = collections.deque()
     with concurrent.futures.ThreadPoolExecutor(threads) as pool:
         for done, file in enumerate(listing.files):
-            waiting.append(pool.submit(one, file.path))
+            waiting.append(pool.submit(read_one, file.path))
             if len(waiting) > _AHEAD * threads:
                 yield waiting.popleft().result()
             if done % _EVERY == 0:
-                progress(doing, done - len(waiting) + 1, total)
+                progress(description, done - len(waiting) + 1, total)
         while waiting:
             yield waiting.popleft().result()
-        progress(doing, total, total)
+        progress(description, total, total)

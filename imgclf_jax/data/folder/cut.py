@@ -24,20 +24,20 @@ class Sparse(NamedTuple):
 
 
 def by_content(labels: Sequence[int], hashes: Sequence[str], pixels: Sequence[str], fractions: Fractions) -> list[str]:
-    """Returns the role of each photo: the photos of a class are ordered by `hashes` and cut as the fractions say.
+    """Returns the role of each photo. Orders the photos of each class by `hashes` and cuts them by `fractions`.
 
-    Neither the names nor the order of the files make a difference. Photos of a class with equal pixels get the role of
-    the first of them, so that none is in two splits. The first photo of each class is for training. A class with at
-    least as many different photos as there are splits has one or more in every split.
+    The names and the order of the files make no difference. Photos of a class with equal pixels all get the role of the
+    first one, so no photo is in two splits. The first photo of each class is for training. A class with at least as
+    many different photos as there are splits has one or more in every split.
 
     Args:
         labels: the label of each photo.
         hashes: the digest of each file's content.
         pixels: the digest of each photo's pixels; equal files have equal pixels.
-        fractions: the fractions for training, validation and test; 0 if there is no such split.
+        fractions: the fractions for training, validation and test; 0 means no such split.
 
     Returns:
-        One of `splits.ROLES` for each photo.
+        One of `splits.ROLES` per photo.
     """
     roles = [""] * len(labels)
     members: dict[int, list[int]] = {}
@@ -46,18 +46,18 @@ def by_content(labels: Sequence[int], hashes: Sequence[str], pixels: Sequence[st
     for indices in members.values():
         indices.sort(key=lambda index: hashes[index])
         trained, validated = _cuts(len(indices), fractions)
-        first: dict[str, int] = {}  # by pixels, the place in the order
+        first: dict[str, int] = {}  # the first position of each different photo, by pixels
         for position, index in enumerate(indices):
             first.setdefault(pixels[index], position)
-        given = {content: (place >= trained) + (place >= validated) for content, place in first.items()}
-        filled = dict(zip(given, _fill(list(given.values()), fractions), strict=True))
+        assigned = {content: (position >= trained) + (position >= validated) for content, position in first.items()}
+        filled = dict(zip(assigned, _fill(list(assigned.values()), fractions), strict=True))
         for index in indices:
             roles[index] = splits.ROLES[filled[pixels[index]]]
     return roles
 
 
 def all_different(labels: Sequence[int], fractions: Fractions) -> list[str]:
-    """Returns roles as `by_content` does if no two photos are equal: their number by class is then known in advance."""
+    """Returns roles as `by_content` does if no two photos are equal. Their counts are then known in advance."""
     contents = [f"{index:020}" for index in range(len(labels))]
     return by_content(labels, contents, contents, fractions)
 
@@ -70,29 +70,29 @@ def sparse(labels: Sequence[int], roles: Sequence[str], fractions: Fractions) ->
         roles: the role of each photo.
         fractions: the fractions for training, validation and test.
     """
-    there = set(zip(labels, roles, strict=True))
+    present = set(zip(labels, roles, strict=True))
     wanted = [role for role, fraction in zip(splits.ROLES, fractions, strict=True) if fraction]
-    found = []
+    classes = []
     for label, count in sorted(collections.Counter(labels).items()):
-        if lacking := tuple(role for role in wanted if (label, role) not in there):
-            found.append(Sparse(label, count, lacking))
-    return found
+        if lacking := tuple(role for role in wanted if (label, role) not in present):
+            classes.append(Sparse(label, count, lacking))
+    return classes
 
 
 def _cuts(count, fractions):
-    """Returns where validation and test begin among `count` photos."""
+    """Returns the first positions of validation and test among `count` photos."""
     trained = max(1, round(count * fractions[0]))
-    # Without a test split, do not trust the sum of the other two fractions: it may be a little above or below 1.
+    # Without a test split, ignore rounding errors: the sum of the other two fractions may not be exactly 1.
     validated = count if not fractions[2] else max(trained, round(count * (fractions[0] + fractions[1])))
     return trained, validated if fractions[1] else trained
 
 
-def _fill(given, fractions):
-    """Returns the split number of each different photo; cuts anew if a split has none and there are enough for all."""
+def _fill(assigned, fractions):
+    """Returns the split number of each different photo; cuts again if a split is empty although there are enough."""
     wanted = [split for split, fraction in enumerate(fractions) if fraction]
-    counts = [given.count(split) for split in range(len(fractions))]
-    if len(given) < len(wanted) or all(counts[split] for split in wanted):
-        return given
+    counts = [assigned.count(split) for split in range(len(fractions))]
+    if len(assigned) < len(wanted) or all(counts[split] for split in wanted):
+        return assigned
     while empty := [split for split in wanted if not counts[split]]:
         counts[counts.index(max(counts))] -= 1
         counts[empty[0]] += 1

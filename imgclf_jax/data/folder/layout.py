@@ -1,4 +1,4 @@
-"""Which photos lie in a folder, of which class and in which split, told from the names of folders alone."""
+"""Lists the photos in a folder, with their classes and splits, from the names of its folders alone."""
 
 import dataclasses
 import math
@@ -12,17 +12,17 @@ from imgclf_jax.data import splits
 from imgclf_jax.errors import UserError
 
 _ROLES = {"train": "train", "validation": "valid", "valid": "valid", "val": "valid", "test": "test"}
-_NOT_PHOTOS = ("thumbs.db", "desktop.ini")  # of Windows; those of macOS are hidden
+_NOT_PHOTOS = ("thumbs.db", "desktop.ini")  # files of Windows; those of macOS are hidden
 _PHOTO_ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 _LAYOUTS = "DIR/train/CLASS/*, DIR/validation/CLASS/* and DIR/test/CLASS/*, or DIR/CLASS/*"
 
 
 class File(NamedTuple):
-    """A file that is taken for a photo.
+    """A file that should be a photo.
 
     Attributes:
-        role: "train", "valid" or "test"; "" where the folders say nothing about splits.
-        label: of its class.
+        role: "train", "valid" or "test"; "" if the folders do not define splits.
+        label: the label of its class.
         path: relative to the folder, with forward slashes.
     """
 
@@ -36,11 +36,11 @@ class Listing:
     """The photos of a folder, by role, class and path.
 
     Attributes:
-        root: the folder, absolute.
+        root: the absolute path of the folder.
         class_names: by label; sorted.
-        image_size: (height, width) that is configured.
-        fractions: of the photos that are for training, validation and test; None where their folders say it.
-        files: ordered by role ('train', 'valid', 'test'), label and path.
+        image_size: the configured (height, width).
+        fractions: the fractions for training, validation and test; None if the folders define the splits.
+        files: the files, ordered by role ('train', 'valid', 'test'), label and path.
     """
 
     root: Path
@@ -55,11 +55,11 @@ class Listing:
         return self.root.name or str(self.root)
 
 
-def look(config_data: Any) -> Listing:
-    """Finds the photos of the folder `config_data.dir`; opens none.
+def scan(config_data: Any) -> Listing:
+    """Lists the photos in the folder `config_data.dir`, and opens none of them.
 
     Raises:
-        UserError: everything that is wrong with the folder and with the settings, a line each.
+        UserError: all problems with the folder and the settings, one line each.
     """
     problems = _settings(config_data)
     files: tuple[File, ...] = ()
@@ -72,12 +72,12 @@ def look(config_data: Any) -> Listing:
         is_file = root.exists()
         problems.append(f"data.dir={config_data.dir!r}: {'is a file' if is_file else 'there is no such folder'}")
     else:
-        has_splits, class_names, files, wrong = _list(root)
-        problems += [f"data.dir={config_data.dir!r}: {problem}" for problem in wrong]
+        has_splits, class_names, files, folder_problems = _list(root)
+        problems += [f"data.dir={config_data.dir!r}: {problem}" for problem in folder_problems]
     if has_splits and tuple(config_data.split) != tuple(configs.default().data.split):
         problems.append(
-            f"data.split={tuple(config_data.split)} does not apply: the folder train/ in data.dir says what is for "
-            "training; leave it out"
+            f"data.split={tuple(config_data.split)} does not apply, because data.dir has a folder train/ and "
+            "folders define the splits; leave it out"
         )
     if problems:
         raise UserError("\n".join(problems))
@@ -87,7 +87,7 @@ def look(config_data: Any) -> Listing:
 
 
 def shown(name: str) -> str:
-    """A file's name as it can be printed: names may hold line breaks and bytes that are no text."""
+    """Returns a file name that can be printed: names may hold line breaks and bytes that are not text."""
     return name if name.isprintable() else ascii(name)
 
 
@@ -96,29 +96,29 @@ def _settings(config_data):
     size = tuple(config_data.image_size or ())
     example = "--config.data.image_size='(64, 64)'"
     if not size:
-        problems.append(f"data.image_size is not set; photos differ in size: give (height, width), e.g. {example}")
+        problems.append(f"data.image_size is not set; photos differ in size: set (height, width), e.g. {example}")
     elif len(size) != 2 or any(not isinstance(side, int) or side < 1 for side in size):
-        problems.append(f"data.image_size={size}: must be two whole positive numbers, (height, width), e.g. {example}")
+        problems.append(f"data.image_size={size}: must be two positive integers, (height, width), e.g. {example}")
     split = tuple(config_data.split)
     numbers = all(isinstance(part, int | float) and math.isfinite(part) for part in split)
     if len(split) != 3 or not numbers or min(split) < 0 or split[0] <= 0 or abs(sum(split) - 1) > 1e-6:
         problems.append(
-            f"data.split={split}: must be the fractions for training (above 0), validation and test, with the sum 1, "
+            f"data.split={split}: must be the fractions for training (above 0), validation and test, with a sum of 1, "
             "e.g. (0.7, 0.15, 0.15)"
         )
     for role in splits.ROLES:
         name = f"{role}_split"
-        usual = configs.default().data[name]
-        if config_data[name] != usual:
+        default = configs.default().data[name]
+        if config_data[name] != default:
             problems.append(
-                f"data.{name}={config_data[name]!r} does not apply to photos in folders; use the folders train/, "
-                f"validation/ and test/ or data.split, and leave it at {usual!r}"
+                f"data.{name}={config_data[name]!r} does not apply to photos in folders; use folders train/, "
+                f"validation/ and test/ or data.split, and leave it at {default!r}"
             )
     return problems
 
 
 def _list(root):
-    """Returns (whether there are folders for splits, class names, files, problems)."""
+    """Returns (whether folders define the splits, class names, files, problems)."""
     problems: list[str] = []
     folders, photos = _entries(root, "", problems)
     parts = [name for name in folders if name.lower() in _ROLES and _entries(root / name, name, problems)[0]]
@@ -132,11 +132,11 @@ def _list(root):
     for name in parts:
         other = by_role.setdefault(_ROLES[name.lower()], name)
         if other != name:
-            problems.append(f"both {other}/ and {name}/ are there; keep one")
+            problems.append(f"there are both {other}/ and {name}/; keep one")
     if others := [name for name in folders if name not in parts]:
         problems.append(
-            f"{_slashes(parts)} hold{'s' * (len(parts) == 1)} class folders, but {_slashes(others)} beside "
-            f"{'it' if len(parts) == 1 else 'them'} cannot be a split; photos lie in {_LAYOUTS}"
+            f"{_slashes(parts)} hold{'s' * (len(parts) == 1)} class folders, but {_slashes(others)} next to "
+            f"{'it' if len(parts) == 1 else 'them'} cannot be a split; put the photos in {_LAYOUTS}"
         )
     if "train" not in by_role:
         problems.append(f"there is {_slashes(parts)}, but no train/ with class folders in it")
@@ -147,33 +147,33 @@ def _list(root):
         if role not in by_role:
             continue
         part = by_role[role]
-        inside, photos = _entries(root / part, part, [])
+        classes, photos = _entries(root / part, part, [])
         if role == "train":
-            class_names = tuple(inside)
-            if len(inside) == 1:
-                problems.append(f"only one class in {part}/, {shown(inside[0])}; there must be two or more")
-        for text, names in (
-            ("lacks the classes", sorted(set(class_names) - set(inside))),
-            ("has classes that are not for training:", sorted(set(inside) - set(class_names))),
+            class_names = tuple(classes)
+            if len(classes) == 1:
+                problems.append(f"only one class in {part}/, {shown(classes[0])}; there must be two or more")
+        for verb, names in (
+            ("lacks the classes", sorted(set(class_names) - set(classes))),
+            ("has classes that are not for training:", sorted(set(classes) - set(class_names))),
         ):
             if names:
-                problems.append(f"{part}/ {text} {_names(names)}; all splits must have the same classes")
+                problems.append(f"{part}/ {verb} {_names(names)}; all splits must have the same classes")
         labels = {name: label for label, name in enumerate(class_names)}
-        found = _classes(root, part, role, inside, photos, problems)[1]
-        all_files += [file._replace(label=labels.get(inside[file.label], 0)) for file in found]
+        files = _classes(root, part, role, classes, photos, problems)[1]
+        all_files += [file._replace(label=labels.get(classes[file.label], 0)) for file in files]
     return True, class_names, tuple(all_files), problems
 
 
 def _classes(root, part, role, folders, photos, problems):
-    """Returns the class names and the files of the classes that are the folders of `root`/`part`."""
+    """Returns the class names and the files of the class folders in `root`/`part`."""
     prefix = f"{part}/" if part else ""
     if photos:
         problems.append(
-            f"photos in {prefix or 'the folder itself'} belong to no class: {len(photos)}, e.g. {shown(photos[0])}; "
-            "move them into class folders"
+            f"photos in {prefix or 'the folder itself'} do not belong to a class: {len(photos)}, e.g. "
+            f"{shown(photos[0])}; move them into class folders"
         )
     if not folders and not part:
-        problems.append(f"there are no class folders in it; photos lie in {_LAYOUTS}")
+        problems.append(f"there are no class folders in it; put the photos in {_LAYOUTS}")
     if unprintable := [name for name in folders if not name.isprintable()]:
         problems.append(f"the class folders {_names(unprintable)} have names that cannot be printed; rename them")
     files = [
@@ -183,26 +183,27 @@ def _classes(root, part, role, folders, photos, problems):
     ]
     full = {file.label for file in files}
     if empty := [f"{prefix}{name}" for label, name in enumerate(folders) if label not in full]:
-        what = f"there are no photos in {prefix or 'it'}" if not full else f"no photo in {_slashes(empty)}"
-        problems.append(f"{what}; fill the class folders, or delete them")
+        places = _slashes(empty) if full else prefix or "it"
+        problems.append(f"there are no photos in {places}; fill the class folders, or delete them")
     return tuple(folders), tuple(files)
 
 
 def _not_classes(root, folders):
-    """What speaks against taking the folders of `root` for classes."""
+    """Returns why the folders of `root` cannot be classes, as a list with at most one problem."""
     if folders and all(name.lower() in _ROLES for name in folders):
-        return [f"there are no class folders in {_slashes(folders)}; photos lie in {_LAYOUTS}"]
-    inside = [_entries(root / name, name, []) for name in folders]
-    if len(folders) > 1 and all(len(below) > 1 and below == inside[0][0] and not photos for below, photos in inside):
+        return [f"there are no class folders in {_slashes(folders)}; put the photos in {_LAYOUTS}"]
+    entries = [_entries(root / name, name, []) for name in folders]
+    first = entries[0][0] if entries else []
+    if len(folders) > 1 and len(first) > 1 and all(inside == first and not photos for inside, photos in entries):
         return [
-            f"{_slashes(folders)} hold the same folders, {_slashes(inside[0][0])}, as splits do and classes do not; if "
-            "they are splits call them train, validation and test"
+            f"{_slashes(folders)} hold the same folders, {_slashes(first)}, as splits do and classes do not; if they "
+            "are splits, rename them to train, validation and test"
         ]
     return []
 
 
 def _entries(folder, name, problems):
-    """The folders in a folder and the photos beside them, sorted; what is hidden does not count."""
+    """Returns the names of the folders and of the photos in a folder, sorted and without hidden ones."""
     try:
         with os.scandir(folder) as entries:
             visible = [entry for entry in entries if not _ignored(entry.name)]
@@ -214,9 +215,9 @@ def _entries(folder, name, problems):
 
 
 def _files(folder, name, problems):
-    """Paths of the files in a folder and in those below it, beginning with `name`; sorted."""
-    found = []
-    # With the folders above, for a link to one of them would lead round and round.
+    """Returns the sorted paths of the files in a folder and its subfolders. They begin with `name`."""
+    paths = []
+    # Each with its parent folders, because following a link to one of them would never end.
     waiting: list[tuple[Any, str, tuple[str, ...]]] = [(folder, name, (os.path.realpath(folder),))]
     while waiting:
         folder, name, above = waiting.pop()
@@ -227,18 +228,18 @@ def _files(folder, name, problems):
                     if _ignored(entry.name):
                         continue
                     if not _is_folder(entry):
-                        found.append(path)
+                        paths.append(path)
                     elif (real := os.path.realpath(entry.path)) not in above:
                         waiting.append((entry.path, path, (*above, real)))
         except OSError as e:
             problems.append(f"{shown(name)}/ cannot be read: {e.strerror or e}")
-    return sorted(found)
+    return sorted(paths)
 
 
 def _is_folder(entry):
     try:
         return entry.is_dir()
-    except OSError:  # A link that leads to itself: opening it will say so.
+    except OSError:  # A link to itself: opening it reports the error.
         return False
 
 

@@ -1,4 +1,4 @@
-"""The published archives of the CIFAR and MNIST families, read with nothing but the standard library and NumPy."""
+"""Reads the published archives of the CIFAR and MNIST families with the standard library and NumPy alone."""
 
 import gzip
 import struct
@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from imgclf_jax.errors import UserError
+from imgclf_jax.storage.files import reason_of
 
 Example = dict[str, Any]
 
@@ -40,7 +41,7 @@ class Cifar:
         """Reads the archive, about 180 MB.
 
         Raises:
-            UserError: it cannot be read as such an archive.
+            UserError: it cannot be read as an archive of that kind.
         """
         (path,) = paths.values()
         files, label_files = _CIFAR[name]
@@ -55,11 +56,11 @@ class Cifar:
                 for split, group in files.items()
             }
         except (OSError, EOFError, ValueError, KeyError, tarfile.TarError, zlib.error) as e:
-            raise UserError(f"{path}: cannot be read as a binary archive of {name} ({_reason(e)})") from e
+            raise UserError(f"{path}: cannot be read as a binary archive of {name} ({reason_of(e)})") from e
         self.sizes = {split: len(rows) for split, rows in self._rows.items()}
 
     def examples(self, split: str) -> Iterator[Example]:
-        """Yields {'id': str, 'image': uint8 [32, 32, 3], a label by feature: int} in the order of the files."""
+        """Yields {'id': str, 'image': uint8 [32, 32, 3], FEATURE: int for each label} in the order of the files."""
         labels = len(self._features)
         for i, row in enumerate(self._rows[split]):
             image = row[labels:].reshape(3, _CIFAR_SIDE, _CIFAR_SIDE).transpose(1, 2, 0)
@@ -68,10 +69,10 @@ class Cifar:
 
 
 class Idx:
-    """MNIST and the sets that copy its four gzipped files.
+    """MNIST, or another set in the same four gzipped files.
 
     Attributes:
-        names: empty; the class names are not in the files.
+        names: empty, because the files do not hold the class names.
         sizes: number of examples by split.
     """
 
@@ -79,11 +80,11 @@ class Idx:
         """Reads the files, about 55 MB.
 
         Args:
-            name: of the data set.
-            paths: by published file name.
+            name: the name of the data set.
+            paths: the files, by published file name.
 
         Raises:
-            UserError: they cannot be read as such files.
+            UserError: they cannot be read as files of that kind.
         """
         self.names: dict[str, list[str]] = {}
         self._images, self._labels = {}, {}
@@ -92,7 +93,7 @@ class Idx:
             self._images[split] = _read_idx(images, 3)[..., None]
             self._labels[split] = _read_idx(labels, 1)
             if len(self._images[split]) != len(self._labels[split]):
-                raise UserError(f"{labels}: not as many labels as {images.name} has images")
+                raise UserError(f"{labels}: holds more or fewer labels than {images.name} holds images")
         self.sizes = {split: len(labels) for split, labels in self._labels.items()}
 
     def examples(self, split: str) -> Iterator[Example]:
@@ -114,7 +115,7 @@ def _read_tar(path: Path, wanted: set[str]) -> dict[str, bytes]:
 
 
 def _read_idx(path: Path, rank: int) -> np.ndarray:
-    """Reads a gzipped IDX file of unsigned bytes; its header is a magic number and the shape, big-endian."""
+    """Reads a gzipped IDX file of unsigned bytes. Its header is a magic number and the shape, big-endian."""
     try:
         data = gzip.decompress(path.read_bytes())
         magic, *shape = struct.unpack(f">{1 + rank}I", data[: 4 * (1 + rank)])
@@ -122,9 +123,4 @@ def _read_idx(path: Path, rank: int) -> np.ndarray:
             raise ValueError(f"magic number {magic}")
         return np.frombuffer(data, np.uint8, offset=4 * (1 + rank)).reshape(shape)
     except (OSError, EOFError, ValueError, struct.error, zlib.error) as e:
-        raise UserError(f"{path}: cannot be read as a gzipped IDX file ({_reason(e)})") from e
-
-
-def _reason(error: Exception) -> str:
-    """Returns the reason of an error without the path, which the text of an `OSError` repeats."""
-    return getattr(error, "strerror", None) or str(error) or type(error).__name__
+        raise UserError(f"{path}: cannot be read as a gzipped IDX file ({reason_of(e)})") from e

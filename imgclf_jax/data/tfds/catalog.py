@@ -1,8 +1,8 @@
-"""What is known by heart of the sets that can be prepared here, so that a run can be checked before it downloads."""
+"""Facts about the data sets that can be prepared here. They allow checking a run before it downloads anything."""
 
 import dataclasses
 
-SAMPLED = "cifar10"  # the one data set of which a sample comes with the package
+SAMPLED = "cifar10"  # a sample of this data set comes with the package
 
 _CIFAR10 = "airplane automobile bird cat deer dog frog horse ship truck"
 _CIFAR100 = """apple aquarium_fish baby bear beaver bed bee beetle bicycle bottle bowl boy bridge bus butterfly camel
@@ -22,7 +22,9 @@ class Known:
 
     Attributes:
         kind: 'cifar' (one tar archive of binary batches) or 'idx' (four gzipped files of images or labels).
+        version: of the data set in TFDS.
         image_shape: (H, W, C).
+        class_names: by label.
         sizes: number of examples by stored split.
     """
 

@@ -1,6 +1,6 @@
-"""Decoded splits kept as .npy files, so that only the first run decodes: the rest map them into memory.
+"""Stored splits that are decoded once and cached as .npy files, which later runs map into memory.
 
-A cache folder is named after everything its content depends on, so it is never out of date, only unused.
+A cache folder is named after everything its content depends on, so it never goes out of date.
 """
 
 import dataclasses
@@ -11,12 +11,12 @@ from typing import Any
 
 import numpy as np
 
-from imgclf_jax.data import kept
+from imgclf_jax.data import caches
 from imgclf_jax.data.tfds import records
 from imgclf_jax.data.tfds.prepared import Stored, StoredSplit
 from imgclf_jax.data.types import Progress, Split
 
-_FORMAT = 1  # of the files below; raise it when decoding or their layout changes
+_FORMAT = 1  # of the files below; increase it when decoding or their layout changes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Decoded:
 
 
 @dataclasses.dataclass(frozen=True)
-class Labelled:
+class Labeled:
     """The labels int32 [N] and ids str [N] of a whole stored split, with the SHA-256 (hex) of its records."""
 
     labels: np.ndarray
@@ -36,7 +36,7 @@ class Labelled:
     digest: str
 
 
-def load(
+def read_split(
     stored: Stored,
     split: StoredSplit,
     image_shape: tuple[int, int, int],
@@ -44,19 +44,22 @@ def load(
     progress: Progress,
     resize: str = "stretch",
 ) -> Decoded:
-    """Opens the cache of a split, after making it if need be.
+    """Returns a decoded split from its cache, which is made first if necessary.
 
     Args:
+        stored: the data set.
+        split: one of its splits.
         image_shape: (H, W, C) of the arrays.
+        root: the data directory of `stored`; None keeps the cache out of it.
+        progress: called while records are decoded.
         resize: how images get that size, see `records.decoder`.
-        root: the data directory that `stored` is in; None keeps the cache out of it.
 
     Raises:
         UserError: a record file is damaged, or no cache can be written.
     """
     name = f"{stored.name}-{stored.version}-{split.name}-{_key(stored, split, image_shape)}"
     name += f"-{resize}" * (resize != "stretch")
-    return kept.keep(
+    return caches.open_or_make(
         name,
         root,
         f"the decoded images of {stored.name}",
@@ -65,9 +68,9 @@ def load(
     )
 
 
-def load_labels(stored: Stored, split: StoredSplit, root: Path | None, progress: Progress) -> Labelled:
-    """Likewise, but without the images, which are to stay where they are."""
-    return kept.keep(
+def read_labels(stored: Stored, split: StoredSplit, root: Path | None, progress: Progress) -> Labeled:
+    """Returns the labels and ids of a split, as `read_split` does, without decoding its images."""
+    return caches.open_or_make(
         f"{stored.name}-{stored.version}-{split.name}-labels-{_key(stored, split, ())}",
         root,
         f"the labels of {stored.name}",
@@ -77,20 +80,15 @@ def load_labels(stored: Stored, split: StoredSplit, root: Path | None, progress:
 
 
 def _key(stored: Stored, split: StoredSplit, image_shape: tuple[int, ...]) -> str:
-    """Record files count by name, size and time; their content is too long to read at every start."""
+    """Returns the part of a cache's name that changes with the record files or the shape of the images."""
     digest = hashlib.sha256(stored.metadata)
     digest.update(json.dumps([_FORMAT, image_shape, split.name]).encode())
-    for file in split.files:
-        try:
-            stat = (stored.folder / file).stat()
-            digest.update(json.dumps([file, stat.st_size, stat.st_mtime_ns]).encode())
-        except OSError:
-            digest.update(json.dumps([file, "missing"]).encode())
+    caches.add_files(digest, stored.folder, split.files)
     return digest.hexdigest()[:16]
 
 
 def _open(folder: Path, image_shape: tuple[int, int, int]) -> Decoded | None:
-    """Maps a cache into memory; None when it is not there or not whole."""
+    """Maps a cache into memory; returns None if it is missing or incomplete."""
     try:
         meta = json.loads((folder / "meta.json").read_text())
         images = np.load(folder / "images.npy", mmap_mode="r")
@@ -104,13 +102,13 @@ def _open(folder: Path, image_shape: tuple[int, int, int]) -> Decoded | None:
     return Decoded(Split(images, labels, ids), digest)
 
 
-def _open_labels(folder: Path, count: int) -> Labelled | None:
+def _open_labels(folder: Path, count: int) -> Labeled | None:
     try:
         digest = str(json.loads((folder / "meta.json").read_text())["digest"])
         labels, ids = np.load(folder / "labels.npy"), np.load(folder / "ids.npy")
     except (OSError, ValueError, KeyError, TypeError, EOFError):
         return None
-    return Labelled(labels, ids, digest) if len(labels) == len(ids) == count else None
+    return Labeled(labels, ids, digest) if len(labels) == len(ids) == count else None
 
 
 def _write(
@@ -124,9 +122,9 @@ def _write(
     count, done = len(split), 0
     digest = hashlib.sha256(json.dumps([count, *image_shape]).encode())
     all_labels, all_ids = [], []
-    doing = f"decoding {stored.name} {split.name}"
+    description = f"decoding {stored.name} {split.name}"
     with (folder / "images.npy").open("wb") as f:
-        kept.write_header(f, (count, *image_shape))
+        caches.write_header(f, (count, *image_shape))
         for images, labels, ids in records.read_split(stored, split, image_shape, resize):
             pixels = images.tobytes()
             f.write(pixels)
@@ -134,7 +132,7 @@ def _write(
             all_labels.append(labels)
             all_ids.extend(ids)
             done += len(labels)
-            progress(doing, done, count)
+            progress(description, done, count)
     labels = np.concatenate(all_labels)
     digest.update(labels.astype("<i4").tobytes())
     _save(folder, labels, all_ids, count=count, digest=digest.hexdigest(), image_shape=image_shape)

@@ -1,4 +1,4 @@
-"""Files from the network: quick to fail, and checked against a published SHA-256 before they get their name."""
+"""Downloads files. Fails quickly, and checks the published SHA-256 before a file gets its name."""
 
 import dataclasses
 import hashlib
@@ -14,19 +14,20 @@ from typing import Any
 from imgclf_jax.data.types import Progress
 from imgclf_jax.errors import UserError
 from imgclf_jax.storage import atomic
+from imgclf_jax.storage.files import reason_of
 
-_ANSWER_SECONDS = 5.0  # to look the host up, connect and answer
-_STALL_SECONDS = 20.0  # without a byte
+_ANSWER_SECONDS = 5.0  # for looking up the host, connecting and getting an answer
+_STALL_SECONDS = 20.0  # without receiving a byte
 _CHUNK = 1 << 20
 
 
 class Unavailable(UserError):
-    """A set cannot be obtained now: offline, refused, truncated, altered. The sample may stand in for it."""
+    """A set cannot be obtained now: offline, refused, truncated or altered. The sample may replace it."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Published:
-    """A file that is published for everybody: its size in bytes and SHA-256 (hex) are known beforehand."""
+    """A published file with its size in bytes and its SHA-256 (hex), which are known in advance."""
 
     url: str
     filename: str
@@ -35,10 +36,11 @@ class Published:
 
 
 def fetch(published: Published, url: str, path: Path, progress: Progress) -> None:
-    """Downloads `url` to `path`, which appears only when size and SHA-256 are those of `published`.
+    """Downloads `url` to `path`, which appears only if its size and SHA-256 are those of `published`.
 
     Raises:
-        Unavailable: no connection within seconds, an HTTP error, a stall, a truncated or a different file.
+        Unavailable: there is no connection within seconds, an HTTP error occurs, the download stalls, or the file is
+            truncated or differs from the published one.
         OSError: `path` cannot be written.
     """
     response = _open(url)
@@ -51,8 +53,8 @@ def fetch(published: Published, url: str, path: Path, progress: Progress) -> Non
                     chunk = response.read(_CHUNK)
                 except http.client.IncompleteRead as e:
                     chunk = e.partial
-                except OSError as e:  # of the connection: writing is not in this block
-                    raise Unavailable(f"{url}: the connection broke after {done} bytes ({_reason(e)})") from e
+                except OSError as e:  # An error of the connection: this block writes nothing.
+                    raise Unavailable(f"{url}: the connection broke after {done} bytes ({reason_of(e)})") from e
                 if not chunk:
                     break
                 f.write(chunk)
@@ -60,7 +62,7 @@ def fetch(published: Published, url: str, path: Path, progress: Progress) -> Non
                 done += len(chunk)
                 progress(f"downloading {published.filename}", done, published.size)
                 if done > published.size:
-                    break  # not the file: no need to see how long it is
+                    break  # It is not the published file, however long it is.
         promised = int(response.headers.get("Content-Length") or published.size)
         if done < promised:
             raise Unavailable(f"{url}: truncated, got {done} of {promised} bytes; the partial file is removed")
@@ -72,16 +74,16 @@ def fetch(published: Published, url: str, path: Path, progress: Progress) -> Non
 
 
 def check(published: Published, path: Path) -> str:
-    """Returns '' when the file at `path` is the published one, else how it differs."""
+    """Returns '' if the file at `path` is the published one, else how it differs."""
     digest = hashlib.sha256()
     try:
         size = path.stat().st_size
-        if size == published.size:  # else there is no need to read it
+        if size == published.size:  # otherwise there is no need to read it
             with path.open("rb") as f:
                 while chunk := f.read(_CHUNK):
                     digest.update(chunk)
     except OSError as e:
-        return f"cannot be read ({e.strerror or e})"
+        return f"cannot be read ({reason_of(e)})"
     return "" if digest.hexdigest() == published.sha256 else _difference(published, size, digest.hexdigest())
 
 
@@ -92,7 +94,7 @@ def _difference(published: Published, size: int, sha256: str) -> str:
 
 
 def _open(url: str) -> Any:
-    """Opens the address in a thread: looking up a host has no time limit of its own and can take minutes offline."""
+    """Opens the address in a thread, because looking up a host has no time limit and can take minutes offline."""
     answers: queue.Queue[Any] = queue.Queue()
 
     def ask() -> None:
@@ -111,11 +113,7 @@ def _open(url: str) -> Any:
     if isinstance(answer, urllib.error.HTTPError):
         raise Unavailable(f"{url}: {host} answered {answer.code} {answer.reason}")
     if isinstance(answer, urllib.error.URLError):
-        raise Unavailable(f"{url}: cannot reach {host} ({_reason(answer.reason)})")
+        raise Unavailable(f"{url}: cannot reach {host} ({reason_of(answer.reason)})")
     if isinstance(answer, Exception):
-        raise Unavailable(f"{url}: cannot be opened ({_reason(answer)})")
+        raise Unavailable(f"{url}: cannot be opened ({reason_of(answer)})")
     return answer
-
-
-def _reason(error: Any) -> str:
-    return getattr(error, "strerror", None) or str(error) or repr(error)

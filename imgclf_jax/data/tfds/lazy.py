@@ -1,4 +1,4 @@
-"""Images that stay in their record files, each read and decoded when it is asked for."""
+"""Images that stay in their record files; each is read and decoded on access."""
 
 import bisect
 import contextlib
@@ -15,12 +15,12 @@ from imgclf_jax.data.types import LazyImages, Ranges
 
 
 class Piece(NamedTuple):
-    """Neighbouring records of a file.
+    """Consecutive records of a file.
 
     Attributes:
-        file: its name.
-        first: the first of them.
-        length: how many.
+        file: the name of the file.
+        first: the number of the first record in the file.
+        length: the number of records.
     """
 
     file: str
@@ -36,9 +36,9 @@ class RecordImages(LazyImages):
 
         Args:
             stored: the prepared data set.
-            ranges: what to take of its splits.
-            image_shape: (H, W, C) to which images are resized.
-            resize: how, see `records.decoder`.
+            ranges: the ranges of its splits to take.
+            image_shape: (H, W, C) of the resized images.
+            resize: how to resize them, see `records.decoder`.
         """
         pieces = [piece for part in ranges for piece in _pieces(stored, *part)]
         self._stored = stored
@@ -49,15 +49,19 @@ class RecordImages(LazyImages):
         self._prepare()
 
     def read(self, index: int) -> np.ndarray:
-        """One image, uint8 [H, W, C]. Raises `UserError` naming the file where that is missing or damaged."""
+        """Returns one image, uint8 [H, W, C].
+
+        Raises:
+            UserError: its file is missing or damaged. The message names the file.
+        """
         if not 0 <= index < len(self):
             raise IndexError(f"image {index} of {len(self)}")
         number = bisect.bisect_right(self._ends, index)
         piece = self._pieces[number]
-        record = piece.first + index - (self._ends[number] - piece.length)
+        position = piece.first + index - (self._ends[number] - piece.length)
         with records.naming_damage(self._stored.folder, piece.file):
-            (found,) = self._reader(piece.file).read([record])
-            return self._decode(records.encoded_image(records.parse(found)))
+            (record,) = self._reader(piece.file).read([position])
+            return self._decode(records.encoded_image(records.parse(record)))
 
     def _reader(self, file):
         with self._lock:
@@ -66,8 +70,8 @@ class RecordImages(LazyImages):
             return self._readers[file]
 
     def _prepare(self):
-        """What belongs to one process: the open files, which all its threads share."""
-        # Imported here because imports lock up where several threads begin them.
+        """Sets up the state of one process: the open files, which all its threads share."""
+        # Import these here, because imports can deadlock when several threads start them.
         from array_record.python import array_record_module  # noqa: F401
         from tensorflow_datasets.proto import tf_example_pb2  # noqa: F401
 
@@ -77,17 +81,17 @@ class RecordImages(LazyImages):
         _allow_open_files(len({piece.file for piece in self._pieces}))
 
     def __getstate__(self) -> dict[str, Any]:
-        """Without what belongs to one process."""
+        """Leaves out the state of one process."""
         return {name: value for name, value in vars(self).items() if name not in ("_lock", "_readers", "_decode")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """In the process that decodes."""
+        """Sets up the process that decodes."""
         vars(self).update(state)
         self._prepare()
 
 
 def _pieces(stored, name, first, last):
-    """The pieces of files that hold the records `first` to `last` of a stored split."""
+    """Yields the pieces of files that hold the records `first` to `last` - 1 of a stored split."""
     split = stored.splits[name]
     start = 0
     for file, length in zip(split.files, split.shard_lengths, strict=True):
@@ -102,12 +106,12 @@ def _open(path: Path) -> Any:
 
     if not path.is_file():
         raise FileNotFoundError("the file is missing")
-    # Records come in random order: what lies behind the one that is asked for is of no use.
+    # Records are read in random order, so reading ahead is useless.
     return ArrayRecordReader(str(path), options="readahead_buffer_size:0", file_reader_buffer_size=32768)
 
 
 def _allow_open_files(count):
-    """Many systems let a process open 1024 files unless it asks for more; large data sets have as many shards."""
+    """Raises the limit on open files, often 1024, for large data sets with that many shards."""
     with contextlib.suppress(ImportError, ValueError, OSError):
         import resource
 

@@ -1,7 +1,7 @@
-"""Archives to a prepared TFDS data set, in its standard layout, without TensorFlow.
+"""Prepares a TFDS data set in its standard layout from published archives, without TensorFlow.
 
-TFDS's own builder does the writing, so that every other tool finds the set. Only what touches TensorFlow is replaced:
-fetching the files, reading them and encoding PNG.
+TFDS's own builder writes the set, so every other tool finds it. Only the parts that need TensorFlow are replaced:
+downloading the files, reading them and encoding PNG.
 """
 
 import io
@@ -15,21 +15,21 @@ from typing import Any
 
 import numpy as np
 
-from imgclf_jax.data import seals
 from imgclf_jax.data.tfds import archives, catalog, prepared
 from imgclf_jax.data.tfds.download import Published, Unavailable, check, fetch
 from imgclf_jax.data.types import Progress
 from imgclf_jax.errors import UserError
-from imgclf_jax.storage import atomic
+from imgclf_jax.storage import atomic, seals
+from imgclf_jax.storage.files import reason_of
 
-_STALE_SECONDS = 3600  # preparing takes seconds; what has not changed for this long was killed
+_STALE_SECONDS = 3600  # preparing takes seconds; a folder unchanged for this long belongs to a killed process
 _EVERY = 1000  # examples between two reports of progress
 
 _log = logging.getLogger(__name__)
 
 
 def published_files(base: str) -> tuple[Published, ...]:
-    """The archives that a set is made from, as registered with TFDS."""
+    """Returns the archives that a set is made from, as registered with TFDS."""
     import tensorflow_datasets as tfds
 
     infos = tfds.builder_cls(base).url_infos
@@ -37,9 +37,11 @@ def published_files(base: str) -> tuple[Published, ...]:
 
 
 def check_obtainable(config_data: Any, root: Path) -> None:
-    """Raises Unavailable when the set could only come from the network and that is switched off.
+    """Checks that a set can be prepared, as far as this is known without downloading anything.
 
-    Raises UserError when the configured archive does not exist, or the set cannot be written to `root`.
+    Raises:
+        Unavailable: the set would have to be downloaded, but downloads are switched off.
+        UserError: the configured archive does not exist, or the set cannot be written to `root`.
     """
     base = prepared.split_name(config_data.name)[0]
     if config_data.archive and not Path(config_data.archive).expanduser().exists():
@@ -47,7 +49,7 @@ def check_obtainable(config_data: Any, root: Path) -> None:
     if config_data.archive or config_data.download:
         _check_writable(base, root)
         return
-    have = _download_folder(base, root).is_dir()  # asked first, to be spared importing TFDS
+    have = _download_folder(base, root).is_dir()  # check this first to avoid importing TFDS
     if not have or not all(_downloaded(base, p, root).is_file() for p in published_files(base)):
         raise Unavailable(
             f"data.name={config_data.name!r}: not prepared under {root}, and data.download=False; set "
@@ -58,7 +60,7 @@ def check_obtainable(config_data: Any, root: Path) -> None:
 def _check_writable(base: str, root: Path) -> None:
     if not atomic.is_writable(root):
         raise UserError(
-            f"{root}: {base} is not prepared there and the folder cannot be written; set data.dir or TFDS_DATA_DIR to "
+            f"{root}: {base} is not prepared there, and the folder is not writable; set data.dir or TFDS_DATA_DIR to "
             "a folder that you can write to"
         )
 
@@ -66,11 +68,11 @@ def _check_writable(base: str, root: Path) -> None:
 def prepare(config_data: Any, root: Path, progress: Progress) -> Path:
     """Prepares a set of `catalog.KNOWN` under `root` and returns its folder.
 
-    Its archives are taken from `config_data.archive`, from an earlier download, or from the network.
+    Takes its archives from `config_data.archive`, from an earlier download, or from the network.
 
     Raises:
-        Unavailable: they cannot be downloaded.
-        UserError: `archive` is not what was published, or `root` cannot be written.
+        Unavailable: the archives cannot be downloaded.
+        UserError: `archive` is not the published file, or `root` cannot be written.
     """
     base = prepared.split_name(config_data.name)[0]
     _check_writable(base, root)
@@ -78,14 +80,14 @@ def prepare(config_data: Any, root: Path, progress: Progress) -> Path:
         paths = _archives(base, config_data, root, progress)
         return _build(base, paths, root, progress)
     except OSError as e:
-        raise UserError(f"{root}: cannot write {base} there ({e.strerror or e}); free space or set data.dir") from e
+        raise UserError(f"{root}: cannot write {base} there ({reason_of(e)}); free space or set data.dir") from e
 
 
 def _archives(base: str, config_data: Any, root: Path, progress: Progress) -> dict[str, Path]:
-    """Paths of the verified archives by published file name."""
+    """Returns the paths of the verified archives, by published file name."""
     files = published_files(base)
     if config_data.archive:
-        return {p.filename: _given(Path(config_data.archive).expanduser(), p, len(files)) for p in files}
+        return {p.filename: _check_given(Path(config_data.archive).expanduser(), p, len(files)) for p in files}
     paths = {}
     for published in files:
         path = _downloaded(base, published, root)
@@ -97,7 +99,7 @@ def _archives(base: str, config_data: Any, root: Path, progress: Progress) -> di
     return paths
 
 
-def _given(archive: Path, published: Published, count: int) -> Path:
+def _check_given(archive: Path, published: Published, count: int) -> Path:
     if count > 1 and not archive.is_dir():
         raise UserError(f"data.archive={str(archive)!r}: must be a folder that holds the {count} published files")
     path = archive / published.filename if archive.is_dir() else archive
@@ -107,7 +109,7 @@ def _given(archive: Path, published: Published, count: int) -> Path:
 
 
 def _address(mirror: str, published: Published, count: int) -> str:
-    """A mirror of one file is its address; one of several files, or one that ends in a slash, is a folder."""
+    """Returns the address of a file. `mirror` is a folder if it ends in a slash or if there are several files."""
     if not mirror:
         return published.url
     if count == 1 and not mirror.endswith("/"):
@@ -116,7 +118,7 @@ def _address(mirror: str, published: Published, count: int) -> str:
 
 
 def _download_folder(base: str, root: Path) -> Path:
-    """One for each set: the MNIST family shares its file names."""
+    """Returns the folder for the downloads of a set: its own, because the sets like MNIST share their file names."""
     return root / "downloads" / "imgclf_jax" / base
 
 
@@ -132,7 +134,7 @@ def _build(base: str, paths: dict[str, Path], root: Path, progress: Progress) ->
     reader = {"cifar": archives.Cifar, "idx": archives.Idx}[known.kind]
     content = reader(base, paths)
     downloaded = sum(p.stat().st_size for p in paths.values())
-    tfds.disable_progress_bar()  # it would draw over ours
+    tfds.disable_progress_bar()  # it would overwrite ours
     config = tfds.download.DownloadConfig(try_download_gcs=False)
     try:
         with atomic.temporary_folder(folder.parent) as temporary:
@@ -146,9 +148,8 @@ def _build(base: str, paths: dict[str, Path], root: Path, progress: Progress) ->
             atomic.sync_names(folder.parent)
     except Exception as e:
         if prepared.find(root, f"{base}:{known.version}") == folder:
-            return folder  # another process was quicker
-        reason = str(e).splitlines()[0] if str(e) else repr(e)
-        raise UserError(f"{folder}: writing it failed ({reason}); free space there or set data.dir") from e
+            return folder  # Another process was quicker.
+        raise UserError(f"{folder}: writing it failed ({reason_of(e)}); free space there or set data.dir") from e
     return folder
 
 
@@ -168,7 +169,7 @@ def _builder_class(base: str, content: Any, downloaded: int, progress: Progress)
             name = base
 
             def _make_download_manager(self, **kwargs: Any) -> Any:
-                return SimpleNamespace(downloaded_size=downloaded)  # ours: the real one can reach the network
+                return SimpleNamespace(downloaded_size=downloaded)  # TFDS's own one can access the network
 
             def _log_download_bytes(self) -> None:
                 """Progress is reported to the caller, not printed."""
@@ -184,10 +185,10 @@ def _builder_class(base: str, content: Any, downloaded: int, progress: Progress)
                 for i, example in enumerate(content.examples(split)):
                     if i % _EVERY == 0:
                         progress(f"preparing {base}", first[split] + i, total)
-                    yield i, {**example, "image": _png(example["image"])}  # TFDS orders by this key: it must be `i`
+                    yield i, {**example, "image": _png(example["image"])}  # TFDS orders by this key
                 progress(f"preparing {base}", first[split] + content.sizes[split], total)
 
-    Prepared.__module__ = parent.__module__  # recorded in the set, and where TFDS looks for its package files
+    Prepared.__module__ = parent.__module__  # TFDS records it in the set, and looks there for package files
     return Prepared
 
 
@@ -200,7 +201,7 @@ def _png(image: np.ndarray) -> bytes:
 
 
 def _sweep(folder: Path) -> None:
-    """Deletes what killed preparations by TFDS itself or by earlier versions left behind, which only fills the disk."""
+    """Deletes what preparations left behind when they were killed: those of TFDS itself and of earlier versions."""
     for old in folder.glob("incomplete.*"):
         try:
             newest = max(p.stat().st_mtime for p in [old, *old.iterdir()])

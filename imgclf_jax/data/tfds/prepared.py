@@ -1,7 +1,7 @@
-"""A prepared data set on disk, in TFDS's folder layout, described from its JSON files alone.
+"""Describes a prepared data set in TFDS's folder layout from its JSON files alone.
 
-Importing TFDS takes longer than everything else that a warm start does, and all that is needed from it here is in
-`dataset_info.json` and `features.json`.
+Importing TFDS takes longer than the rest of a warm start, and `dataset_info.json` and `features.json` hold everything
+that is needed here.
 """
 
 import dataclasses
@@ -12,8 +12,8 @@ import re
 from pathlib import Path
 from typing import Any
 
-from imgclf_jax.data import seals
 from imgclf_jax.errors import UserError
+from imgclf_jax.storage import seals
 
 _VERSION = re.compile(r"(\d+)\.(\d+)\.(\d+)")
 _INFO, _FEATURES, _LABELS = "dataset_info.json", "features.json", "label.labels.txt"
@@ -21,10 +21,10 @@ _STRINGS = (("name", ""), ("version", ""), ("fileFormat", "tfrecord"))  # in dat
 
 
 def data_dir(config_data: Any) -> Path:
-    """The folder that holds data sets: the configured one, else TFDS_DATA_DIR, else TFDS's own default.
+    """Returns the folder of data sets: the configured one, else TFDS_DATA_DIR, else the default of TFDS.
 
     Raises:
-        UserError: it is an address.
+        UserError: the folder is a URL.
     """
     folder = config_data.dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
     if "://" in folder:
@@ -33,7 +33,7 @@ def data_dir(config_data: Any) -> Path:
 
 
 def split_name(name: str) -> tuple[str, str, str]:
-    """Takes 'set', 'set/config', 'set:1.2.3' or 'set/config:1.2.*' apart into (set, config, version)."""
+    """Splits 'set', 'set/config', 'set:1.2.3' or 'set/config:1.2.*' into (set, config, version)."""
     path, _, version = name.partition(":")
     base, _, config = path.partition("/")
     if _VERSION.fullmatch(config):  # TFDS writes 'cifar10/3.0.2' as the full name of a set without configs
@@ -42,7 +42,7 @@ def split_name(name: str) -> tuple[str, str, str]:
 
 
 def find(root: Path, name: str) -> Path | None:
-    """The folder of the newest prepared version of `name` under `root` that the name allows, or None."""
+    """Returns the folder of the newest prepared version under `root` that matches `name`, or None."""
     base, config, version = split_name(name)
     folder = root / base
     if not config and not _versions(folder, version):
@@ -56,13 +56,13 @@ def read(folder: Path) -> "Stored":
     """Describes the prepared set in `folder`.
 
     Raises:
-        UserError: its JSON files are damaged, it is not in array_record format, or it has no image or no label.
+        UserError: its JSON files are damaged, it is not in array_record format, or it has no images or no labels.
     """
     try:
         texts = [(folder / _INFO).read_bytes(), (folder / _FEATURES).read_bytes()]
         info, features = (json.loads(text) for text in texts)
         features = dict(features["featuresDict"]["features"])
-        name, version, kind = (str(info.get(key, usual)) for key, usual in _STRINGS)
+        name, version, kind = (str(info.get(key, default)) for key, default in _STRINGS)
         splits = {s["name"]: _read_split(name, s) for s in info["splits"]}
         kinds = {key: set(feature) for key, feature in features.items()}
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as e:
@@ -77,8 +77,8 @@ def read(folder: Path) -> "Stored":
             raise UserError(f"{folder}: no feature {key!r} of kind {wanted}; it has {', '.join(sorted(features))}")
     if seals.is_sealed(folder) and (reason := seals.damage(folder, (_INFO, _FEATURES, _LABELS))):
         raise UserError(
-            f"{folder}: {reason}; to mend it delete the folder {folder} and run again, or delete {seals.NAME} in it if "
-            "the change was intended"
+            f"{folder}: {reason}; delete the folder {folder} and run again, or delete {seals.NAME} in it if the "
+            "change was intended"
         )
     try:
         image = features["image"]["image"]
@@ -89,9 +89,9 @@ def read(folder: Path) -> "Stored":
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as e:
         raise _damaged(folder, f"{_FEATURES} or {_LABELS} is damaged ({e!r})") from e
     if dtype != "uint8":
-        raise UserError(f"{folder}: images are {dtype}; only uint8 images can be trained on")
+        raise UserError(f"{folder}: images are {dtype}; only uint8 images can be used for training")
     if len(dims) != 3 or dims[2] not in (1, 3, 4):
-        raise UserError(f"{folder}: images of shape {dims}; needed are height, width and 1, 3 or 4 channels")
+        raise UserError(f"{folder}: images have the shape {dims}; it must be height, width and 1, 3 or 4 channels")
     return Stored(
         folder=folder,
         name=name,
@@ -105,11 +105,11 @@ def read(folder: Path) -> "Stored":
 
 
 def _damaged(folder: Path, reason: str) -> UserError:
-    return UserError(f"{folder}: {reason}; to mend it delete the folder {folder} and run again")
+    return UserError(f"{folder}: {reason}; delete the folder {folder} and run again")
 
 
 def _versions(folder: Path, wanted: str) -> list[Path]:
-    """Prepared version folders, oldest first."""
+    """Returns the folders of the prepared versions that match, oldest first."""
     try:
         names = [p.name for p in folder.iterdir() if _VERSION.fullmatch(p.name) and (p / _INFO).is_file()]
     except OSError:
@@ -145,7 +145,7 @@ def _read_split(dataset: str, split: dict[str, Any]) -> "StoredSplit":
 
 
 def _class_names(folder: Path, count: int) -> tuple[str, ...]:
-    """The names TFDS keeps beside the records; data sets whose classes have none get their numbers."""
+    """Returns the class names that TFDS stores with the records; classes without names are called by their numbers."""
     try:
         names = (folder / _LABELS).read_text(encoding="utf-8").splitlines()
     except FileNotFoundError:
@@ -158,7 +158,7 @@ def _class_names(folder: Path, count: int) -> tuple[str, ...]:
 
 @dataclasses.dataclass(frozen=True)
 class StoredSplit:
-    """One split as it was prepared: its record files in order, and the number of examples in each."""
+    """One split on disk: its record files in order, and the number of examples in each."""
 
     name: str
     files: tuple[str, ...]
@@ -174,9 +174,14 @@ class Stored:
     """A prepared data set.
 
     Attributes:
-        image_shape: (H, W, C); -1 where the images differ.
-        has_ids: whether the records carry an 'id' text.
-        metadata: the bytes of its JSON files, for cache keys.
+        folder: the folder of this version.
+        name: the name of the set in TFDS.
+        version: e.g. "3.0.2".
+        image_shape: (H, W, C); -1 for a size that differs between images.
+        class_names: by label.
+        has_ids: whether the records have a text feature 'id'.
+        splits: by name.
+        metadata: the bytes of its JSON files, for the names of caches.
     """
 
     folder: Path

@@ -1,4 +1,4 @@
-"""Record files in, decoded arrays out, shard by shard, so that a damaged file can be named."""
+"""Reads record files into decoded arrays, shard by shard, so that errors can name the damaged file."""
 
 import concurrent.futures
 import contextlib
@@ -12,16 +12,21 @@ import numpy as np
 
 from imgclf_jax.data.tfds.prepared import Stored, StoredSplit
 from imgclf_jax.errors import UserError
+from imgclf_jax.storage.files import reason_of
 
-_BATCH = 512  # records held at once
-_THREADING_PAYS = 16 * 1024  # bytes an image: PIL spends less than this outside the interpreter lock
+_BATCH = 512  # records in memory at once
+_THREADING_PAYS = 16 * 1024  # bytes per image; for smaller ones PIL holds the interpreter lock most of the time
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 
 Batch = tuple[np.ndarray, np.ndarray, list[str]]
 
 
 def check_files(stored: Stored, split: StoredSplit) -> None:
-    """Raises UserError naming every record file of `split` that is missing or empty."""
+    """Checks the record files of a split.
+
+    Raises:
+        UserError: files are missing or empty. The message names them all.
+    """
     bad = [f for f in split.files if not _size(stored.folder / f)]
     if bad:
         raise UserError(
@@ -33,12 +38,12 @@ def check_files(stored: Stored, split: StoredSplit) -> None:
 def read_split(
     stored: Stored, split: StoredSplit, image_shape: tuple[int, int, int], resize: str = "stretch"
 ) -> Iterator[Batch]:
-    """Yields (images uint8 [n, H, W, C], labels int32 [n], ids) in stored order, n at most 512.
+    """Yields (images uint8 [n, H, W, C], labels int32 [n], ids) in stored order, with n at most 512.
 
-    Images whose size is not `image_shape` are resized, see `decoder`.
+    Images of other sizes are resized to `image_shape`, see `decoder`.
 
     Raises:
-        UserError: a record file is damaged; names it.
+        UserError: a record file is damaged. The message names it.
     """
     decode = decoder(stored, image_shape, resize)
     with concurrent.futures.ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
@@ -50,29 +55,28 @@ def read_split(
                 if sum(map(len, encoded)) > _THREADING_PAYS * len(encoded):
                     run = pool.map
                 images = np.stack(list(run(decode, encoded)))
-                labels, ids = _describe(stored, split, first, examples)
+                labels, ids = _labels_and_ids(stored, split, first, examples)
             yield images, labels, ids
 
 
 def read_labels(stored: Stored, split: StoredSplit) -> Iterator[tuple[list[bytes], np.ndarray, list[str]]]:
-    """Yields (records, labels int32 [n], ids) as `read_split` does, but decodes no image."""
+    """Yields (records, labels int32 [n], ids) as `read_split` does, without decoding images."""
     for file, first, records in _read_files(stored, split):
         with naming_damage(stored.folder, file):
-            labels, ids = _describe(stored, split, first, [parse(record) for record in records])
+            labels, ids = _labels_and_ids(stored, split, first, [parse(record) for record in records])
         yield records, labels, ids
 
 
 @contextlib.contextmanager
 def naming_damage(folder: Path, file: str) -> Iterator[None]:
-    """Turns whatever a damaged record file raises into a `UserError` that names it.
+    """Turns any exception in the block into a `UserError` that names the record file.
 
-    It depends on where the damage is: the reader, the parser or the PNG decoder.
+    The kind of exception depends on what meets the damage first: the reader, the parser or the PNG decoder.
     """
     try:
         yield
     except Exception as e:
-        reason = str(e).splitlines()[0] if str(e) else repr(e)
-        reason = reason.replace(str(folder / file), "it")  # Some readers name the file themselves.
+        reason = reason_of(e).replace(str(folder / file), "it")  # Some readers name the file themselves.
         raise UserError(f"{folder / file}: damaged ({reason}); {_mend(folder)}") from e
 
 
@@ -91,8 +95,8 @@ def _read_files(stored: Stored, split: StoredSplit) -> Iterator[tuple[str, int, 
             first += len(records)
 
 
-def _describe(stored, split, first, examples):
-    """(labels int32 [n], ids) of parsed records, the first of which is number `first` of the split."""
+def _labels_and_ids(stored, split, first, examples):
+    """Returns (labels int32 [n], ids) of parsed records; `first` is the number of the first one in the split."""
     labels = np.array([e["label"].int64_list.value[0] for e in examples], np.int32)
     if labels.min() < 0 or labels.max() >= len(stored.class_names):
         raise ValueError(f"a label outside 0 to {len(stored.class_names) - 1}")
@@ -102,7 +106,11 @@ def _describe(stored, split, first, examples):
 
 
 def _read_shard(path: Path, length: int) -> Iterator[list[bytes]]:
-    """Yields lists of records; raises ValueError when the file does not hold `length` of them."""
+    """Yields lists of records.
+
+    Raises:
+        ValueError: the file does not hold `length` records.
+    """
     from array_record.python.array_record_module import ArrayRecordReader
 
     reader = ArrayRecordReader(os.fspath(path))
@@ -116,26 +124,26 @@ def _read_shard(path: Path, length: int) -> Iterator[list[bytes]]:
 
 
 def parse(record: bytes) -> Any:
-    """The parsed features of a record, by name."""
+    """Returns the parsed features of a record, by name."""
     from tensorflow_datasets.proto import tf_example_pb2
 
     return tf_example_pb2.Example.FromString(record).features.feature
 
 
 def encoded_image(features: Any) -> bytes:
-    """The image of a record, as it was encoded."""
+    """Returns the encoded image of a parsed record."""
     return features["image"].bytes_list.value[0]
 
 
 def decoder(stored: Stored, image_shape: tuple[int, int, int], resize: str) -> Callable[[bytes], np.ndarray]:
-    """Encoded image -> uint8 [H, W, C].
+    """Returns a function from an encoded image to uint8 [H, W, C].
 
-    An image of another size is resized, in a way of `imgclf_jax.data.decode.fit`; where all images of the data set
-    should have that size it raises ValueError.
+    It resizes images of other sizes as `imgclf_jax.data.decode.fit` does. If the data set says that all its images have
+    the size `image_shape`, it raises a ValueError for any other size instead.
     """
     from PIL import Image
 
-    from imgclf_jax.data import decode as photos
+    from imgclf_jax.data.decode import fit
 
     height, width, channels = image_shape
 
@@ -144,7 +152,7 @@ def decoder(stored: Stored, image_shape: tuple[int, int, int], resize: str) -> C
         if image.mode != _MODES[channels]:
             image = image.convert(_MODES[channels])
         if stored.image_shape != image_shape:
-            image = photos.fit(image, (height, width), resize)
+            image = fit(image, (height, width), resize)
         array = np.asarray(image).reshape(image.size[1], image.size[0], channels)
         if array.shape != image_shape:
             raise ValueError(f"an image of shape {array.shape}, {image_shape} expected")
@@ -161,4 +169,4 @@ def _size(path: Path) -> int:
 
 
 def _mend(folder: Path) -> str:
-    return f"to mend it delete the folder {folder} and run again"
+    return f"delete the folder {folder} and run again"

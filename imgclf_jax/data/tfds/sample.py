@@ -1,4 +1,4 @@
-"""The sample of CIFAR-10 that comes with the package: real images, too few for a result that means anything."""
+"""The sample of CIFAR-10 that comes with the package: real images, but too few for meaningful results."""
 
 from pathlib import Path
 
@@ -10,25 +10,29 @@ NAME = f"{catalog.SAMPLED} (bundled sample)"
 
 
 def full_lengths() -> dict[str, tuple[int, ...]]:
-    """Shard lengths of the full set, one shard a split: what split expressions are resolved on before scaling."""
+    """Returns the shard lengths of the full set, one shard per split. Split expressions are resolved on them."""
     return {name: (size,) for name, size in catalog.KNOWN[catalog.SAMPLED].sizes.items()}
 
 
 def check_name(base: str) -> None:
-    """Raises UserError when there is no sample of the set."""
+    """Checks that there is a sample of the set.
+
+    Raises:
+        UserError: there is none.
+    """
     if base != catalog.SAMPLED:
-        raise UserError(f"data.name={base!r}: no sample of it is bundled, only of {catalog.SAMPLED}")
+        raise UserError(f"data.name={base!r}: the only bundled sample is that of {catalog.SAMPLED}")
 
 
 def notice(reason: str, root: Path) -> str:
-    """What to show, unmissably, when the sample stands in for the real data set."""
+    """Returns the conspicuous warning that the sample replaces the real data set."""
     known = catalog.KNOWN[catalog.SAMPLED]
     rule = "!" * 100
     return "\n".join(
         [
             rule,
             "NOT THE REAL CIFAR-10: this run uses the sample bundled with the package (4,000 training and 1,000 test",
-            "images instead of 50,000 and 10,000). Its accuracies are far lower and compare with nothing published.",
+            "images instead of 50,000 and 10,000). Accuracies are far lower and not comparable to published ones.",
             f"Why: {reason}",
             "Split boundaries are scaled in proportion: train[:45000] of CIFAR-10 is train[:3600] of the sample.",
             "To get the real data set, any one of:",

@@ -1,4 +1,4 @@
-"""Finds a data set, prepares it or replaces it with the bundled sample, and resolves its splits."""
+"""Finds a data set on disk, prepares it or replaces it with the bundled sample, and resolves its splits."""
 
 import dataclasses
 import difflib
@@ -6,15 +6,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from imgclf_jax.data import kept, seals, splits
+from imgclf_jax.data import caches, splits
 from imgclf_jax.data.tfds import catalog, prepared, sample
 from imgclf_jax.data.types import Progress, Ranges
 from imgclf_jax.errors import UserError
+from imgclf_jax.storage import seals
 
 
 @dataclasses.dataclass(frozen=True)
-class Source:
-    """Where the data comes from; `stored` is None while it still has to be prepared into `folder`."""
+class Location:
+    """The folder of a data set; `stored` is None while the set still has to be prepared into `folder`."""
 
     name: str
     root: Path
@@ -24,49 +25,47 @@ class Source:
     notice: str = ""
 
 
-def find(
-    config_data: Any, progress: Progress | None, called: Mapping[str, str] | None = None
-) -> tuple[Source, dict[str, Ranges]]:
-    """Decides where the data comes from and resolves the splits there.
+def locate(
+    config_data: Any, progress: Progress | None, setting_names: Mapping[str, str] | None = None
+) -> tuple[Location, dict[str, Ranges]]:
+    """Finds the configured data set and resolves its splits.
 
     Args:
         config_data: the `data` part of the configuration.
-        progress: called while a set is downloaded and prepared, see `loading.load`. `None`: a set that is not prepared
-            yet is only described, and its `stored` is None.
-        called: what messages call the split expressions, see `splits.resolve`.
+        progress: called while a set is downloaded and prepared, see `imgclf_jax.data.load`. None prepares nothing:
+            `stored` is then None for a set that is not prepared yet.
+        setting_names: see `splits.resolve`.
 
     Returns:
-        The source, and the ranges of examples of each split, by role.
+        The location, and the ranges of examples of each split, by role.
 
     Raises:
-        UserError: see `loading.load`.
+        UserError: see `imgclf_jax.data.load`.
     """
-    source = _locate(config_data)
-    # Before anything is downloaded: a misspelt split should not cost minutes.
-    ranges = _resolve(config_data, source, called)
-    if source.stored is not None or progress is None:
-        return source, ranges
+    location = _find(config_data)
+    # Resolve the splits before downloading: a misspelled split should not cost minutes.
+    ranges = _resolve(config_data, location, setting_names)
+    if location.stored is not None or progress is None:
+        return location, ranges
     from imgclf_jax.data.tfds import prepare
 
     try:
-        folder = prepare.prepare(config_data, source.root, progress)
-        source = dataclasses.replace(source, stored=prepared.read(folder), folder=folder)
+        folder = prepare.prepare(config_data, location.root, progress)
+        location = dataclasses.replace(location, stored=prepared.read(folder), folder=folder)
     except prepare.Unavailable as e:
-        source = _fall_back(config_data, source.root, e)
-    return source, _resolve(config_data, source, called)
+        location = _fall_back(config_data, location.root, e)
+    return location, _resolve(config_data, location, setting_names)
 
 
-def _locate(config_data: Any) -> Source:
+def _find(config_data: Any) -> Location:
     root, name = prepared.data_dir(config_data), config_data.name
     base, _, version = prepared.split_name(name)
     if config_data.source == "sample":
         sample.check_name(base)
         return _sample(root, "")
-    if config_data.source != "tfds":
-        raise UserError(f"data.source={config_data.source!r}: must be 'tfds', 'sample' or 'folder'")
     folder = prepared.find(root, name)
     if folder is not None:
-        return Source(name, root, folder, prepared.read(folder))
+        return Location(name, root, folder, prepared.read(folder))
     known = catalog.KNOWN.get(base)
     if known is None or name not in (base, f"{base}:{known.version}", f"{base}/{known.version}"):
         raise UserError(_why_not(name, base, version, root))
@@ -76,42 +75,43 @@ def _locate(config_data: Any) -> Source:
         prepare.check_obtainable(config_data, root)
     except prepare.Unavailable as e:
         return _fall_back(config_data, root, e)
-    return Source(name, root, root / base / known.version, None)
+    return Location(name, root, root / base / known.version, None)
 
 
-def _fall_back(config_data: Any, root: Path, error: UserError) -> Source:
+def _fall_back(config_data: Any, root: Path, error: UserError) -> Location:
     base = prepared.split_name(config_data.name)[0]
     if not config_data.allow_sample or base != catalog.SAMPLED:
         raise UserError(str(error)) from error
     return _sample(root, sample.notice(str(error), root))
 
 
-def _sample(root: Path, notice: str) -> Source:
+def _sample(root: Path, notice: str) -> Location:
     folder = prepared.find(sample.FOLDER, catalog.SAMPLED)
     if folder is None:
         raise UserError(f"{sample.FOLDER}: the bundled sample is missing; install the package again")
     if reason := seals.damage(folder):
         raise UserError(f"{folder}: the bundled sample is damaged ({reason}); install the package again")
-    return Source(sample.NAME, root, folder, prepared.read(folder), is_sample=True, notice=notice)
+    return Location(sample.NAME, root, folder, prepared.read(folder), is_sample=True, notice=notice)
 
 
-def _resolve(config_data: Any, source: Source, called: Mapping[str, str] | None) -> dict[str, Ranges]:
-    wanted = splits.configured(config_data)
-    # Not beside data that does not exist yet: looking at a configuration must not make folders.
-    memo_dir = kept.places(source.root if source.stored and not source.is_sample else None)[0]
-    if source.stored is None:
+def _resolve(config_data: Any, location: Location, setting_names: Mapping[str, str] | None) -> dict[str, Ranges]:
+    expressions = splits.configured(config_data)
+    # Checking a configuration must not create the data directory.
+    memo_dir = caches.folders(location.root if location.stored and not location.is_sample else None)[0]
+    if location.stored is None:
         base = prepared.split_name(config_data.name)[0]
         whole = {name: (size,) for name, size in catalog.KNOWN[base].sizes.items()}
-        return splits.resolve(wanted, whole, memo_dir, called=called)
-    if source.is_sample:
-        sizes = {name: len(split) for name, split in source.stored.splits.items()}
-        return splits.resolve(wanted, sample.full_lengths(), memo_dir, scaled_to=sizes, called=called)
-    lengths = {name: split.shard_lengths for name, split in source.stored.splits.items()}
-    return splits.resolve(wanted, lengths, memo_dir, called=called)
+        return splits.resolve(expressions, whole, memo_dir, setting_names=setting_names)
+    if location.is_sample:
+        sizes = {name: len(split) for name, split in location.stored.splits.items()}
+        full = sample.full_lengths()
+        return splits.resolve(expressions, full, memo_dir, scaled_to=sizes, setting_names=setting_names)
+    lengths = {name: split.shard_lengths for name, split in location.stored.splits.items()}
+    return splits.resolve(expressions, lengths, memo_dir, setting_names=setting_names)
 
 
 def _why_not(name: str, base: str, version: str, root: Path) -> str:
-    """Returns the message for a set that is neither prepared nor can be prepared here."""
+    """Returns the message for a set that is not prepared and that cannot be prepared here."""
     if (other := prepared.find(root, base)) is not None:
         return f"data.name={name!r}: not prepared under {root}; only {other.relative_to(root)} is"
     if base in catalog.KNOWN:
@@ -127,4 +127,4 @@ def _why_not(name: str, base: str, version: str, root: Path) -> str:
         )
     close = difflib.get_close_matches(base, names, n=3)
     hint = f"did you mean {' or '.join(map(repr, close))}?" if close else "use the name of a TFDS data set"
-    return f"data.name={name!r}: no data set of that name under {root} or in TFDS; {hint}"
+    return f"data.name={name!r}: there is no such data set under {root} or in TFDS; {hint}"
