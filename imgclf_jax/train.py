@@ -25,8 +25,9 @@ from imgclf_jax.training.validate import Plan, validate
 from imgclf_jax.training.validate import plan as make_plan
 from imgclf_jax.training.validate import warnings as config_warnings
 from imgclf_jax.workdir import checkpoint_folder, resume
-from imgclf_jax.workdir import folder as workdir
 from imgclf_jax.workdir.checkpoint import Checkpoints
+from imgclf_jax.workdir.claim import claim
+from imgclf_jax.workdir.record import RunRecord
 from imgclf_jax.workdir.rows import read_rows
 from imgclf_jax.workdir.writer import Writer
 
@@ -64,10 +65,10 @@ def train(
     streamed = feed.is_streamed(config, info)
     writes = processes.is_first()
     console = Console(config.log.progress if writes else "silent", config.log.line_seconds)
-    claim = processes.together(lambda: workdir.claim(folder, new) if writes else contextlib.nullcontext())
+    claimed = processes.together(lambda: claim(folder, new) if writes else contextlib.nullcontext())
     # Its name may be the time, which differs between processes.
-    folder = Path(processes.gather(str(getattr(claim, "folder", folder)))[0])
-    with claim, interrupt.catch() as signal, storage.explain_errors(folder):
+    folder = Path(processes.gather(str(getattr(claimed, "folder", folder)))[0])
+    with claimed, interrupt.catch() as signal, storage.explain_errors(folder):
         before = resume.inspect(folder, config, allow_config_change)
         for line in before.changed:
             console.warn(f"config changed: {line}")
@@ -76,8 +77,8 @@ def train(
         console.print(f"workdir {folder}")
         if streamed:
             console.print(feed.notice(config, info))
-        record = workdir.RunRecord(folder, before.record, writes)
-        writer = Writer(folder, config, claim, record, config_file)
+        record = RunRecord(folder, before.record, writes)
+        writer = Writer(folder, config, claimed, record, config_file)
         processes.when_lost(writer.fail)
         try:
             return _run(config, folder, console, writer, before, signal, resume_command, allow_config_change, streamed)
@@ -104,8 +105,8 @@ def train(
 
 def _run(config, folder, console, writer, before, signal, resume_command, allow_change, streamed) -> int:
     dataset = processes.first_alone(lambda: data.load(config.data, progress=console.task, stream=streamed))
-    described = resume.describe(dataset)
-    processes.same("data set", json.dumps(described), resume.explain_difference)
+    facts = dataset.facts()
+    processes.same("data set", json.dumps(facts), resume.explain_difference)
     console.finish()
     if dataset.notice:
         console.warn(dataset.notice)
@@ -116,11 +117,11 @@ def _run(config, folder, console, writer, before, signal, resume_command, allow_
     with xla.quiet():
         restored = restore(config, plan, folder, dataset)
     known = resume.known_data(before, restored.notes) if restored.tree else {}
-    other_data = resume.check_data(known, dataset, folder, console.warn, allow_change)
+    other_data = resume.check_data(known, facts, folder, console.warn, allow_change)
     for reason in restored.damaged.values():
         if processes.is_first():
             warnings.warn(f"{reason}; going on from step {restored.step}", stacklevel=2)
-    writer.know(described, restored)
+    writer.know(facts, restored.step, restored.damaged)
 
     record = writer.record
     wanted = [name for name in ("train", "valid", "test") if name in dataset.splits]

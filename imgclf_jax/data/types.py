@@ -97,6 +97,22 @@ class Dataset:
     location: str
     notice: str
 
+    def facts(self) -> dict[str, Any]:
+        """The recorded facts of the data set, a JSON object for `run.json` and for every checkpoint.
+
+        Returns:
+            name, location, fingerprint, class_names (a list), image_shape ([H, W, C]), and counts: split -> number of
+            examples.
+        """
+        return {
+            "name": self.name,
+            "location": self.location,
+            "fingerprint": self.fingerprint,
+            "class_names": list(self.class_names),
+            "image_shape": list(self.image_shape),
+            "counts": {name: len(split) for name, split in self.splits.items()},
+        }
+
 
 @dataclasses.dataclass(frozen=True)
 class Info:

@@ -7,11 +7,10 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from imgclf_jax.devices import processes
-from imgclf_jax.training.session import Restored
-from imgclf_jax.workdir import checkpoint_folder, provenance
-from imgclf_jax.workdir import folder as workdir
+from imgclf_jax.workdir import checkpoint_folder, provenance, saved_config
 from imgclf_jax.workdir.checkpoint import Checkpoints
 from imgclf_jax.workdir.metrics import MetricsFiles, NoFiles
+from imgclf_jax.workdir.record import RunRecord
 
 
 class Writer:
@@ -29,7 +28,7 @@ class Writer:
         folder: Path,
         config: ConfigDict,
         claim: Any,
-        record: workdir.RunRecord,
+        record: RunRecord,
         config_file: dict[str, str] | None = None,
     ):
         """Prepares the writer; writes nothing yet.
@@ -37,7 +36,7 @@ class Writer:
         Args:
             folder: the workdir.
             config: the config.
-            claim: the result of `imgclf_jax.workdir.folder.claim`; only the first process uses it.
+            claim: the result of `imgclf_jax.workdir.claim.claim`; only the first process uses it.
             record: `run.json`.
             config_file: the result of `imgclf_jax.workdir.provenance.describe_file`.
         """
@@ -47,13 +46,19 @@ class Writer:
         self.files: MetricsFiles | NoFiles = NoFiles()
         self.checkpoints: Checkpoints | None = None
         self._folder, self._config, self._claim = folder, config, claim
-        self._data: dict[str, Any] = {}
+        self._facts: dict[str, Any] = {}
         self._resume_step = 0
         self._damaged: dict[int, str] = {}
 
-    def know(self, data: dict[str, Any], restored: Restored) -> None:
-        """Takes what else `begin` needs: the description of the data set and the restored state."""
-        self._data, self._resume_step, self._damaged = data, restored.step, restored.damaged
+    def know(self, facts: dict[str, Any], resume_step: int, damaged: dict[int, str]) -> None:
+        """Takes what else `begin` needs.
+
+        Args:
+            facts: the recorded facts of the data set; see `imgclf_jax.data.types.Dataset.facts`.
+            resume_step: the step of the checkpoint that the run continues from; 0 if there is none.
+            damaged: the newer checkpoints; see `imgclf_jax.workdir.checkpoint.Found`.
+        """
+        self._facts, self._resume_step, self._damaged = facts, resume_step, damaged
 
     def write_down(self) -> None:
         """Begins with the record and the config alone. Not all of several processes need to call it."""
@@ -62,11 +67,11 @@ class Writer:
         step = {"step": self._resume_step} if self._resume_step else {}
         origin = provenance.of_run(self._config_file, self._config.parallel.devices)
         origin = provenance.of_sessions(self.record.content, origin)
-        self.record.begin(seed=self._config.seed, data=self._data, **origin, **step)
+        self.record.begin(seed=self._config.seed, data=self._facts, **origin, **step)
         self.begun = True
         if processes.is_first():
             self._claim.keep()
-            workdir.save_config(self._folder, self._config)
+            saved_config.save_config(self._folder, self._config)
 
     def begin(self) -> None:
         """Begins to write, unless that has already happened. All processes must call it."""
@@ -75,7 +80,7 @@ class Writer:
         self.write_down()
         checkpoint_folder.set_aside(self._folder, self._damaged)
         self.open_files()
-        notes = {"class_names": self._data["class_names"], "data": self._data}
+        notes = {"class_names": self._facts["class_names"], "data": self._facts}
         self.checkpoints = Checkpoints(self._folder, self._config.checkpoint.keep, notes=notes)
 
     def end(self, **content: Any) -> None:
