@@ -28,7 +28,7 @@ from imgclf_jax.workdir import checkpoint_folder, resume
 from imgclf_jax.workdir.checkpoint import Checkpoints
 from imgclf_jax.workdir.claim import claim
 from imgclf_jax.workdir.record import RunRecord
-from imgclf_jax.workdir.rows import read_rows
+from imgclf_jax.workdir.rows import METRICS, read_rows
 from imgclf_jax.workdir.writer import Writer
 
 
@@ -78,7 +78,7 @@ def train(
         if streamed:
             console.print(feed.notice(config, info))
         record = RunRecord(folder, before.record, writes)
-        writer = Writer(folder, config, claimed, record, config_file)
+        writer = Writer(folder, config, claimed, record, config_file, columns=METRICS)
         processes.when_lost(writer.fail)
         try:
             return _run(config, folder, console, writer, before, signal, resume_command, allow_config_change, streamed)

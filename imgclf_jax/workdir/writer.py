@@ -1,6 +1,7 @@
 """Writes the files of a run. Nothing is written before the first new step, so a run that is refused changes nothing."""
 
 import contextlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,8 @@ class Writer:
         claim: Any,
         record: RunRecord,
         config_file: dict[str, str] | None = None,
+        *,
+        columns: Sequence[str],
     ):
         """Prepares the writer; writes nothing yet.
 
@@ -39,13 +42,15 @@ class Writer:
             claim: the result of `imgclf_jax.workdir.claim.claim`; only the first process uses it.
             record: `run.json`.
             config_file: the result of `imgclf_jax.workdir.provenance.describe_file`.
+            columns: the columns of the metrics; see `imgclf_jax.workdir.metrics.MetricsFiles`.
         """
         self.record = record
-        self._config_file = config_file
         self.begun = False
         self.files: MetricsFiles | NoFiles = NoFiles()
         self.checkpoints: Checkpoints | None = None
         self._folder, self._config, self._claim = folder, config, claim
+        self._config_file = config_file
+        self._columns = columns
         self._facts: dict[str, Any] = {}
         self._resume_step = 0
         self._damaged: dict[int, str] = {}
@@ -56,12 +61,12 @@ class Writer:
         Args:
             facts: the recorded facts of the data set; see `imgclf_jax.data.types.Dataset.facts`.
             resume_step: the step of the checkpoint that the run continues from; 0 if there is none.
-            damaged: the newer checkpoints; see `imgclf_jax.workdir.checkpoint.Found`.
+            damaged: the newer checkpoints, all damaged; see `imgclf_jax.workdir.checkpoint.Found`.
         """
         self._facts, self._resume_step, self._damaged = facts, resume_step, damaged
 
     def write_down(self) -> None:
-        """Begins with the record and the config alone. Not all of several processes need to call it."""
+        """Writes only the record and the config. If there are several processes, not all of them need to call it."""
         if self.begun:
             return
         step = {"step": self._resume_step} if self._resume_step else {}
@@ -97,7 +102,8 @@ class Writer:
     def open_files(self) -> None:
         """Opens the metrics files."""
         if processes.is_first():
-            self.files = MetricsFiles(self._folder, self._resume_step, self._config.log.tensorboard)
+            tensorboard = self._config.log.tensorboard
+            self.files = MetricsFiles(self._folder, self._columns, self._resume_step, tensorboard)
 
     def save(self, step: int, tree: Any, valid_accuracy: float | None) -> None:
         """Starts to save a checkpoint. Raises `UserError` if this one or an earlier one cannot be saved."""
