@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from jax._src import distributed
+from imgclf_jax.devices import job
 
 BEATS = 10  # the number of signs of life in the time after which a process is taken for dead
 _KEY = "imgclf_jax/alive/"
@@ -100,10 +100,11 @@ def leave(code: int, message: str) -> None:
         code: the exit status.
         message: one or more lines for standard error. The host and the process are put before each of them.
     """
-    name = f"{socket.gethostname()}, process {distributed.global_state.process_id}: "
+    process = job.place().process
+    name = f"{socket.gethostname()}, process {process}: "
     with contextlib.suppress(Exception):  # Standard output may be lost.
         print("\n".join(name + line for line in message.splitlines()), file=sys.stderr, flush=True)
         sys.stdout.flush()
-    if distributed.global_state.process_id == 0:
+    if process == 0:
         time.sleep(2)  # The others lose their coordinator: give them time to print their own messages.
     os._exit(code)

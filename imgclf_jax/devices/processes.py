@@ -6,12 +6,11 @@ import json
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import jax
-from jax._src import distributed  # The coordinator's key-value store has no public name.
 
-from imgclf_jax.devices import joining, peers
+from imgclf_jax.devices import job, joining, peers
 from imgclf_jax.errors import UserError, told
 from imgclf_jax.terminal import interrupt
 
@@ -49,9 +48,9 @@ def session(coordinator: str | None, num_processes: int | None, process_id: int 
             return
         # When a process dies, native code ends the others too. The stacks of all their threads would say nothing.
         faulthandler.enable(file=2, all_threads=False)
-        state = distributed.global_state
-        assert state.process_id is not None and state.num_processes is not None
-        watch = peers.Watch(state.client, state.process_id, state.num_processes, HEARTBEAT_SECONDS, _lost)
+        client, process, count = job.place()
+        assert process is not None and count is not None
+        watch = peers.Watch(client, process, count, HEARTBEAT_SECONDS, _lost)
         try:
             yield
         except BaseException as error:
@@ -100,7 +99,7 @@ def _cut_off(error):
 
 def several() -> bool:
     """Whether this process is one of several."""
-    return distributed.global_state.client is not None and jax.process_count() > 1
+    return jax.distributed.is_initialized() and jax.process_count() > 1
 
 
 def is_first() -> bool:
@@ -114,7 +113,7 @@ def gather(text: str) -> list[str]:
     if not several():
         return [text]
     _agreements += 1
-    client: Any = distributed.global_state.client
+    client = job.place().client
     client.key_value_set(f"imgclf_jax/{_agreements}/{jax.process_index()}", text)
     keys = [f"imgclf_jax/{_agreements}/{process}" for process in range(jax.process_count())]
     return [_get(client, key) for key in keys]
