@@ -56,9 +56,8 @@ def violations(root: Path) -> set[tuple[str, str]]:
         _, room, *_ = module.split(".")
         for name in imports(path, root):
             top, *rest = name.split(".")
-            if top in outside:
-                wrong.add((module, name))
-            elif top == PACKAGE and rest and rest[0] not in {"__version__", room} | ALLOWED.get(room, set()):
+            allowed = {"__version__", room} | ALLOWED.get(room, set())
+            if top in outside or (top == PACKAGE and rest and rest[0] not in allowed):
                 wrong.add((module, name))
     return wrong
 
