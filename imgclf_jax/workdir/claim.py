@@ -31,7 +31,7 @@ class Claim:
         self._lock, self._undo = lock, undo
 
     def keep(self) -> None:
-        """Keeps the folder at the end. To be called before anything is written to it."""
+        """Keeps the folder at the end. Must be called before anything is written to it."""
         self._undo.pop_all()
 
     def __enter__(self) -> "Claim":
@@ -53,7 +53,7 @@ def claim(workdir: Path, new: bool = False) -> Claim:
 
     Args:
         workdir: the folder.
-        new: whether it must not exist yet. If the name is taken, -2, -3 and so on is appended to it.
+        new: whether it must not exist yet. If the name is taken, -2, -3 and so on is appended.
 
     Raises:
         UserError: the folder cannot be written, or another process is training in it.
@@ -76,7 +76,7 @@ def _unusable(workdir, error):
 
 
 def _make(workdir, new, undo):
-    """The folder that was created or found; `undo` removes what was created."""
+    """Returns the folder, which is created if necessary; `undo` removes what was created."""
     if not workdir.parent.is_dir():
         _make(workdir.parent, False, undo)
     folder, number = workdir, 2
@@ -96,17 +96,17 @@ def _make(workdir, new, undo):
 
 
 def _lock(folder, undo):
-    """The open lock file."""
+    """Returns the open lock file."""
     path = folder / ".lock"
     while True:
-        there = os.path.lexists(path)
+        existed = os.path.lexists(path)
         lock = path.open("a")
         undo.callback(lock.close)
-        if not there:
+        if not existed:
             undo.callback(_remove, path)
         try:
             import fcntl
-        except ImportError:  # Windows has no such locks; two runs in one folder are the user's to avoid.
+        except ImportError:  # Windows has no such locks; users must not start two runs in one folder.
             return lock
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -57,7 +57,7 @@ NATURAL = _Kind("an integer from 0", is_natural)
 NUMBER = _Kind("a number", is_number)
 LOSS = _Kind("a number", lambda value: isinstance(value, float) or is_number(value))  # It may be infinite or NaN.
 
-# A field that is not named here may hold anything; ANY stands for the names of splits and packages.
+# A field that is not listed may hold anything; ANY stands for the names of splits and packages.
 ANY = "*"
 DATA = {
     "name": TEXT,
@@ -123,7 +123,7 @@ def read(workdir: Path) -> dict[str, Any] | None:
 
 
 def find_problem(content: dict[str, Any], fields: dict[str, Any], path: str = "", pattern: str = "") -> str | None:
-    """What is wrong with the values of an object, or `None` if nothing is.
+    """The first problem with the values of an object, or `None`.
 
     Args:
         content: the object.
@@ -155,7 +155,7 @@ def find_problem(content: dict[str, Any], fields: dict[str, Any], path: str = ""
 
 
 def is_described(data: Any) -> bool:
-    """Whether a description of a data set has everything that is needed to use a network."""
+    """Whether the recorded facts of a data set include everything that is needed to use a network."""
     return (
         isinstance(data, dict)
         and find_problem(data, DATA) is None
@@ -170,10 +170,10 @@ def _short(value):
 
 
 class RunRecord:
-    """`run.json`: rewritten whole whenever something is known, so that it is right at any moment.
+    """Writes `run.json`, whole and whenever something changes, so the file is right at any moment.
 
     Attributes:
-        content: what the file holds, or would hold if this process wrote it.
+        content: the content of the file, or what it would be if this process wrote it.
     """
 
     def __init__(self, workdir: Path, before: dict[str, Any] | None = None, writes: bool = True):
@@ -182,7 +182,7 @@ class RunRecord:
         Args:
             workdir: the folder of the run.
             before: the record that earlier sessions of the same run have written; see `read`.
-            writes: whether this process is the one that writes.
+            writes: whether this process writes the file.
         """
         self._path = workdir / NAME
         self._writes = writes
@@ -190,7 +190,7 @@ class RunRecord:
         self.content = dict(before or {})
         self._spent = self.content.get("wall_time_seconds", 0.0)
         self._started = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-        self._clock = time.monotonic()  # The time of day may be set while a run goes on.
+        self._clock = time.monotonic()  # The time of day may be changed during a run.
 
     def begin(self, **content: Any) -> None:
         """Starts a session with the status "running". How an earlier one ended is dropped; its time is carried over."""

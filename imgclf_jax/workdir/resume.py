@@ -1,4 +1,4 @@
-"""What a workdir holds before training begins, and whether the run may continue there. Only `heal` changes anything."""
+"""Checks what a workdir holds before training begins, and whether the run may continue. Only `heal` writes."""
 
 import json
 from collections.abc import Callable
@@ -11,12 +11,12 @@ from imgclf_jax.devices import processes
 from imgclf_jax.errors import UserError
 from imgclf_jax.workdir import checkpoint_folder, metrics, record, rows, saved_config
 
-# The parts of the description of a data set that are the same whether it is streamed or not.
+# The recorded facts about a data set that do not depend on whether it is streamed.
 COMPARABLE = ("class_names", "image_shape", "counts")
 
 
 class Before(NamedTuple):
-    """What a workdir held when it was found.
+    """What a workdir held before the command began.
 
     Attributes:
         record: the content of its `run.json`; empty if there is none.
@@ -38,7 +38,7 @@ def inspect(folder: Path, config: ConfigDict, allow_change: bool) -> Before:
         allow_change: whether it may differ from the config of the run.
 
     Raises:
-        UserError: a file is damaged or stands where a folder belongs, the config has changed, or checkpoints are
+        UserError: a file is damaged or is in the place of a folder, the config has changed, or checkpoints are
             missing.
     """
     return Before(**processes.from_first(lambda: _inspect(folder, config, allow_change)))
@@ -46,21 +46,21 @@ def inspect(folder: Path, config: ConfigDict, allow_change: bool) -> Before:
 
 def _inspect(folder, config, allow_change):
     changed = saved_config.check_config(folder, config, allow_change)
-    found = record.read(folder)
+    content = record.read(folder)
     rows.read(folder)
     checkpoint_folder.check_places(folder)
     events = folder / "tensorboard"
     if events.exists() and not events.is_dir():
         raise UserError(f"{events} is a file where a folder belongs; move it away")
     steps = checkpoint_folder.steps(folder)
-    if (saved := (found or {}).get("step")) and not steps:
+    if (saved := (content or {}).get("step")) and not steps:
         raise UserError(
             f"{folder / record.NAME} says that step {saved} was saved, but there are no checkpoints in "
             f"{folder / checkpoint_folder.FOLDER}; put them back, choose another --workdir, or delete {record.NAME} to "
             "start over in this one"
         )
-    new = found is None and not steps and not (folder / "config.json").exists()
-    return {"record": found or {}, "changed": changed, "new": new}
+    new = content is None and not steps and not (folder / "config.json").exists()
+    return {"record": content or {}, "changed": changed, "new": new}
 
 
 def check_data(
@@ -99,7 +99,7 @@ def check_data(
 
 
 def known_data(before: Before, notes: dict[str, Any]) -> dict[str, Any]:
-    """What is known about the data that a checkpoint was trained on; see `describe`.
+    """The recorded facts of the data that a checkpoint was trained on; empty or incomplete if they are not known.
 
     Args:
         before: the workdir.
@@ -139,7 +139,7 @@ def heal(folder: Path, config: ConfigDict) -> None:
 
 
 def explain_difference(mine: str, first: str) -> str:
-    """How two descriptions from `describe`, given as JSON, differ."""
+    """Says how the facts of two data sets, as JSON, differ; see `imgclf_jax.data.types.Dataset.facts`."""
     one, other = json.loads(first), json.loads(mine)
     return "; ".join(f"{name}: {one[name]} -> {other[name]}" for name in one if one[name] != other[name])
 

@@ -18,7 +18,7 @@ def check_config(workdir: Path, config: ConfigDict, allow_change: bool) -> list[
     """Compares a config with the one that `workdir` was started with.
 
     Returns:
-        The fields that differ and can change what training computes, a line each.
+        One line for each field that differs and can change what training computes.
 
     Raises:
         UserError: there are such fields and `allow_change` is not set.
