@@ -18,7 +18,7 @@ from imgclf_jax.training.session import check_classes
 from imgclf_jax.training.summary import show_model
 from imgclf_jax.training.validate import validate, warnings
 from imgclf_jax.workdir import checkpoint_folder, resume
-from imgclf_jax.workdir import folder as workdir
+from imgclf_jax.workdir.claim import check_usable
 
 
 def check(config: ConfigDict, folder: Path | None = None, allow_config_change: bool = False) -> None:
@@ -48,7 +48,7 @@ def check(config: ConfigDict, folder: Path | None = None, allow_config_change: b
 
 def _workdir(folder: Path, config: ConfigDict, info: data.Info, allow_change: bool) -> list[str]:
     """Returns what training in `folder` would warn about; raises `UserError` for what it would refuse."""
-    workdir.check_usable(folder)
+    check_usable(folder)
     found = resume.inspect(folder, config, allow_change)
     before = found.record.get("data") or {}
     if checkpoint_folder.exists(folder):

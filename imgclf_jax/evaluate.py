@@ -14,7 +14,7 @@ from imgclf_jax.training import exact_evaluation, trained
 from imgclf_jax.training.placed import placement
 from imgclf_jax.training.summary import accuracy
 from imgclf_jax.training.validate import for_evaluation
-from imgclf_jax.workdir import folder as workdir
+from imgclf_jax.workdir import saved_config
 
 
 def evaluate_run(config: ConfigDict, folder: Path, split: str, which: str) -> dict[str, float | int]:
@@ -73,7 +73,7 @@ def _trained_on(config, folder, split, info) -> int:
     """
     if split == "train":
         return 0
-    saved = workdir.load_config(folder).data
+    saved = saved_config.load_config(folder).data
     if saved.name != config.data.name:
         return 0  # Another data set need not even have the training split of the run.
     if saved.source == "folder" or config.data.source == "folder":

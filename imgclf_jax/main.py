@@ -75,7 +75,8 @@ def _unused(config) -> list[str]:
 
 def _dispatch(config, argv, config_file) -> int:
     from imgclf_jax.devices import processes
-    from imgclf_jax.workdir import folder as workdir
+    from imgclf_jax.workdir import saved_config
+    from imgclf_jax.workdir.claim import default_path
 
     if FLAGS.mode == "check":
         from imgclf_jax.check import check
@@ -86,8 +87,8 @@ def _dispatch(config, argv, config_file) -> int:
         from imgclf_jax.evaluate import evaluate_run
 
         folder = Path(FLAGS.workdir)
-        saved = workdir.load_config(folder)
-        changed = [] if config is None else workdir.check_config(folder, config, FLAGS.allow_config_change)
+        saved = saved_config.load_config(folder)
+        changed = [] if config is None else saved_config.check_config(folder, config, FLAGS.allow_config_change)
         if changed and processes.is_first():
             print("\n".join(f"warning: config changed: {line}" for line in changed), file=sys.stderr)
         evaluate_run(config or saved, folder, FLAGS.split, FLAGS.checkpoint)
@@ -96,7 +97,7 @@ def _dispatch(config, argv, config_file) -> int:
     from imgclf_jax.train import train
 
     streams.survive()  # A run outlives its terminal.
-    folder = Path(FLAGS.workdir) if FLAGS.workdir else workdir.default_path(cli.config_path(argv) or "")
+    folder = Path(FLAGS.workdir) if FLAGS.workdir else default_path(cli.config_path(argv) or "")
 
     def command(folder):
         given = [] if FLAGS.workdir else [f"--workdir={folder}"]

@@ -29,8 +29,9 @@ from imgclf_jax.training.summary import not_finite, show_model, show_results
 from imgclf_jax.training.validate import validate
 from imgclf_jax.training.validate import warnings as config_warnings
 from imgclf_jax.workdir import checkpoint_folder, resume
-from imgclf_jax.workdir import folder as workdir
 from imgclf_jax.workdir.checkpoint import Checkpoints
+from imgclf_jax.workdir.claim import claim
+from imgclf_jax.workdir.record import RunRecord
 from imgclf_jax.workdir.rows import read_rows
 from imgclf_jax.workdir.writer import Writer
 
@@ -94,10 +95,10 @@ def train(
     strategy = parallel.create(config, info.image_bytes)
     first = processes.is_first()
     console = Console(config.log.progress if first else "silent", config.log.line_seconds)
-    claim = processes.together(lambda: workdir.claim(folder, new) if first else contextlib.nullcontext())
+    claimed = processes.together(lambda: claim(folder, new) if first else contextlib.nullcontext())
     # Its name may be the time, which differs between processes.
-    folder = Path(processes.gather(str(getattr(claim, "folder", folder)))[0])
-    with claim, interrupt.catch() as signal, storage.explain_errors(folder):
+    folder = Path(processes.gather(str(getattr(claimed, "folder", folder)))[0])
+    with claimed, interrupt.catch() as signal, storage.explain_errors(folder):
         before = resume.inspect(folder, config, allow_config_change)
         lines = [f"config changed: {line}" for line in before.changed] + config_warnings(config, info)
         for line in lines:
@@ -105,7 +106,8 @@ def train(
         console.print(f"workdir {folder}")
         if line := placement(strategy).notice(config, info):
             console.print(line)
-        writer = Writer(folder, config, claim, workdir.RunRecord(folder, before.record, first), config_file)
+        record = RunRecord(folder, before.record, first)
+        writer = Writer(folder, config, claimed, record, config_file, columns=metrics.COLUMNS)
         processes.when_lost(writer.fail)
         run = Run(config, folder, strategy, before, allow_config_change, console, writer, signal)
         try:
@@ -166,7 +168,7 @@ def _load(run: Run) -> tuple[data.Dataset, Plan]:
     """Reads the data, which must be the same in all processes, and makes the plan for it."""
     config, console = run.config, run.console
     dataset = processes.first_alone(lambda: data.load(config.data, progress=console.task, stream=run.strategy.streamed))
-    processes.same("data set", json.dumps(resume.describe(dataset)), resume.explain_difference)
+    processes.same("data set", json.dumps(dataset.facts()), resume.explain_difference)
     console.finish()
     if dataset.notice:
         console.warn(dataset.notice)
@@ -181,11 +183,11 @@ def _restore(run: Run, experiment: Experiment, dataset: data.Dataset) -> tuple[R
     with xla.quiet():
         restored = restore(experiment, run.folder, dataset.location)
     known = resume.known_data(run.before, restored.notes) if restored.tree else {}
-    other_data = resume.check_data(known, dataset, run.folder, run.console.warn, run.allow_change)
+    other_data = resume.check_data(known, dataset.facts(), run.folder, run.console.warn, run.allow_change)
     for reason in restored.damaged.values():
         if processes.is_first():
             warnings.warn(f"{reason}; going on from step {restored.step}", stacklevel=2)
-    run.writer.know(resume.describe(dataset), restored)
+    run.writer.know(dataset.facts(), restored.step, restored.damaged)
     return restored, not other_data and resume.is_complete(run.before, experiment.plan.steps, restored.step)
 
 

@@ -141,7 +141,7 @@ def test_examples_of_another_data_set_were_not_trained_on(monkeypatch):
     saved, other = default(), default()
     saved.data.update(source="sample", train_split="train")
     other.data.update(name="cifar100", source="tfds")
-    monkeypatch.setattr(evaluate.workdir, "load_config", lambda folder: saved)
+    monkeypatch.setattr(evaluate.saved_config, "load_config", lambda folder: saved)
     assert evaluate._trained_on(other, Path("run"), "test", None) == 0
 
 

@@ -8,7 +8,7 @@ import pytest
 from runs import ROOT
 
 from imgclf_jax.errors import UserError
-from imgclf_jax.workdir import folder as workdir
+from imgclf_jax.workdir import saved_config
 
 MODULES = sorted((ROOT / "imgclf_jax").rglob("*.py"))
 # Modules that run code from the files they load.
@@ -77,5 +77,5 @@ def test_numpy_refuses_pickled_arrays_by_default(tmp_path):
 def test_a_config_in_a_workdir_is_only_json(tmp_path):
     (tmp_path / "config.json").write_text(f"__import__('pathlib').Path({str(tmp_path / 'caught')!r}).touch()")
     with pytest.raises(UserError, match="cannot read"):
-        workdir.load_config(tmp_path)
+        saved_config.load_config(tmp_path)
     assert not (tmp_path / "caught").exists()

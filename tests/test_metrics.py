@@ -9,11 +9,11 @@ import pytest
 
 from imgclf_jax.storage.files import read_json, write_json
 from imgclf_jax.workdir.metrics import MetricsFiles, repair
-from imgclf_jax.workdir.rows import COLUMNS, read_rows
+from imgclf_jax.workdir.rows import METRICS, columns, read_rows
 
 
 def write(folder, steps, resume_step=0, **values):
-    files = MetricsFiles(folder, resume_step, tensorboard=False)
+    files = MetricsFiles(folder, METRICS, resume_step, tensorboard=False)
     for step in steps:
         files.write(step=step, epoch=step / 10, split="train", loss=1 / step, accuracy=0.5, **values)
     files.close()
@@ -25,18 +25,18 @@ def table(folder):
 
 
 def as_text(rows):
-    return [{name: "" if row[name] is None else str(row[name]) for name in COLUMNS} for row in rows]
+    return [{name: "" if row[name] is None else str(row[name]) for name in columns(METRICS)} for row in rows]
 
 
 def test_csv_is_equal_to_jsonl(tmp_path):
     write(tmp_path, [1, 2, 3], learning_rate=0.1)
     assert [row["step"] for row in read_rows(tmp_path)] == [1, 2, 3]
-    assert all(tuple(row) == COLUMNS for row in read_rows(tmp_path))
+    assert all(tuple(row) == columns(METRICS) for row in read_rows(tmp_path))
     assert table(tmp_path) == as_text(read_rows(tmp_path))
 
 
 def test_number_that_is_not_finite_becomes_null(tmp_path):
-    files = MetricsFiles(tmp_path, tensorboard=False)
+    files = MetricsFiles(tmp_path, METRICS, tensorboard=False)
     for step, loss in enumerate((math.nan, math.inf, -math.inf, 1.0), 1):
         files.write(step=step, split="train", loss=loss)
     files.close()
@@ -110,7 +110,7 @@ def test_the_row_of_the_resumed_step_stays(tmp_path):
 
 def test_the_row_of_the_test_split_is_written_again(tmp_path):
     for _ in range(2):
-        files = MetricsFiles(tmp_path, 4, tensorboard=False)
+        files = MetricsFiles(tmp_path, METRICS, 4, tensorboard=False)
         files.write(step=4, split="test", accuracy=0.5)
         files.close()
     assert [row["split"] for row in read_rows(tmp_path)] == ["test"]
@@ -135,7 +135,7 @@ def test_csv_that_lags_behind_is_made_equal_again(tmp_path):
 
 
 def test_flushed_rows_are_on_disk_before_the_files_are_closed(tmp_path):
-    files = MetricsFiles(tmp_path, tensorboard=False)
+    files = MetricsFiles(tmp_path, METRICS, tensorboard=False)
     files.write(step=1, split="train", loss=1.0)
     files.flush()
     assert len(read_rows(tmp_path)) == len(table(tmp_path)) == 1
@@ -149,7 +149,7 @@ def test_no_rows_where_there_is_no_file(tmp_path):
 def test_tensorboard_files_are_only_written_when_wanted(tmp_path):
     write(tmp_path, [1])
     assert not (tmp_path / "tensorboard").exists()
-    files = MetricsFiles(tmp_path, 1, tensorboard=True)
+    files = MetricsFiles(tmp_path, METRICS, 1, tensorboard=True)
     files.write(step=2, split="train", loss=1.0)
     files.close()
     (file,) = (tmp_path / "tensorboard").iterdir()

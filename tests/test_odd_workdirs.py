@@ -13,7 +13,7 @@ from imgclf_jax.errors import UserError
 from imgclf_jax.report import runs
 from imgclf_jax.train import train
 from imgclf_jax.training import trained
-from imgclf_jax.workdir import folder as workdir
+from imgclf_jax.workdir import saved_config
 
 ROOT = Path(__file__).parent.parent
 
@@ -54,7 +54,7 @@ def go_on(folder):
 
 
 def evaluate(folder):
-    evaluation.evaluate_run(workdir.load_config(folder), folder, "test", "last")
+    evaluation.evaluate_run(saved_config.load_config(folder), folder, "test", "last")
 
 
 def predict(folder):

@@ -136,7 +136,9 @@ def test_a_process_that_stands_still_ends_the_job_with_a_line(run, tmp_path, fro
     other = done[1 - frozen]
     assert other.code == 3
     reason = f"process {frozen} of this job has not answered for 4 s"
-    assert re.fullmatch(f".*, process {1 - frozen}: error: {reason}.* goes on from the last checkpoint\n", other.err)
+    assert re.fullmatch(
+        f".*, process {1 - frozen}: error: {reason}.* to continue from the last checkpoint\n", other.err
+    )
     assert done[frozen].code != 0  # It finds itself alone.
     found = record(folder)
     assert found["status"] == "failed"

@@ -200,7 +200,7 @@ def test_full_disk_is_one_clear_error_and_the_run_goes_on_later(run, tmp_path, t
 
 def test_a_disk_that_is_full_from_the_start_is_one_clear_error(run, tmp_path):
     # The first thing that is written is the record.
-    done = run(*SOFTMAX, f"--workdir={tmp_path}", hooks=[["disk_full_before", "workdir.folder:write_json", 1]])
+    done = run(*SOFTMAX, f"--workdir={tmp_path}", hooks=[["disk_full_before", "workdir.record:write_json", 1]])
     assert done.code == 2, done
     (line,) = done.err.splitlines()
     assert line.startswith(f"error: cannot write to workdir {tmp_path}: No space left on device; ")

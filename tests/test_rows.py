@@ -2,18 +2,19 @@
 
 import csv
 import json
+import warnings
 
 import pytest
 
 from imgclf_jax.errors import UserError
-from imgclf_jax.workdir.metrics import MetricsFiles
-from imgclf_jax.workdir.rows import COLUMNS, read, read_rows
+from imgclf_jax.workdir.metrics import MetricsFiles, repair
+from imgclf_jax.workdir.rows import METRICS, columns, read, read_rows
 
 STEPS = [2, 4, 6, 8]
 
 
 def write(folder, rows=STEPS, resume_step=0):
-    files = MetricsFiles(folder, resume_step, tensorboard=False)
+    files = MetricsFiles(folder, METRICS, resume_step, tensorboard=False)
     for step in rows:
         files.write(step=step, epoch=step / 10, split="train", loss=1 / 3 / step, accuracy=0.5, learning_rate=1e-3)
         files.write(step=step, epoch=step / 10, split="valid", loss=0.1 / step, accuracy=0.25)
@@ -33,7 +34,7 @@ def replace_line(folder, number, content, name="metrics.jsonl"):
 
 
 def as_table(rows):
-    return [{name: "" if row[name] is None else str(row[name]) for name in COLUMNS} for row in rows]
+    return [{name: "" if row[name] is None else str(row[name]) for name in columns(METRICS)} for row in rows]
 
 
 DAMAGE = {
@@ -137,3 +138,94 @@ def test_a_folder_of_that_name_is_told(tmp_path, name):
     (tmp_path / name).mkdir()
     with pytest.raises(UserError, match=rf"cannot read .*{name}: Is a directory; move it away"):
         read_rows(tmp_path)
+
+
+# Files with other columns than those of the session that reads or continues them.
+
+
+def write_columns(folder, metrics, steps, resume_step=0):
+    files = MetricsFiles(folder, metrics, resume_step, tensorboard=False)
+    for step in steps:
+        values = {name: 0.5 / step for name in metrics}
+        files.write(step=step, epoch=step / 10, split="train", learning_rate=1e-3, **values)
+    files.close()
+
+
+def table_of(folder):
+    with (folder / "metrics.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+TOP5 = ("loss", "accuracy", "top5")
+
+
+def test_a_metric_adds_a_column_before_the_rate(tmp_path):
+    write_columns(tmp_path, TOP5, [2, 4])
+    assert tuple(table_of(tmp_path)[0]) == ("step", "epoch", "split", *TOP5, "learning_rate", "images_per_second")
+    assert all(tuple(row) == columns(TOP5) for row in read_rows(tmp_path))
+    assert [row["top5"] for row in read_rows(tmp_path)] == [0.25, 0.125]
+
+
+@pytest.mark.parametrize("name", ["metrics.jsonl", "metrics.csv"])
+def test_either_file_alone_is_enough_with_other_columns(tmp_path, name):
+    write_columns(tmp_path, TOP5, [2, 4])
+    whole = read_rows(tmp_path)
+    (tmp_path / name).unlink()
+    assert read_rows(tmp_path) == whole
+    with pytest.warns(UserWarning, match=f"{name} lacked 2 rows"):
+        repair(tmp_path)
+    assert read(tmp_path) == (whole, [], [], [], [])
+
+
+@pytest.mark.parametrize(("before", "after"), [(METRICS, TOP5), (TOP5, METRICS), (TOP5, (*METRICS, "nll"))])
+def test_a_run_goes_on_with_other_columns(tmp_path, before, after):
+    write_columns(tmp_path, before, [2, 4, 6])
+    old = read_rows(tmp_path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        write_columns(tmp_path, after, [6, 8], resume_step=4)
+        write_columns(tmp_path, after, [8], resume_step=6)
+        repair(tmp_path)
+    assert read(tmp_path)[1:] == ([], [], [], [])
+    rows = read_rows(tmp_path)
+    assert rows[:2] == old[:2] and [row["step"] for row in rows] == [2, 4, 6, 8]
+    assert [tuple(row) for row in rows] == [columns(before)] * 2 + [columns(after)] * 2
+    table = table_of(tmp_path)
+    assert tuple(table[0]) == columns(after, old)
+    for row, line in zip(rows, table, strict=True):
+        assert line == {name: "" if row.get(name) is None else str(row[name]) for name in line}
+
+
+def test_a_changed_value_of_any_metric_is_noticed(tmp_path):
+    write_columns(tmp_path, TOP5, [1, 2])
+    path = tmp_path / "metrics.csv"
+    path.write_text(path.read_text().replace("0.25,0.001", "0.35,0.001"))
+    assert [row["step"] for row in read(tmp_path).differing] == [2]
+
+
+def test_columns_that_the_csv_file_lacks_are_not_compared(tmp_path):
+    write_columns(tmp_path, TOP5, [2, 4])
+    names = [name for name in columns(TOP5) if name != "top5"]
+    with (tmp_path / "metrics.csv").open("w", newline="") as file:
+        table = csv.DictWriter(file, names, extrasaction="ignore", lineterminator="\n")
+        table.writeheader()
+        table.writerows(read_rows(tmp_path))
+    assert read(tmp_path)[1:] == ([], [], [], [])
+
+
+@pytest.mark.parametrize("value", ['"0.5"', "[]", "{}", "true", "NaN"])
+def test_a_metric_must_be_a_number_or_null(tmp_path, value):
+    write_columns(tmp_path, TOP5, [2])
+    path = tmp_path / "metrics.jsonl"
+    path.write_text(path.read_text().replace('"top5": 0.25', f'"top5": {value}'))
+    assert read(tmp_path).damaged == [1]
+    path.write_text(path.read_text().replace(f'"top5": {value}', '"top5": null'))
+    assert read(tmp_path).damaged == []
+
+
+def test_files_without_a_single_row_are_repaired(tmp_path):
+    (tmp_path / "metrics.jsonl").write_text("x\n")
+    with pytest.warns(UserWarning, match="damaged in line 1"):
+        repair(tmp_path)
+    assert (tmp_path / "metrics.jsonl").read_text() == ""
+    assert (tmp_path / "metrics.csv").read_text() == ",".join(columns(METRICS)) + "\n"

@@ -20,6 +20,7 @@ from torture_runs import outcome
 
 from imgclf_jax.workdir.checkpoint import Checkpoints
 from imgclf_jax.workdir.metrics import MetricsFiles
+from imgclf_jax.workdir.rows import METRICS
 
 
 @pytest.fixture
@@ -122,7 +123,7 @@ def complete(tmp_path_factory):
     """What a complete run leaves, as far as it is compared."""
     folder = tmp_path_factory.mktemp("complete")
     checkpoints = Checkpoints(folder)
-    files = MetricsFiles(folder, tensorboard=False)
+    files = MetricsFiles(folder, METRICS, tensorboard=False)
     for step in (12, 14):
         checkpoints.save(step, {"weights": jnp.full((3,), step, jnp.float32)})
         for split in ("train", "valid"):

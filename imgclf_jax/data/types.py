@@ -113,6 +113,22 @@ class Dataset:
         _check_has(split, self.splits, self.location)
         return dataclasses.replace(self, splits={split: self.splits[split]})
 
+    def facts(self) -> dict[str, Any]:
+        """The recorded facts of the data set, a JSON object for `run.json` and for every checkpoint.
+
+        Returns:
+            name, location, fingerprint, class_names (a list), image_shape ([H, W, C]), and counts: split -> number of
+            examples.
+        """
+        return {
+            "name": self.name,
+            "location": self.location,
+            "fingerprint": self.fingerprint,
+            "class_names": list(self.class_names),
+            "image_shape": list(self.image_shape),
+            "counts": self.counts,
+        }
+
 
 @dataclasses.dataclass(frozen=True)
 class Info:

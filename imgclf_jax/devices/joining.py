@@ -33,9 +33,9 @@ def join(
     """Connects this process with the others; takes the arguments of `imgclf_jax.devices.processes.session`.
 
     Args:
-        coordinator: HOST:PORT, "auto" or `None`; see there.
-        num_processes: the number of processes of the job; `None`: what the launcher says.
-        process_id: the place of this process, from 0; `None`: what the launcher says.
+        coordinator: HOST:PORT, "auto" or `None`; as in `session`.
+        num_processes: the number of processes in the job; `None`: the launcher's value.
+        process_id: the place of this process, from 0; `None`: the launcher's value.
         seconds: how long to wait for the others.
         heartbeat: the number of seconds after which JAX ends this process because another one is silent.
 
@@ -61,7 +61,9 @@ def join(
     if num_processes == 1 if explicit else coordinator is None and launcher is None:
         yield False
         return
-    who = f"process {process_id} of {num_processes}" if explicit else f"a process started by {launcher or 'a cluster'}"
+    this_process = (
+        f"process {process_id} of {num_processes}" if explicit else f"a process started by {launcher or 'a cluster'}"
+    )
 
     def initialize():
         jax.distributed.initialize(
@@ -82,12 +84,11 @@ def join(
             raise
         except Exception as error:
             reason = " ".join(str(error).split())[:300]
-            raise UserError(f"{who} cannot join the others: {reason}; give --coordinator=HOST:PORT") from error
+            raise UserError(f"{this_process} cannot join the others: {reason}; give --coordinator=HOST:PORT") from error
         if not waited:
             reason = _reason(coordinator, process_id)
-            peers.leave(2, f"error: {who} waited {seconds} s in vain for the others: {reason}")
-        # JAX has taken over SIGTERM for a service of its own, which does not end the process. Python's handler is
-        # put back.
+            peers.leave(2, f"error: {this_process} waited {seconds} s in vain for the others: {reason}")
+        # JAX has replaced the handler of SIGTERM with one that does not end the process. Restore Python's.
         signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))
         yield True
 
@@ -138,7 +139,7 @@ def _claimed(coordinator, process_id):
             place.bind(name)
         except OSError:
             with contextlib.suppress(OSError):
-                place.connect(name)  # so that the other process notices
+                place.connect(name)  # The other process notices this.
             raise problem from None
         place.listen()
         place.setblocking(False)
@@ -152,7 +153,7 @@ def _claimed(coordinator, process_id):
 
 
 def _launched(launcher):
-    """(number of processes, place of this one) from the variables of a launcher; `None` for what is not a number."""
+    """(number of processes, place of this one) from the variables of a launcher; `None` if not a number."""
     values = (os.environ.get(name, "") for name in LAUNCHERS[launcher])
     return tuple(int(value) if value.isdecimal() else None for value in values)
 

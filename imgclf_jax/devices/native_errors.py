@@ -53,7 +53,7 @@ def _start(noise):
     if target not in _filters or _filters[target].poll() is not None:
         _drop()
         atexit.register(_drop)
-        # In a session of its own: Ctrl-C is meant for us, not for the process that has to write how we end.
+        # In a session of its own: Ctrl-C must not end the process that writes how ours ends.
         command = [sys.executable, "-I", "-S", __file__, noise]
         pipe = subprocess.PIPE
         _filters[target] = subprocess.Popen(command, stdin=pipe, stdout=pipe, bufsize=0, start_new_session=True)

@@ -9,9 +9,9 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from jax._src import distributed
+from imgclf_jax.devices import job
 
-BEATS = 10  # the number of signs of life in the time after which a process is taken for dead
+BEATS = 10  # the number of signs of life in the time after which a process counts as dead
 _KEY = "imgclf_jax/alive/"
 _DONE = "done"
 _LOST = "lost "
@@ -20,14 +20,14 @@ _LOST = "lost "
 class Watch:
     """Gives signs of life through the store of the coordinator, and looks for those of the others.
 
-    JAX does the same in native code, but it ends this process without a message that a user can act on. The first
-    process watches all others, and they watch the first.
+    JAX does the same in native code, but ends this process without a message that a user can act on. The first process
+    watches all others, and they watch the first.
 
     Args:
         client: the client of JAX, connected to the coordinator.
         process: the place of this process in the job, from 0.
         processes: the number of processes in the job.
-        seconds: the time without a sign of life after which a process is taken for dead.
+        seconds: the time without a sign of life after which a process counts as dead.
         lost: called with the place of that process, in a thread of the watch.
     """
 
@@ -45,7 +45,7 @@ class Watch:
         threading.Thread(target=self._count, daemon=True).start()
 
     def stop(self) -> None:
-        """Tells the others not to expect any more signs of life. Afterwards, the client may be shut down."""
+        """Lets the others know not to expect more signs of life. Afterwards, the client may be shut down."""
         self._stopped.set()
         self._beating.join(self._seconds)
         with contextlib.suppress(Exception):
@@ -75,7 +75,7 @@ class Watch:
                 self._silent[process] = 0
             self._last[process] = sign
 
-    def _tell(self, process):
+    def _announce(self, process):
         self._stopped.set()
         with contextlib.suppress(Exception):
             self._give(f"{_LOST}{process}")
@@ -88,7 +88,7 @@ class Watch:
                 self._silent[process] = silent + 1
                 if silent >= BEATS and not self._stopped.is_set():
                     if self._process == 0:
-                        self._tell(process)
+                        self._announce(process)
                     self._lost(process)
                     return
 
@@ -100,10 +100,11 @@ def leave(code: int, message: str) -> None:
         code: the exit status.
         message: one or more lines for standard error. The host and the process are put before each of them.
     """
-    name = f"{socket.gethostname()}, process {distributed.global_state.process_id}: "
+    process = job.place().process
+    name = f"{socket.gethostname()}, process {process}: "
     with contextlib.suppress(Exception):  # Standard output may be lost.
         print("\n".join(name + line for line in message.splitlines()), file=sys.stderr, flush=True)
         sys.stdout.flush()
-    if distributed.global_state.process_id == 0:
+    if process == 0:
         time.sleep(2)  # The others lose their coordinator: give them time to print their own messages.
     os._exit(code)

@@ -1,4 +1,4 @@
-"""What can be wrong with `config.parallel`, told before anything is put on a device."""
+"""Finds what is wrong with `config.parallel` before anything is put on a device."""
 
 import math
 
@@ -9,7 +9,7 @@ from imgclf_jax.devices.parallel import AXES, EXPLICIT, PLACEMENTS, STRATEGIES
 
 
 def problems(config: ConfigDict, batch_size: int = 0, accumulate: int = 1) -> list[str]:
-    """What is wrong with `config.parallel`, a line each.
+    """What is wrong with `config.parallel`, one line per problem.
 
     Args:
         config: the `parallel` section.
@@ -17,37 +17,37 @@ def problems(config: ConfigDict, batch_size: int = 0, accumulate: int = 1) -> li
         accumulate: `train.accumulate`, the number of parts of the batch; the devices must share each part evenly.
     """
     uneven = _division(batch_size, accumulate, 1)
-    found = list(uneven)
+    lines = list(uneven)
     for field, choices in (("strategy", STRATEGIES), ("data", PLACEMENTS)):
         if config[field] not in choices:
-            found.append(f"parallel.{field}={config[field]!r} is unknown; choose one of {', '.join(choices)}")
+            lines.append(f"parallel.{field}={config[field]!r} is unknown; choose one of {', '.join(choices)}")
     available = jax.device_count()
     processes = f" in {jax.process_count()} processes" if jax.process_count() > 1 else ""
     if not 0 <= config.devices <= available:
-        return [*found, f"parallel.devices={config.devices}: there are {available}{processes} (0 uses all of them)"]
+        return [*lines, f"parallel.devices={config.devices}: there are {available}{processes} (0 uses all of them)"]
     used = config.devices or available
     if processes and used != available:
-        found.append(f"parallel.devices={config.devices}: {processes.strip()} all {available} devices must be used")
+        lines.append(f"parallel.devices={config.devices}: {processes.strip()} all {available} devices must be used")
     mesh = tuple(config.mesh)
     if mesh:
         whole = all(isinstance(size, int) and size > 0 for size in mesh)
         if len(mesh) != len(AXES) or not whole:
-            return [*found, f"parallel.mesh={mesh} must be two positive whole numbers, ({', '.join(AXES)})"]
+            return [*lines, f"parallel.mesh={mesh} must be two positive whole numbers, ({', '.join(AXES)})"]
         if math.prod(mesh) != used:
             return [
-                *found,
+                *lines,
                 f"parallel.mesh={mesh} makes {math.prod(mesh)} devices but {used} are used; change it, or "
                 "parallel.devices",
             ]
         if mesh[1] > 1 and config.strategy in EXPLICIT:
-            found.append(
+            lines.append(
                 f"parallel.mesh={mesh}: strategy {config.strategy} has no model axis; make it ({used}, 1), or use jit"
             )
     if config.strategy == "pmap" and processes:
-        found.append("parallel.strategy='pmap' works in one process; use jit or shard_map")
+        lines.append("parallel.strategy='pmap' works in one process; use jit or shard_map")
     if config.strategy == "pmap" and config.data == "sharded":
-        found.append('parallel.data="sharded": strategy pmap holds the data set whole; use jit or shard_map')
-    return found if uneven else found + _division(batch_size, accumulate, used)
+        lines.append('parallel.data="sharded": strategy pmap holds the data set whole; use jit or shard_map')
+    return lines if uneven else lines + _division(batch_size, accumulate, used)
 
 
 def _division(batch_size, accumulate, devices):

@@ -1,4 +1,4 @@
-"""Several processes that train one model together: how they find each other, agree, and end together."""
+"""Several processes that train one model together: how they connect, agree and end."""
 
 import contextlib
 import faulthandler
@@ -6,56 +6,55 @@ import json
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import jax
-from jax._src import distributed  # The coordinator's key-value store has no public name.
 
-from imgclf_jax.devices import joining, peers
+from imgclf_jax.devices import job, joining, peers
 from imgclf_jax.errors import UserError, told
 from imgclf_jax.terminal import interrupt
 
 Result = TypeVar("Result")
 
-HEARTBEAT_SECONDS = 60  # After so long without a sign of life a process is taken for dead, and all others end.
-AGREE_SECONDS = 24 * 3600  # The first process may be downloading; that it lives is the heartbeat's business.
-_GO_ON = "The same command, started again in all processes, goes on from the last checkpoint"
+HEARTBEAT_SECONDS = 60  # After this time without a sign of life, a process counts as dead and all others end.
+AGREE_SECONDS = 24 * 3600  # The first process may be downloading; the heartbeat notices if it dies.
+_GO_ON = "Start the same command again in all processes to continue from the last checkpoint"
 _agreements = 0
 _last_words: list[Callable[[str], None]] = []
 
 
 @contextlib.contextmanager
 def session(coordinator: str | None, num_processes: int | None, process_id: int | None, seconds: int) -> Iterator[None]:
-    """Connects the processes of a job for as long as the block lasts; one process that is alone passes through.
+    """Connects the processes of a job while the block lasts; does nothing if this process is the only one.
 
-    In a job of several, an error in the block ends this process at once, after telling it: to wait for others, who may
-    be waiting for this one, would be to hang. They notice it by the broken connection, or by the missing heartbeat
+    In a job of several processes, an error in the block is printed and ends this process at once. It must not wait for
+    the others, which may be waiting for it. They notice its end by the broken connection, or by the missing heartbeat
     after `HEARTBEAT_SECONDS`.
 
     Args:
-        coordinator: HOST:PORT where process 0 listens; "auto" lets JAX find it (Kubernetes, Cloud TPU); `None`: what
-            SLURM or Open MPI say, where they started several processes, and otherwise a single process.
-        num_processes: of the job; `None`: the launcher's.
-        process_id: this one's, from 0; `None`: the launcher's.
+        coordinator: HOST:PORT where process 0 listens; "auto" lets JAX find it (Kubernetes, Cloud TPU); `None`: the
+            address that SLURM or Open MPI gives if it has started several processes, otherwise a single process.
+        num_processes: the number of processes in the job; `None`: the launcher's value.
+        process_id: the place of this process, from 0; `None`: the launcher's value.
         seconds: how long to wait for the other processes.
 
     Raises:
-        UserError: the arguments make no sense; a process that is missing.
+        UserError: the arguments make no sense, or a process is missing.
     """
     # JAX's own heartbeat ends the process without a message. It has a longer timeout, so it acts only if ours fails.
     with joining.join(coordinator, num_processes, process_id, seconds, 2 * HEARTBEAT_SECONDS + 30) as joined:
         if not joined:
             yield
             return
-        # When a process dies, native code ends the others too. The stacks of all their threads would say nothing.
+        # When a process dies, native code ends the others too. The stacks of all their threads would not help.
         faulthandler.enable(file=2, all_threads=False)
-        state = distributed.global_state
-        assert state.process_id is not None and state.num_processes is not None
-        watch = peers.Watch(state.client, state.process_id, state.num_processes, HEARTBEAT_SECONDS, _lost)
+        client, process, count = job.place()
+        assert process is not None and count is not None
+        watch = peers.Watch(client, process, count, HEARTBEAT_SECONDS, _lost)
         try:
             yield
         except BaseException as error:
-            if reason := _cut_off(error):  # Perhaps while saving: then it looks like a failed save.
+            if reason := _cut_off(error):  # During a save, this looks like a failed save.
                 peers.leave(3, f"error: another process of this job {reason}. {_GO_ON}")
             if isinstance(error, UserError):
                 peers.leave(2, told(error))
@@ -67,7 +66,7 @@ def session(coordinator: str | None, num_processes: int | None, process_id: int 
 
 
 def when_lost(function: Callable[[str], None]) -> None:
-    """Registers a function, to be called with a reason before this process ends because another one does not answer.
+    """Registers a function to call, with a reason, before this process ends because another one does not answer.
 
     The function is called in another thread, and its exceptions are ignored.
     """
@@ -77,7 +76,7 @@ def when_lost(function: Callable[[str], None]) -> None:
 def _lost(process):
     reason = (
         f"process {process} of this job has not answered for {HEARTBEAT_SECONDS} s: it, its machine or the network "
-        "is down or stands still"
+        "is down or stopped"
     )
     for function in _last_words:
         with contextlib.suppress(Exception):
@@ -86,35 +85,35 @@ def _lost(process):
 
 
 def _cut_off(error):
-    """What another process has done to a collective; empty if nothing. Other connections are none of our business."""
+    """Returns what another process has done to a collective operation; empty if nothing. Ignores other connections."""
     while error is not None:
         text = str(error)
         collective = isinstance(error, jax.errors.JaxRuntimeError) or "Gloo" in text
         if collective and ("Connection closed by peer" in text or "Connection reset by peer" in text):
             return "has ended; see what it printed"
         if "Gloo" in text and "DEADLINE_EXCEEDED" in text:
-            return "does not answer in time: it stands still, its machine is overloaded, or the network fails"
+            return "does not answer in time: it is stopped, its machine is overloaded, or the network fails"
         error = error.__cause__ or error.__context__
     return ""
 
 
 def several() -> bool:
     """Whether this process is one of several."""
-    return distributed.global_state.client is not None and jax.process_count() > 1
+    return jax.distributed.is_initialized() and jax.process_count() > 1
 
 
 def is_first() -> bool:
-    """Whether this process prints and writes: the first of several, or the only one."""
+    """Whether this process prints and writes: it is the first of several, or the only one."""
     return not several() or jax.process_index() == 0
 
 
 def gather(text: str) -> list[str]:
-    """Every process's text, in their order. All processes must call it, equally often."""
+    """The texts of all processes, in order. All processes must call it, equally often."""
     global _agreements
     if not several():
         return [text]
     _agreements += 1
-    client: Any = distributed.global_state.client
+    client = job.place().client
     client.key_value_set(f"imgclf_jax/{_agreements}/{jax.process_index()}", text)
     keys = [f"imgclf_jax/{_agreements}/{process}" for process in range(jax.process_count())]
     return [_get(client, key) for key in keys]
@@ -132,14 +131,14 @@ def _get(client, key):
 
 
 def together(function: Callable[[], Result]) -> Result:
-    """Calls a function in every process and returns its result, or raises `UserError` in all if any of them did."""
+    """Calls a function in every process and returns its result; raises `UserError` in all if any of them raised it."""
     result, failure = _attempt(function)
     raise_together(failure)
     return result  # type: ignore[return-value]
 
 
 def first_alone(function: Callable[[], Result]) -> Result:
-    """Like `together`, but the first process has finished before the others begin: they find what it left on disk."""
+    """Like `together`, but the others begin after the first process has finished, and can use what it left on disk."""
     result, failure = _attempt(function) if is_first() else (None, "")
     raise_together(failure)
     if not is_first():
@@ -161,7 +160,7 @@ def from_first(function: Callable[[], Result]) -> Result:
 
 
 def raise_together(failure: str) -> None:
-    """Raises `UserError` in all processes if any of them has something to say."""
+    """Raises `UserError` in all processes if `failure` is not empty in any of them."""
     failures = gather(failure)
     if failure:
         raise UserError(failure)
@@ -171,11 +170,11 @@ def raise_together(failure: str) -> None:
 
 
 def same(what: str, text: str, explain: Callable[[str, str], str]) -> None:
-    """Raises `UserError` in all processes unless all of them bring the same text.
+    """Raises `UserError` in all processes unless all of them pass the same text.
 
     Args:
-        what: what it is, for the message.
-        text: this process's.
+        what: the name of what is compared, for the message.
+        text: the text of this process.
         explain: (text of another process, text of the first) -> how they differ.
     """
     texts = gather(text)

@@ -1,4 +1,4 @@
-"""Process-wide settings of XLA, and its false alarms."""
+"""Process-wide settings of XLA, and a filter for its false alarms."""
 
 import contextlib
 import os
@@ -11,17 +11,17 @@ from imgclf_jax.devices import native_errors
 
 
 def configure_xla() -> None:
-    """Process-wide settings of the compiler, to be called before JAX looks for its devices.
+    """Makes process-wide settings of the compiler. Must be called before JAX looks for its devices.
 
-    Compiled programs are kept in $JAX_COMPILATION_CACHE_DIR, or in `~/.cache/imgclf_jax/xla`
-    ($XDG_CACHE_HOME is honoured), so that a second start compiles nothing.
+    Compiled programs are kept in $JAX_COMPILATION_CACHE_DIR, or in `~/.cache/imgclf_jax/xla` ($XDG_CACHE_HOME is
+    honored), so a second start compiles nothing.
     """
     if not jax.config.values["jax_compilation_cache_dir"]:
         home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
         jax.config.update("jax_compilation_cache_dir", str(home / "imgclf_jax" / "xla"))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
     # XLA's CPU compiler sends convolutions to a library that takes 1.3 to 3 times as long as its own kernels. A version
-    # that did not know the flag would refuse to start; 0.10.1 to 0.12 do.
+    # that does not know the flag refuses to start; 0.10.1 to 0.12 know it.
     flag = "--xla_cpu_experimental_ynn_fusion_type"
     flags = os.environ.get("XLA_FLAGS", "")
     if flag not in flags and jax.version.__version_info__ < (0, 13):
@@ -32,9 +32,9 @@ def configure_xla() -> None:
 def quiet() -> Iterator[None]:
     """Keeps a false alarm of jaxlib 0.10 off the terminal, within a block that compiles.
 
-    Programs from the compilation cache come with two tuning hints that the loader takes for instruction sets which
-    the processor lacks, and says so at length; it writes from C++, below Python's logging. Everything else that is
-    written to standard error in the block appears at once, even if native code ends the process.
+    Programs from the compilation cache come with two tuning hints that the loader mistakes for instruction sets that
+    the processor lacks. It reports that at length from C++, below Python's logging. Everything else that is written to
+    standard error in the block appears at once, even if native code ends the process.
     """
     if jax.version.__version_info__ >= (0, 11) or jax.default_backend() != "cpu":
         yield

@@ -10,8 +10,7 @@ from imgclf_jax.errors import UserError
 from imgclf_jax.report import predictions
 from imgclf_jax.report.predictions import Predictions
 from imgclf_jax.training import trained
-from imgclf_jax.workdir import checkpoint_folder, record
-from imgclf_jax.workdir import folder as workdir
+from imgclf_jax.workdir import checkpoint_folder, record, saved_config
 from imgclf_jax.workdir.rows import Row, read_rows
 
 # Of a probability: where two are closer than this, another device or batch size may swap them.
@@ -88,7 +87,7 @@ def check(folders: list[Path]) -> None:
             problems.append(f"--workdir={folder} is given twice")
         seen.add(folder.resolve())
         try:
-            workdir.load_config(folder)
+            saved_config.load_config(folder)
             if record.read(folder) is None and not checkpoint_folder.exists(folder):
                 problems.append(f"{folder} holds no run (no run.json); give the workdir that training printed")
             read_rows(folder)
@@ -109,7 +108,7 @@ def names(folders: list[Path]) -> list[str]:
 
 
 def _read(folder: Path, name: str, progress: Progress) -> Run:
-    config, content = workdir.load_config(folder), record.read(folder) or {}
+    config, content = saved_config.load_config(folder), record.read(folder) or {}
     notes = _incomplete(content)
     network, found = None, None
     try:

@@ -16,8 +16,7 @@ from imgclf_jax.errors import UserError
 from imgclf_jax.training import optim, ranges
 from imgclf_jax.training.experiment import Experiment, build
 from imgclf_jax.training.plan import plan as make_plan
-from imgclf_jax.workdir import checkpoint, checkpoint_folder, record
-from imgclf_jax.workdir import folder as workdir
+from imgclf_jax.workdir import checkpoint, checkpoint_folder, record, saved_config
 
 CHECKPOINTS = ("reported", "last", "best")
 
@@ -76,7 +75,7 @@ def load(
     if which not in CHECKPOINTS:
         raise UserError(f"checkpoint={which!r} must be one of {', '.join(map(repr, CHECKPOINTS))}")
     folder = Path(folder)
-    settings = settings or workdir.load_config(folder)
+    settings = settings or saved_config.load_config(folder)
     content = check(folder)
     checkpoints = checkpoint.Checkpoints(folder, read_only=True)
     try:

@@ -1,4 +1,4 @@
-"""Checkpoints with Orbax: asynchronous, atomic, checked when they are read. The only import of Orbax."""
+"""Checkpoints with Orbax: asynchronous, atomic, checked when they are read. No other module imports Orbax."""
 
 import functools
 import json
@@ -25,7 +25,7 @@ from imgclf_jax.workdir.record import is_number
 
 
 class OtherModel(UserError):
-    """A checkpoint is undamaged, but its arrays are not those that this config needs."""
+    """A checkpoint is undamaged, but its arrays are not the ones that this config needs."""
 
 
 class Found(NamedTuple):
@@ -47,15 +47,15 @@ def _accuracy(metrics: dict[str, float]) -> float:
 
 
 class _Manager(ocp.CheckpointManager):
-    """Orbax's manager, which by itself can read no checkpoint at all if the metrics of one are damaged."""
+    """Orbax's manager, which alone cannot read any checkpoint if the metrics of one are damaged."""
 
-    # All that reads metrics goes through this method, which has no public name.
+    # Every reading of metrics goes through this method, which has no public name.
     def _get_metrics(self, step: int) -> dict[str, float] | None:
         """The metrics of a checkpoint; `None`, with a warning, if they are damaged."""
         try:
-            found = super()._get_metrics(step)
-            if found is None or is_number(_accuracy(found)):
-                return found
+            metrics = super()._get_metrics(step)
+            if metrics is None or is_number(_accuracy(metrics)):
+                return metrics
             reason = "it is not a number"
         except Exception as error:
             reason = _reason(error)
@@ -70,22 +70,22 @@ class _Manager(ocp.CheckpointManager):
 class Checkpoints:
     """The checkpoints of a run: the newest `keep` and the best by validation accuracy.
 
-    What is saved is a pytree of arrays. A checksum of all its bits goes with it and is compared when it is read, so
-    that a damaged file is noticed even where its format would not tell.
+    A checkpoint is a pytree of arrays. A checksum of all its bits is saved with it and compared when it is read, so a
+    damaged file is noticed even if its format does not reveal the damage.
     """
 
     def __init__(self, workdir: Path, keep: int = 2, read_only: bool = False, notes: dict[str, Any] | None = None):
-        """Opens `workdir/checkpoints`, making it unless `read_only`.
+        """Opens `workdir/checkpoints`, and creates it unless `read_only`.
 
         Args:
             workdir: the folder of the run.
-            keep: how many of the newest to keep.
-            read_only: whether nothing is written.
+            keep: the number of newest checkpoints to keep.
+            read_only: whether to write nothing.
             notes: a JSON object that is written into every checkpoint; see `Checkpoints.notes`.
         """
         self._notes = notes
         self._saving: int | None = None
-        self._told = False
+        self._reported = False
         self.durable: int | None = None
         self.folder = Path(workdir).resolve() / FOLDER  # Orbax wants absolute paths.
         policies = ocp.checkpoint_managers
@@ -93,11 +93,11 @@ class Checkpoints:
         best = policies.BestN(get_metric_fn=_accuracy, n=1, keep_checkpoints_without_metrics=False)
         self._manager = _quietly(_Manager)(
             self.folder,
-            # Said here: otherwise Orbax goes by the newest folder, and where that is torn it refuses all others too.
+            # Otherwise Orbax asks the newest folder, and if that is torn, it refuses all others too.
             item_handlers=ocp.StandardCheckpointHandler(),
             options=_quietly(ocp.CheckpointManagerOptions)(
                 preservation_policy=policies.AnyPreservationPolicy([newest, best]),
-                best_fn=_accuracy,  # Without it Orbax writes no metrics, and a restarted run forgets which is best.
+                best_fn=_accuracy,  # Without it Orbax writes no metrics, and a restarted run forgets the best step.
                 create=not read_only,
                 read_only=read_only,
                 enable_async_checkpointing=not read_only,
@@ -107,7 +107,7 @@ class Checkpoints:
         self._verify = jax.jit(lambda saved: saved["checksum"] == checksum(saved["tree"]))
 
     def save(self, step: int, tree: Any, valid_accuracy: float | None = None) -> None:
-        """Starts writing; returns as soon as `tree` may be donated. A step that is there already is left alone.
+        """Starts writing; returns as soon as `tree` may be donated. Does nothing if the step has been saved already.
 
         Raises:
             UserError: this or an earlier save failed, for instance because the disk is full.
@@ -117,13 +117,13 @@ class Checkpoints:
         self.wait()
         metrics = None if valid_accuracy is None else {"accuracy": valid_accuracy}
         try:
-            # Where Orbax cannot make a folder, its threads wait for it for minutes, and the process for them.
+            # If Orbax cannot create a folder, its threads wait for it for minutes, and the process waits for them.
             with tempfile.TemporaryDirectory(dir=self.folder, suffix=".orbax-checkpoint-tmp"):
                 pass
             # A copy: the next step reuses the buffers of the state while the writer still reads.
             arguments = ocp.args.StandardSave(self._snapshot(tree))
             if not self._manager.save(step, args=arguments, metrics=metrics, custom_metadata=self._notes):
-                raise RuntimeError(f"a newer one than that of step {step} is there")
+                raise RuntimeError(f"there is a checkpoint of a later step than {step}")
             self._saving = step
         except Exception as error:
             raise self._failure(error) from error
@@ -139,7 +139,7 @@ class Checkpoints:
         return self.durable
 
     def wait(self) -> None:
-        """Returns when everything is on disk. Raises `UserError` where it could not be written."""
+        """Returns when everything is on disk. Raises `UserError` if it could not be written."""
         try:
             self._manager.wait_until_finished()
             self._manager.check_for_errors()
@@ -178,30 +178,32 @@ class Checkpoints:
         return None
 
     def restore(self, step: int, template: Any = None) -> Any:
-        """The checkpoint of `step`; without a template as nested dicts, on this process's first device.
+        """The checkpoint of `step`. Without a template, it is nested dicts on this process's first device.
 
         Raises:
-            OtherModel: its arrays are not those of `template`.
+            OtherModel: its arrays are not the ones that `template` describes.
             UserError: it is damaged.
         """
 
-        def asked():
-            """The template, without the arrays that the version that wrote the checkpoint did not have."""
+        def as_saved():
+            """The template in the form that the version that wrote the checkpoint used."""
             return older.template(template, self._saved(step).get("tree"))
 
-        if template is not None and (problem := processes.from_first(lambda: difference(self._saved(step), asked()))):
+        if template is not None and (
+            problem := processes.from_first(lambda: difference(self._saved(step), as_saved()))
+        ):
             raise OtherModel(
                 f"the checkpoints in {self.folder} are of another model: {problem}; choose another --workdir"
             )
 
         def read():
             if template is None:
-                described = jax.tree.map(functools.partial(_describe, sharding=alone().replicated), self._saved(step))
+                like = jax.tree.map(functools.partial(_like, sharding=alone().replicated), self._saved(step))
             else:
                 sharding = jax.tree.leaves(template)[0].sharding
-                described = {"tree": asked(), "checksum": _describe(jnp.uint32(0), sharding)}
+                like = {"tree": as_saved(), "checksum": _like(jnp.uint32(0), sharding)}
             try:
-                return _quietly(self._manager.restore)(step, args=ocp.args.StandardRestore(described))
+                return _quietly(self._manager.restore)(step, args=ocp.args.StandardRestore(like))
             except Exception as error:
                 raise self._unreadable(step, error) from error
 
@@ -229,12 +231,12 @@ class Checkpoints:
         """The notes in the checkpoint of `step`; empty if there are none or if they cannot be read."""
         try:
             notes = self._manager.metadata(step).custom_metadata
-        except Exception:  # A damaged checkpoint, of which `restore` then says more.
+        except Exception:  # The checkpoint is damaged, and `restore` says more about it.
             return {}
         return notes if isinstance(notes, dict) else {}
 
     def steps(self) -> list[int]:
-        """The steps that checkpoints were taken at."""
+        """The steps of all checkpoints, in ascending order."""
         return sorted(self._manager.all_steps())
 
     def best(self) -> int | None:
@@ -249,19 +251,19 @@ class Checkpoints:
                 warning is given instead.
         """
         underway = sys.exc_info()[1]
-        told = self._told
+        reported = self._reported
         try:
             self._manager.close()
         except Exception as error:
             failure = self._failure(error)
-            if told or isinstance(underway, OSError):  # Probably the same disk, whose trouble is reported already.
+            if reported or isinstance(underway, OSError):  # Probably the same disk, whose failure is already reported.
                 return
             if underway is None:
                 raise failure from error
             warnings.warn(str(failure), stacklevel=2)
 
     def _failure(self, error):
-        self._told, self._saving = True, None
+        self._reported, self._saving = True, None
         reason = _reason(error)
         if code := re.search(r"os_error_code='(\d+)'|^\[Errno (\d+)\]", str(error)):  # at the end of a very long line
             reason = os.strerror(int(code[1] or code[2]))
@@ -272,12 +274,12 @@ class Checkpoints:
         )
 
 
-def _describe(leaf, sharding):
+def _like(leaf, sharding):
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 
 
 def _quietly(function):
-    """`function` without Orbax's log, also in a user's own program. What matters in it is raised or reported by us."""
+    """Returns `function` without Orbax's log, also in a user's own program. Errors are still raised."""
 
     def quiet(*arguments, **options):
         logger = logging.getLogger("absl")

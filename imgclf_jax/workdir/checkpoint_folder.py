@@ -1,4 +1,4 @@
-"""Which checkpoints a workdir holds, and where damaged ones go. Reads no checkpoint."""
+"""Lists the checkpoints of a workdir and moves damaged ones away. Does not read them."""
 
 import os
 from pathlib import Path
@@ -32,7 +32,7 @@ def steps(workdir: Path) -> list[int]:
 
 
 def check_places(workdir: Path) -> None:
-    """Raises `UserError` if a file stands where a checkpoint will be written or where damaged ones will be moved."""
+    """Raises `UserError` if a file is in the place of a checkpoint, or of the folder for damaged ones."""
     steps(workdir)
     folder, damaged = Path(workdir) / FOLDER, Path(workdir) / DAMAGED
     entries = [entry for entry in folder.iterdir() if _is_step(entry.name)] if folder.is_dir() else []

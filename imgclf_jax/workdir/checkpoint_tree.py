@@ -7,17 +7,17 @@ import jax.numpy as jnp
 
 
 def difference(saved: Any, template: Any) -> str:
-    """How the shapes and dtypes in a checkpoint differ from a template, in a few words; empty if they do not."""
+    """Says in a few words how the shapes and dtypes in a checkpoint differ from a template; empty if they do not."""
     theirs, ours = _shapes(saved), _shapes({"tree": template})
     theirs.pop("checksum", None)
     differing = [path for path in ours | theirs if ours.get(path) != theirs.get(path)]
     if not differing:
         return ""
-    # Parameters come first: the arrays of the optimiser and of the averages differ because they do.
+    # Parameters come first: if they differ, so do the arrays of the optimizer and of the averages.
     path = min(differing, key=lambda path: ("/params/" not in path, "/batch_stats/" not in path))
     name = path.removeprefix("tree/").removeprefix("state/")
     name = f"parameter {name.removeprefix('params/')}" if name.startswith("params/") else name
-    there, here = (f"is {found[path]}" if path in found else "is missing" for found in (theirs, ours))
+    there, here = (f"is {shapes[path]}" if path in shapes else "is missing" for shapes in (theirs, ours))
     more = f", and {len(differing) - 1} more differ" if len(differing) > 1 else ""
     return f"{name} {there} there and {here} in this config{more}"
 
@@ -33,7 +33,7 @@ def _shapes(tree):
 def checksum(tree: Any) -> jax.Array:
     """A position-weighted sum, modulo 2**32, of the bits of every leaf: a uint32 scalar."""
     total = jnp.zeros((), jnp.uint32)
-    # Ordered by name, not as in the tree: without a template, it is read back as dicts, which are sorted.
+    # Ordered by name, not as in the tree: without a template, the tree is read back as dicts, which are sorted.
     leaves = jax.tree.leaves_with_path(tree)
     named = {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
     for index, (_, leaf) in enumerate(sorted(named.items())):

@@ -1,4 +1,4 @@
-"""The metrics files of a run: JSONL and CSV always, TensorBoard where wanted."""
+"""The metrics files of a run: JSONL and CSV always, TensorBoard if wanted."""
 
 import contextlib
 import csv
@@ -8,45 +8,54 @@ import json
 import math
 import os
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from imgclf_jax.storage.files import write_text
-from imgclf_jax.workdir import rows as metrics
-from imgclf_jax.workdir.rows import COLUMNS, CSV, JSONL, Row
+from imgclf_jax.workdir import rows
+from imgclf_jax.workdir.rows import CSV, FIRST, JSONL, Row
 
 
 class MetricsFiles:
-    """Writes `metrics.jsonl`, `metrics.csv` and `tensorboard/` in a workdir, a row an event."""
+    """Writes `metrics.jsonl`, `metrics.csv` and `tensorboard/` in a workdir, one row per event."""
 
-    def __init__(self, workdir: Path, resume_step: int = 0, tensorboard: bool = True):
-        """Opens the files. Rows past `resume_step` are dropped: training is about to write them again.
+    def __init__(self, workdir: Path, columns: Sequence[str], resume_step: int = 0, tensorboard: bool = True):
+        """Opens the files and drops rows after `resume_step`, which training is about to write again.
 
         Damaged lines are dropped as well. In that case a copy of the file is kept, and a warning is given.
+
+        Args:
+            workdir: the folder of the run.
+            columns: the columns of the metrics, in order; see `imgclf_jax.workdir.rows.columns` for the others. If
+                earlier rows have other columns, `metrics.csv` has all of them, empty in the rows that lack them.
+            resume_step: the step that the run continues from.
+            tensorboard: whether to write `tensorboard/`.
         """
         workdir = Path(workdir)
-        found = metrics.read(workdir)
-        _keep_damaged(workdir, found, resume_step)
-        rows = [row for row in found.rows if row["step"] <= resume_step and row["split"] != "test"]
-        self._jsonl = _rewrite(workdir / JSONL, _lines(rows))
+        before = rows.read(workdir)
+        _keep_damaged(workdir, before, resume_step)
+        kept = [row for row in before.rows if row["step"] <= resume_step and row["split"] != "test"]
+        self._columns = rows.columns(columns)
+        self._jsonl = _rewrite(workdir / JSONL, _lines(kept))
         self._csv = _rewrite(workdir / CSV, "")
-        self._table = _table(self._csv, rows)
+        self._table = _table(self._csv, columns, kept)
         self._tensorboard = None
         if tensorboard:
-            from tensorboardX import SummaryWriter  # 0.2 s to import, more where PyTorch is installed
+            from tensorboardX import SummaryWriter  # 0.2 s to import, more if PyTorch is installed
 
             # From this step on, TensorBoard hides what earlier sessions wrote. An evaluation of the test split may have
             # been written at this very step and will be written again, so this step is hidden too. Its other rows
             # are written again here.
             self._tensorboard = SummaryWriter(str(workdir / "tensorboard"), purge_step=resume_step)
-            for row in rows:
+            for row in kept:
                 if row["step"] == resume_step:
                     self._add_scalars(row)
         self.flush()
 
     def write(self, **values: Any) -> Row:
-        """Adds a row; columns that are not given stay empty, numbers that are not finite become empty too."""
-        row = {name: _finite(values.get(name)) for name in COLUMNS}
+        """Adds a row; columns that are not given stay empty, and so do numbers that are not finite."""
+        row = {name: _finite(values.get(name)) for name in self._columns}
         self._jsonl.write(json.dumps(row) + "\n")
         self._table.writerow(row)
         self._add_scalars(row)
@@ -54,9 +63,9 @@ class MetricsFiles:
 
     def _add_scalars(self, row):
         if self._tensorboard:
-            for name in COLUMNS[3:]:
-                if row[name] is not None:
-                    self._tensorboard.add_scalar(f"{row['split']}/{name}", row[name], row["step"])
+            for name, value in row.items():
+                if name not in FIRST and value is not None:
+                    self._tensorboard.add_scalar(f"{row['split']}/{name}", value, row["step"])
 
     def flush(self) -> None:
         """Makes everything durable: no row is lost if the process is killed or the machine stops."""
@@ -67,7 +76,7 @@ class MetricsFiles:
             self._tensorboard.flush()
 
     def close(self) -> None:
-        """Flushes and closes; closes all of them even if one cannot be written."""
+        """Flushes and closes all files, even if one cannot be written."""
         with contextlib.ExitStack() as stack:
             for file in (self._jsonl, self._csv, self._tensorboard):
                 if file:
@@ -75,10 +84,10 @@ class MetricsFiles:
 
 
 class NoFiles:
-    """Stands in for `MetricsFiles` in processes that write none."""
+    """Stands in for `MetricsFiles` in processes that do not write."""
 
     def write(self, **values: Any) -> None:
-        """Does nothing, like the others."""
+        """Does nothing."""
 
     def flush(self) -> None:
         """Does nothing."""
@@ -88,25 +97,27 @@ class NoFiles:
 
 
 def repair(workdir: Path) -> None:
-    """Writes the metrics files of a complete run again if one of them is damaged, with a warning."""
-    found = metrics.read(workdir)
-    if not (found.damaged or found.recovered or found.missing or found.differing):
+    """Writes the metrics files of a complete run again, with a warning, if one of them is damaged."""
+    content = rows.read(workdir)
+    if not (content.damaged or content.recovered or content.missing or content.differing):
         return
-    if found.missing:
-        warnings.warn(f"{workdir / CSV} lacked {len(found.missing)} rows, which were taken from {JSONL}", stacklevel=2)
-    _keep_damaged(workdir, found, max(row["step"] for row in found.rows))
-    write_text(workdir / JSONL, _lines(found.rows))
+    if content.missing:
+        warnings.warn(
+            f"{workdir / CSV} lacked {len(content.missing)} rows, which were taken from {JSONL}", stacklevel=2
+        )
+    _keep_damaged(workdir, content, max((row["step"] for row in content.rows), default=0))
+    write_text(workdir / JSONL, _lines(content.rows))
     table = io.StringIO()
-    _table(table, found.rows)
+    _table(table, () if content.rows else rows.METRICS, content.rows)
     write_text(workdir / CSV, table.getvalue())
 
 
-def _keep_damaged(workdir, found, last_step):
-    """Copies metrics files that are damaged up to a step, and warns about them."""
-    recovered = sum(row["step"] <= last_step for row in found.recovered)
-    if found.damaged:
+def _keep_damaged(workdir, content, last_step):
+    """Copies metrics files that are damaged in rows up to `last_step`, and warns about them."""
+    recovered = sum(row["step"] <= last_step for row in content.recovered)
+    if content.damaged:
         copy = _copy(workdir / JSONL)
-        lines = ", ".join(map(str, found.damaged[:10])) + (", ..." if len(found.damaged) > 10 else "")
+        lines = ", ".join(map(str, content.damaged[:10])) + (", ..." if len(content.damaged) > 10 else "")
         warnings.warn(
             f"{workdir / JSONL} is damaged in line {lines}; the original is kept as {copy.name}, and {recovered} rows "
             f"were taken from {CSV}",
@@ -114,7 +125,7 @@ def _keep_damaged(workdir, found, last_step):
         )
     elif recovered:
         warnings.warn(f"{workdir / JSONL} lacked {recovered} rows, which were taken from {CSV}", stacklevel=3)
-    if steps := [row["step"] for row in found.differing if row["step"] <= last_step]:
+    if steps := [row["step"] for row in content.differing if row["step"] <= last_step]:
         copies = _copy(workdir / JSONL).name, _copy(workdir / CSV).name
         warnings.warn(
             f"{workdir}: {JSONL} and {CSV} differ in the rows of step {', '.join(map(str, steps[:10]))}, so one of "
@@ -133,15 +144,15 @@ def _copy(path):
     raise AssertionError
 
 
-def _lines(rows):
-    return "".join(json.dumps(row) + "\n" for row in rows)
+def _lines(kept):
+    return "".join(json.dumps(row) + "\n" for row in kept)
 
 
-def _table(file, rows):
+def _table(file, metrics, kept):
     """Writes a CSV table with its header, and returns its writer."""
-    table = csv.DictWriter(file, COLUMNS, lineterminator="\n", extrasaction="ignore")
+    table = csv.DictWriter(file, rows.columns(metrics, kept), lineterminator="\n")
     table.writeheader()
-    table.writerows(rows)
+    table.writerows(kept)
     return table
 
 

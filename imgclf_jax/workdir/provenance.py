@@ -26,7 +26,7 @@ PACKAGES = {
 
 
 def collect() -> dict[str, Any]:
-    """Returns what the numbers of this job may depend on, besides config and data.
+    """Returns what the results of this job may depend on, besides config and data.
 
     `device_count`, `device_kind` and `process_count` are those of all processes; everything else is of this one.
     """
@@ -48,7 +48,7 @@ def collect() -> dict[str, Any]:
 
 
 def of_run(config_file: dict[str, str] | None, devices: int) -> dict[str, Any]:
-    """Returns `collect()`, and what only a training run knows: its config file and how many of the devices it uses.
+    """Returns `collect()` with what only a training run knows: its config file and the number of devices it uses.
 
     Args:
         config_file: from `describe_file`; `None` if there is none.
@@ -69,7 +69,7 @@ def of_sessions(before: dict[str, Any], now: dict[str, Any]) -> dict[str, Any]:
         `provenance`, which is `now`, and `earlier_provenance`, a list; without the latter if it would be empty.
     """
     last = before.get("provenance")
-    earlier = [found for found in before.get("earlier_provenance") or [] if found not in (now, last)]
+    earlier = [origin for origin in before.get("earlier_provenance") or [] if origin not in (now, last)]
     if last and last != now:
         earlier.append(last)
     return {"provenance": now} | ({"earlier_provenance": earlier} if earlier else {})
@@ -95,7 +95,7 @@ def _version(name, module):
 
 
 def _git(package: Path) -> dict[str, Any] | None:
-    """Returns the commit of the source tree that `package` lies in, and whether the package's files differ from it.
+    """Returns the commit of the source tree that contains `package`, and whether the package's files differ from it.
 
     `package_changed` covers every file of the package that git tracks and every other Python file in its folder. It
     says nothing about files elsewhere. `None` is returned for an installed package, which has no commit.

@@ -1,12 +1,16 @@
-"""What `run.json` may hold, and its only reader. A file that was truncated or edited is reported, never trusted."""
+"""`run.json`: its fields, its reader and its writer. A truncated or edited file is reported, never trusted."""
 
+import datetime
 import math
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from imgclf_jax.errors import UserError
-from imgclf_jax.storage.files import read_json
+from imgclf_jax.storage.files import read_json, write_json
+from imgclf_jax.terminal import streams
 
 NAME = "run.json"
 ADVICE = (
@@ -53,7 +57,7 @@ NATURAL = _Kind("an integer from 0", is_natural)
 NUMBER = _Kind("a number", is_number)
 LOSS = _Kind("a number", lambda value: isinstance(value, float) or is_number(value))  # It may be infinite or NaN.
 
-# A field that is not named here may hold anything; ANY stands for the names of splits and packages.
+# A field that is not listed may hold anything; ANY stands for the names of splits and packages.
 ANY = "*"
 DATA = {
     "name": TEXT,
@@ -119,7 +123,7 @@ def read(workdir: Path) -> dict[str, Any] | None:
 
 
 def find_problem(content: dict[str, Any], fields: dict[str, Any], path: str = "", pattern: str = "") -> str | None:
-    """What is wrong with the values of an object, or `None` if nothing is.
+    """The first problem with the values of an object, or `None`.
 
     Args:
         content: the object.
@@ -151,7 +155,7 @@ def find_problem(content: dict[str, Any], fields: dict[str, Any], path: str = ""
 
 
 def is_described(data: Any) -> bool:
-    """Whether a description of a data set has everything that is needed to use a network."""
+    """Whether the recorded facts of a data set include everything that is needed to use a network."""
     return (
         isinstance(data, dict)
         and find_problem(data, DATA) is None
@@ -163,3 +167,59 @@ def is_described(data: Any) -> bool:
 def _short(value):
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+class RunRecord:
+    """Writes `run.json`, whole and whenever something changes, so the file is right at any moment.
+
+    Attributes:
+        content: the content of the file, or what it would be if this process wrote it.
+    """
+
+    def __init__(self, workdir: Path, before: dict[str, Any] | None = None, writes: bool = True):
+        """Prepares the record; writes nothing yet.
+
+        Args:
+            workdir: the folder of the run.
+            before: the record that earlier sessions of the same run have written; see `read`.
+            writes: whether this process writes the file.
+        """
+        self._path = workdir / NAME
+        self._writes = writes
+        self._lock = threading.Lock()
+        self.content = dict(before or {})
+        self._spent = self.content.get("wall_time_seconds", 0.0)
+        self._started = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        self._clock = time.monotonic()  # The time of day may be changed during a run.
+
+    def begin(self, **content: Any) -> None:
+        """Starts a session with the status "running". How an earlier one ended is dropped; its time is carried over."""
+        before = self.content
+        self.content = {
+            "status": "running",
+            "started": before.get("started", self._started),
+            "sessions": before.get("sessions", 0) + 1,
+            **content,
+        }
+        # The time that a killed session spent after it last wrote this record is unknown, and is not counted.
+        if killed := before.get("killed_sessions", 0) + (before.get("status") == "running"):
+            self.content["killed_sessions"] = killed
+        self.update()
+
+    @property
+    def wall_time(self) -> float:
+        """Seconds that this run has taken, over all its sessions."""
+        return self._spent + time.monotonic() - self._clock
+
+    def update(self, **content: Any) -> None:
+        """Adds fields to the record and writes it. May be called from any thread."""
+        with self._lock:
+            self._update(content)
+
+    def _update(self, content):
+        self.content |= content
+        self.content["wall_time_seconds"] = round(self.wall_time, 3)
+        if streams.lost() and "console" not in self.content:
+            self.content["console"] = f"lost, as noticed at step {self.content.get('step', 0)}: {streams.lost()}"
+        if self._writes:
+            write_json(self._path, self.content)

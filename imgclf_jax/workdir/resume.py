@@ -1,4 +1,4 @@
-"""What a workdir holds before training begins, and whether the run may continue there. Only `heal` changes anything."""
+"""Checks what a workdir holds before training begins, and whether the run may continue. Only `heal` writes."""
 
 import json
 from collections.abc import Callable
@@ -7,18 +7,16 @@ from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
-from imgclf_jax.data.types import Dataset
 from imgclf_jax.devices import processes
 from imgclf_jax.errors import UserError
-from imgclf_jax.workdir import checkpoint_folder, metrics, record, rows
-from imgclf_jax.workdir import folder as workdir
+from imgclf_jax.workdir import checkpoint_folder, metrics, record, rows, saved_config
 
-# The parts of the description of a data set that are the same whether it is streamed or not.
+# The recorded facts about a data set that do not depend on whether it is streamed.
 COMPARABLE = ("class_names", "image_shape", "counts")
 
 
 class Before(NamedTuple):
-    """What a workdir held when it was found.
+    """What a workdir held before the command began.
 
     Attributes:
         record: the content of its `run.json`; empty if there is none.
@@ -40,42 +38,42 @@ def inspect(folder: Path, config: ConfigDict, allow_change: bool) -> Before:
         allow_change: whether it may differ from the config of the run.
 
     Raises:
-        UserError: a file is damaged or stands where a folder belongs, the config has changed, or checkpoints are
+        UserError: a file is damaged or is in the place of a folder, the config has changed, or checkpoints are
             missing.
     """
     return Before(**processes.from_first(lambda: _inspect(folder, config, allow_change)))
 
 
 def _inspect(folder, config, allow_change):
-    changed = workdir.check_config(folder, config, allow_change)
-    found = record.read(folder)
+    changed = saved_config.check_config(folder, config, allow_change)
+    content = record.read(folder)
     rows.read(folder)
     checkpoint_folder.check_places(folder)
     events = folder / "tensorboard"
     if events.exists() and not events.is_dir():
         raise UserError(f"{events} is a file where a folder belongs; move it away")
     steps = checkpoint_folder.steps(folder)
-    if (saved := (found or {}).get("step")) and not steps:
+    if (saved := (content or {}).get("step")) and not steps:
         raise UserError(
             f"{folder / record.NAME} says that step {saved} was saved, but there are no checkpoints in "
             f"{folder / checkpoint_folder.FOLDER}; put them back, choose another --workdir, or delete {record.NAME} to "
             "start over in this one"
         )
-    new = found is None and not steps and not (folder / "config.json").exists()
-    return {"record": found or {}, "changed": changed, "new": new}
+    new = content is None and not steps and not (folder / "config.json").exists()
+    return {"record": content or {}, "changed": changed, "new": new}
 
 
 def check_data(
-    before: dict[str, Any], dataset: Dataset, folder: Path, warn: Callable[[str], None], allow_change: bool
+    before: dict[str, Any], facts: dict[str, Any], folder: Path, warn: Callable[[str], None], allow_change: bool
 ) -> bool:
-    """Refuses to continue training with data other than those it began with, unless that is intended.
+    """Checks that training continues with the data that it began with.
 
     Args:
-        before: what is known about the data that the checkpoints were trained on; see `describe`.
-        dataset: the data to continue with.
+        before: the recorded facts about the data that the checkpoints were trained on; see `known_data`.
+        facts: those of the data to continue with; see `imgclf_jax.data.types.Dataset.facts`.
         folder: the workdir.
-        warn: called with a line about a change that is allowed.
-        allow_change: whether a change is allowed.
+        warn: called with one line if the data have changed and `allow_change` is true.
+        allow_change: whether the data may have changed.
 
     Returns:
         Whether the data have changed.
@@ -83,27 +81,25 @@ def check_data(
     Raises:
         UserError: they have, and `allow_change` is false.
     """
-    fingerprint = before.get("fingerprint", dataset.fingerprint)
-    if fingerprint == dataset.fingerprint:
+    old, new = before.get("fingerprint", facts["fingerprint"]), facts["fingerprint"]
+    if old == new:
         return False
-    described = describe(dataset)
-    # Streamed before and not now, or the other way round: nothing more can be compared than these fields.
-    comparable = _kind(fingerprint) == _kind(dataset.fingerprint)
-    if not comparable and all(before.get(name) == described[name] for name in COMPARABLE):
+    # If only one of the two is streamed, their fingerprints differ in any case, and nothing more can be compared.
+    if _kind(old) != _kind(new) and all(before.get(name) == facts[name] for name in COMPARABLE):
         return False
-    places = [f"{before.get('name', '?')} in {before.get('location', '?')}", f"{dataset.name} in {dataset.location}"]
-    what = f"{places[0]} has changed" if places[0] == places[1] else " -> ".join(places)
+    places = [f"{data.get('name', '?')} in {data.get('location', '?')}" for data in (before, facts)]
+    change = f"{places[0]} has changed" if places[0] == places[1] else " -> ".join(places)
     if not allow_change:
         raise UserError(
-            f"workdir {folder} holds a run on other data ({what}; fingerprint {fingerprint[:12]} -> "
-            f"{dataset.fingerprint[:12]}); choose another --workdir, or continue anyway with --allow_config_change"
+            f"workdir {folder} holds a run on other data ({change}; fingerprint {old[:12]} -> {new[:12]}); choose "
+            "another --workdir, or continue anyway with --allow_config_change"
         )
-    warn(f"data changed: {what}")
+    warn(f"data changed: {change}")
     return True
 
 
 def known_data(before: Before, notes: dict[str, Any]) -> dict[str, Any]:
-    """What is known about the data that a checkpoint was trained on; see `describe`.
+    """The recorded facts of the data that a checkpoint was trained on; empty or incomplete if they are not known.
 
     Args:
         before: the workdir.
@@ -138,24 +134,12 @@ def heal(folder: Path, config: ConfigDict) -> None:
     if not processes.is_first():
         return
     if not (folder / "config.json").exists():
-        workdir.save_config(folder, config)
+        saved_config.save_config(folder, config)
     metrics.repair(folder)
 
 
-def describe(dataset: Dataset) -> dict[str, Any]:
-    """The description of a data set that goes into `run.json` and into every checkpoint."""
-    return {
-        "name": dataset.name,
-        "location": dataset.location,
-        "fingerprint": dataset.fingerprint,
-        "class_names": list(dataset.class_names),
-        "image_shape": list(dataset.image_shape),
-        "counts": {name: len(split.labels) for name, split in dataset.splits.items()},
-    }
-
-
 def explain_difference(mine: str, first: str) -> str:
-    """How two descriptions from `describe`, given as JSON, differ."""
+    """Says how the facts of two data sets, as JSON, differ; see `imgclf_jax.data.types.Dataset.facts`."""
     one, other = json.loads(first), json.loads(mine)
     return "; ".join(f"{name}: {one[name]} -> {other[name]}" for name in one if one[name] != other[name])
 

@@ -1,9 +1,12 @@
-"""Reads `metrics.jsonl`. Rows whose lines are damaged are taken from `metrics.csv`, which holds the same rows."""
+"""Reads `metrics.jsonl`. Rows whose lines are damaged are taken from `metrics.csv`, which holds the same rows.
+
+The columns are data: they depend on the metrics of the run. Files with other columns than today's can be read.
+"""
 
 import csv
 import io
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,23 +14,26 @@ from imgclf_jax.storage.files import read_bytes
 from imgclf_jax.workdir.record import is_natural, is_number
 
 JSONL, CSV = "metrics.jsonl", "metrics.csv"
-COLUMNS = ("step", "epoch", "split", "loss", "accuracy", "learning_rate", "images_per_second")
-REQUIRED = ("step", "epoch", "split", "loss", "accuracy")
+# The columns of a run are FIRST, those of its metrics, and LAST. Every row has METRICS, which the reports need.
+FIRST, LAST = ("step", "epoch", "split"), ("learning_rate", "images_per_second")
+METRICS = ("loss", "accuracy")
 # Rows of the same step are written in this order.
 ORDER = {"train": 0, "valid": 1, "test": 2}
 Row = dict[str, Any]
 
 
 class Rows(NamedTuple):
-    """What the metrics files of a workdir hold.
+    """The rows in the metrics files of a workdir.
 
     Attributes:
-        rows: all rows that can be read, in order.
+        rows: all rows that can be read, in order. Every row has at least `columns(METRICS)`; in rows of older versions,
+            `LAST` may be `None`.
         damaged: the numbers, from 1, of the lines of `metrics.jsonl` that do not hold a row. A last line that a killed
             process left unfinished does not count as damaged.
         recovered: the rows that only `metrics.csv` has.
         missing: the rows that `metrics.csv` lacks.
-        differing: the rows that have other values in `metrics.csv`; `rows` has those of `metrics.jsonl`.
+        differing: the rows that have other values in `metrics.csv`, in the columns that it has; `rows` has those of
+            `metrics.jsonl`.
     """
 
     rows: list[Row]
@@ -37,16 +43,27 @@ class Rows(NamedTuple):
     differing: list[Row]
 
 
+def columns(metrics: Iterable[str], rows: Iterable[Row] = ()) -> tuple[str, ...]:
+    """The columns of a table: `FIRST`, then those of metrics, then `LAST`.
+
+    Args:
+        metrics: the columns of the run's metrics, in order.
+        rows: rows of earlier sessions; their further columns follow those of `metrics`.
+    """
+    names = dict.fromkeys([*metrics, *(name for row in rows for name in row)])
+    return (*FIRST, *(name for name in names if name not in FIRST + LAST), *LAST)
+
+
 def read_rows(workdir: Path) -> list[Row]:
-    """All rows that the metrics files of a workdir hold, in order; see `read`."""
+    """All rows in the metrics files of a workdir, in order; see `read`."""
     return read(workdir).rows
 
 
 def read(workdir: Path) -> Rows:
-    """Reads the metrics files, whatever they contain.
+    """Reads the metrics files. Content that is not a row is skipped.
 
     Raises:
-        UserError: one of them exists but cannot be read: it is a folder, or permissions are missing.
+        UserError: a file exists but cannot be read: it is a folder, or permissions are missing.
     """
     advice = "; move it away"
     raw = read_bytes(Path(workdir) / JSONL, advice) or b""
@@ -54,16 +71,17 @@ def read(workdir: Path) -> Rows:
     *lines, last = raw.split(b"\n")
     while lines and not last.strip():
         last = lines.pop()
-    # Whether or not the last line ends in a line break, a whole row is taken and the beginning of one is dropped.
+    # A complete last row counts even without its line break; the beginning of a row is dropped.
     unfinished = _row(last) is None and not raw.rstrip(b" \r\t").endswith(b"\n")
     if not unfinished and last.strip():
         lines.append(last)
     parsed = [_row(line) for line in lines]
     rows = [row for row in parsed if row is not None]
     damaged = [number for number, row in enumerate(parsed, 1) if row is None]
-    known, tabled = {_key(row) for row in rows}, {_key(row): row for row in _table(table)}
+    header, table_rows = _table(table)
+    known, tabled = {_key(row) for row in rows}, {_key(row): row for row in table_rows}
     missing = [row for row in rows if _key(row) not in tabled]
-    differing = [row for row in rows if any(row[name] != tabled.get(_key(row), row)[name] for name in COLUMNS)]
+    differing = [row for row in rows if any(row.get(name) != tabled.get(_key(row), row).get(name) for name in header)]
     recovered = [row for key, row in tabled.items() if key not in known]
     if recovered:
         rows = sorted(rows + recovered, key=lambda row: (row["step"], ORDER.get(row["split"], 3)))
@@ -71,7 +89,7 @@ def read(workdir: Path) -> Rows:
 
 
 def _row(line: bytes) -> Row | None:
-    """The row in a line of JSON, or `None` if there is none."""
+    """The row in a line of JSON, or `None` if the line does not hold one."""
     try:
         value = json.loads(line.decode("utf-8"))
     except (ValueError, RecursionError):
@@ -79,25 +97,30 @@ def _row(line: bytes) -> Row | None:
     return _checked(value)
 
 
-def _table(raw: bytes) -> Iterator[Row]:
-    """The complete rows of a CSV file."""
+def _table(raw: bytes) -> tuple[list[str], list[Row]]:
+    """(columns, complete rows) of a CSV file."""
     text = raw.decode("utf-8", errors="replace")
     if not text.endswith("\n"):  # The last line may lack digits.
         text = text[: text.rfind("\n") + 1]
-    lines = csv.DictReader(io.StringIO(text.replace("\0", "")))
+    lines = csv.reader(io.StringIO(text.replace("\0", "")))
+    header: list[str] | None = None
+    rows: list[Row] = []
     while True:
         try:
             line = next(lines, None)
         except csv.Error:
             continue
         if line is None:
-            return
+            return header or [], rows
+        if header is None:
+            header = line
+            continue
         try:
-            value = {name: _value(name, line[name]) for name in COLUMNS if line.get(name) is not None}
+            row = _checked({name: _value(name, text) for name, text in zip(header, line, strict=False) if name})
         except ValueError:
             continue
-        if (row := _checked(value)) is not None:
-            yield row
+        if row is not None:
+            rows.append(row)
 
 
 def _value(name, text):
@@ -107,15 +130,15 @@ def _value(name, text):
 
 
 def _checked(value):
-    """A row with all columns, made from a value that was read, or `None` if the value is not a row."""
-    if not isinstance(value, dict) or any(name not in value for name in REQUIRED):
+    """A row with its columns in order, made from a value that was read, or `None` if the value is not a row."""
+    if not isinstance(value, dict) or any(name not in value for name in FIRST + METRICS):
         return None
-    numbers = (value.get(name) for name in COLUMNS if name not in ("step", "split"))
+    numbers = (number for name, number in value.items() if name not in ("step", "split"))
     if not is_natural(value["step"]) or not all(number is None or is_number(number) for number in numbers):
         return None
     if not isinstance(value["split"], str) or not value["split"]:
         return None
-    return {name: value.get(name) for name in COLUMNS} | value
+    return {name: value.get(name) for name in columns((), [value])}
 
 
 def _key(row):

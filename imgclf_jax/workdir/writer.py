@@ -1,17 +1,17 @@
 """Writes the files of a run. Nothing is written before the first new step, so a run that is refused changes nothing."""
 
 import contextlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
 
 from imgclf_jax.devices import processes
-from imgclf_jax.training.session import Restored
-from imgclf_jax.workdir import checkpoint_folder, provenance
-from imgclf_jax.workdir import folder as workdir
+from imgclf_jax.workdir import checkpoint_folder, provenance, saved_config
 from imgclf_jax.workdir.checkpoint import Checkpoints
 from imgclf_jax.workdir.metrics import MetricsFiles, NoFiles
+from imgclf_jax.workdir.record import RunRecord
 
 
 class Writer:
@@ -29,44 +29,54 @@ class Writer:
         folder: Path,
         config: ConfigDict,
         claim: Any,
-        record: workdir.RunRecord,
+        record: RunRecord,
         config_file: dict[str, str] | None = None,
+        *,
+        columns: Sequence[str],
     ):
         """Prepares the writer; writes nothing yet.
 
         Args:
             folder: the workdir.
             config: the config.
-            claim: the result of `imgclf_jax.workdir.folder.claim`; only the first process uses it.
+            claim: the result of `imgclf_jax.workdir.claim.claim`; only the first process uses it.
             record: `run.json`.
             config_file: the result of `imgclf_jax.workdir.provenance.describe_file`.
+            columns: the columns of the metrics; see `imgclf_jax.workdir.metrics.MetricsFiles`.
         """
         self.record = record
-        self._config_file = config_file
         self.begun = False
         self.files: MetricsFiles | NoFiles = NoFiles()
         self.checkpoints: Checkpoints | None = None
         self._folder, self._config, self._claim = folder, config, claim
-        self._data: dict[str, Any] = {}
+        self._config_file = config_file
+        self._columns = columns
+        self._facts: dict[str, Any] = {}
         self._resume_step = 0
         self._damaged: dict[int, str] = {}
 
-    def know(self, data: dict[str, Any], restored: Restored) -> None:
-        """Takes what else `begin` needs: the description of the data set and the restored state."""
-        self._data, self._resume_step, self._damaged = data, restored.step, restored.damaged
+    def know(self, facts: dict[str, Any], resume_step: int, damaged: dict[int, str]) -> None:
+        """Takes what else `begin` needs.
+
+        Args:
+            facts: the recorded facts of the data set; see `imgclf_jax.data.types.Dataset.facts`.
+            resume_step: the step of the checkpoint that the run continues from; 0 if there is none.
+            damaged: the newer checkpoints, all damaged; see `imgclf_jax.workdir.checkpoint.Found`.
+        """
+        self._facts, self._resume_step, self._damaged = facts, resume_step, damaged
 
     def write_down(self) -> None:
-        """Begins with the record and the config alone. Not all of several processes need to call it."""
+        """Writes only the record and the config. If there are several processes, not all of them need to call it."""
         if self.begun:
             return
         step = {"step": self._resume_step} if self._resume_step else {}
         origin = provenance.of_run(self._config_file, self._config.parallel.devices)
         origin = provenance.of_sessions(self.record.content, origin)
-        self.record.begin(seed=self._config.seed, data=self._data, **origin, **step)
+        self.record.begin(seed=self._config.seed, data=self._facts, **origin, **step)
         self.begun = True
         if processes.is_first():
             self._claim.keep()
-            workdir.save_config(self._folder, self._config)
+            saved_config.save_config(self._folder, self._config)
 
     def begin(self) -> None:
         """Begins to write, unless that has already happened. All processes must call it."""
@@ -75,7 +85,7 @@ class Writer:
         self.write_down()
         checkpoint_folder.set_aside(self._folder, self._damaged)
         self.open_files()
-        notes = {"class_names": self._data["class_names"], "data": self._data}
+        notes = {"class_names": self._facts["class_names"], "data": self._facts}
         self.checkpoints = Checkpoints(self._folder, self._config.checkpoint.keep, notes=notes)
 
     def end(self, **content: Any) -> None:
@@ -92,7 +102,8 @@ class Writer:
     def open_files(self) -> None:
         """Opens the metrics files."""
         if processes.is_first():
-            self.files = MetricsFiles(self._folder, self._resume_step, self._config.log.tensorboard)
+            tensorboard = self._config.log.tensorboard
+            self.files = MetricsFiles(self._folder, self._columns, self._resume_step, tensorboard)
 
     def save(self, step: int, tree: Any, valid_accuracy: float | None) -> None:
         """Starts to save a checkpoint. Raises `UserError` if this one or an earlier one cannot be saved."""
