@@ -1,4 +1,4 @@
-"""What to do with 400 photos and no pretrained network: batch normalisation, strong augmentation, averaged weights.
+"""What to do with 400 photos and no pretrained network: batch normalization, strong augmentation, averaged weights.
 
     python -m imgclf_jax.main --config=configs/elephants_cars_best.py --config.data.dir=PHOTOS
 

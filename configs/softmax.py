@@ -2,7 +2,7 @@
 
     python -m imgclf_jax.main --config=configs/softmax.py
 
-Zero initialisation, batches of 100 drawn with replacement, learning rate 0.005, pixels 0 to 255 minus the training
+Zero initialization, batches of 100 drawn with replacement, learning rate 0.005, pixels 0 to 255 minus the training
 split's mean image, training accuracy every 100 steps. The tutorial published 25 to 31 % and took 12.4 s. The learning
 rate is far too high for pixels of that size: the accuracy depends on where the last steps happened to land.
 

@@ -1,4 +1,4 @@
-"""From augmented images in [0, 1] to what the network sees: `(images - shift) * scale`."""
+"""Normalization, from augmented images in [0, 1] to the input of the network: `(images - shift) * scale`."""
 
 import math
 from typing import NamedTuple
@@ -15,17 +15,17 @@ PIXELS = ("unit", "standardized", "mean_image")
 
 
 def shape(config: ConfigDict, image_shape: tuple[int, int, int]) -> tuple[int, int, int]:
-    """(H, W, C) of what the network sees of images (H, W, C): the crop's size, where there is one."""
+    """(H, W, C) of the input of the network for images (H, W, C): the size of the crop, if there is one."""
     height, width = augment.output_size(config.augment, image_shape[:2])
     return height, width, image_shape[2]
 
 
 class Normalization(NamedTuple):
-    """An affine map of the pixels. Kept in checkpoints, so that a trained model needs no training data.
+    """An affine map of the pixels. It is saved in checkpoints, so that a trained model needs no training data.
 
     Attributes:
         shift: float32, broadcastable to [B, H, W, C].
-        scale: float32, likewise.
+        scale: float32, broadcastable to [B, H, W, C].
     """
 
     shift: jax.Array | np.ndarray
@@ -39,14 +39,14 @@ class Normalization(NamedTuple):
 def normalization(
     pixels: str, images: Images, crop: tuple[int, ...] = (), sums: statistics.Sums | None = None
 ) -> Normalization:
-    """The map that `config.data.pixels` names.
+    """The normalization for `config.data.pixels`.
 
     Args:
-        pixels: "unit" (identity), "standardized" (zero mean and unit variance a channel) or "mean_image" (0 to 255
+        pixels: "unit" (identity), "standardized" (zero mean and unit variance per channel) or "mean_image" (0 to 255
             minus the mean image).
-        images: uint8 [N, H, W, C], the training split; the only one that statistics are taken from.
-        crop: (height, width) that the network sees; the mean image is cropped to its centre. Empty: all of it.
-        sums: of these images, where they are known.
+        images: uint8 [N, H, W, C], the training split, the only split that statistics are computed from.
+        crop: (height, width) of the network's input; the mean image is cropped to its center. Empty: not cropped.
+        sums: of these images, if they are known.
     """
     channels = images.shape[-1]
     if pixels == "unit":
@@ -55,7 +55,7 @@ def normalization(
     if pixels == "mean_image":
         mean = (total / (255 * len(images))).astype(np.float32)
         if crop:
-            # Where padding makes the window larger than the image, the mean of the nearest pixel goes on.
+            # If padding makes the window larger than the image, extend the mean from the nearest pixel.
             rows, columns = (
                 np.clip(np.arange(side) + (size - side) // 2, 0, size - 1)
                 for size, side in zip(mean.shape, crop, strict=False)
@@ -65,7 +65,7 @@ def normalization(
     pixels_a_channel = math.prod(images.shape[:3])
     mean = total.sum(axis=(0, 1)) / pixels_a_channel
     variance = squares / pixels_a_channel - mean**2
-    # A channel that never changes carries nothing: leave it at zero instead of dividing by zero.
+    # A constant channel carries no information: leave it at zero instead of dividing by zero.
     deviation = np.where(variance > 0, np.sqrt(np.maximum(variance, 0)), 1)
     return Normalization((mean / 255).astype(np.float32), (255 / deviation).astype(np.float32))
 
