@@ -293,8 +293,8 @@ def _crop_problems(config: ConfigDict, height: int, width: int) -> list[str]:
     rows, columns = (side + 2 * max(pad, 0) for side in (height, width))
     if crop[0] > rows or crop[1] > columns:
         padded = f" (padded to {rows}x{columns})" if pad > 0 else ""
-        what = f"augment.crop={crop} is larger than the {height}x{width} image{padded}"
-        lines.append(f"{what}; choose at most ({rows}, {columns})")
+        problem = f"augment.crop={crop} is larger than the {height}x{width} image{padded}"
+        lines.append(f"{problem}; choose at most ({rows}, {columns})")
     return lines
 
 
