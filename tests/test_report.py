@@ -112,7 +112,7 @@ def test_the_page_says_what_the_run_was(softmax):
     result = told["results"]["test"]
     for text in (
         f"{result['accuracy']:.4f}",
-        f"{result['correct']:,} of {result['count']:,} right",
+        f"{result['correct']:,} of {result['count']:,} correct",
         "cifar10 (bundled sample)",
         told["provenance"]["packages"]["jax"],
         told["data"]["fingerprint"],
