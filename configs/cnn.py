@@ -1,12 +1,12 @@
-"""Three convolutions with 2×2 max-pooling and two dense layers, under the TensorFlow tutorial's strong augmentation.
+"""Three convolutions with 2×2 max-pooling, two dense layers, and the strong augmentation of the TensorFlow tutorial.
 
     python -m imgclf_jax.main --config=configs/cnn.py
 
-Augmentation, batch size and evaluation on the central 24×24 pixels are the tutorial's, which published 7844 of 10,000
-test images right. Batch normalisation and the one-cycle schedule are ours.
+Augmentation, batch size and evaluation on the central 24×24 pixels are those of the tutorial, which published 7844 of
+10,000 test images correct. Batch normalization and the one-cycle schedule are ours.
 
-Test accuracy 0.8085 ± 0.0017 (mean ± standard deviation, seeds 0 1 2; 45,000 training images) in 12 to 16 minutes a
-seed on 2 CPU cores that also ran tests. On two faster, idle ones a step takes 43 ms (1,493 images/s):
+Test accuracy 0.8085 ± 0.0017 (mean ± standard deviation, seeds 0 1 2; 45,000 training images) in 12 to 16 minutes per
+seed on 2 CPU cores that also ran tests. On two faster, idle cores a step takes 43 ms (1,493 images/s):
 `python scripts/bench_step.py --config=configs/cnn.py --torch` (2026-11-22).
 """
 

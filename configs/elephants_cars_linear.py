@@ -2,8 +2,8 @@
 
     python -m imgclf_jax.main --config=configs/elephants_cars_linear.py --config.data.dir=PHOTOS
 
-It says how easy the photographs are: validation accuracy 0.9075 ± 0.0052, test accuracy 0.8805 ± 0.0033 (mean ±
-standard deviation, seeds 0 1 2 3 4) in 3.6 to 5.8 s a seed on 2 CPU cores that also ran tests
+It shows how easy the photos are: validation accuracy 0.9075 ± 0.0052, test accuracy 0.8805 ± 0.0033 (mean ± standard
+deviation, seeds 0 1 2 3 4) in 3.6 to 5.8 s per seed on 2 CPU cores that also ran tests
 (`python scripts/reproduce.py --photos=PHOTOS --configs elephants_cars_linear`, 2026-11-22).
 """
 

@@ -2,7 +2,7 @@
 
     python -m imgclf_jax.main --config=configs/mlp.py
 
-Test accuracy 0.5829 ± 0.0007 (mean ± standard deviation, seeds 0 1 2; 45,000 training images) in 2.1 to 3.1 minutes a
+Test accuracy 0.5829 ± 0.0007 (mean ± standard deviation, seeds 0 1 2; 45,000 training images) in 2.1 to 3.1 minutes per
 seed on 2 CPU cores that also ran tests (2026-11-22).
 """
 

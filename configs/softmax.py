@@ -1,13 +1,13 @@
-"""The softmax tutorial: logistic regression on pixels, 1000 steps of SGD, as published.
+"""The published softmax tutorial: logistic regression on pixels, 1000 steps of SGD.
 
     python -m imgclf_jax.main --config=configs/softmax.py
 
-Zero initialisation, batches of 100 drawn with replacement, learning rate 0.005, pixels 0 to 255 minus the training
-split's mean image, training accuracy every 100 steps. The tutorial published 25 to 31 % and took 12.4 s. The learning
-rate is far too high for pixels of that size: the accuracy depends on where the last steps happened to land.
+Zero initialization, batches of 100 drawn with replacement, learning rate 0.005, pixels 0 to 255 minus the mean image of
+the training split, training accuracy every 100 steps. The tutorial published 25 to 31 % and took 12.4 s. The learning
+rate is far too high for this range of pixel values, so the accuracy depends on where the last steps happen to land.
 
 Test accuracy 0.2825 ± 0.0177 (mean ± standard deviation, seeds 0 1 2) in 2.8 to 5.6 s from command to result on 2 CPU
-cores, the first run compiling (2026-11-22).
+cores; the first run includes compilation (2026-11-22).
 """
 
 from imgclf_jax.config import default

@@ -2,10 +2,10 @@
 
     python -m imgclf_jax.main --config=configs/softmax_tuned.py
 
-Standardised pixels, mirror images, momentum, weight decay, and a learning rate that falls to zero.
+Standardized pixels, random flips, momentum, weight decay, and a learning rate that falls to zero.
 
-Test accuracy 0.4173 ± 0.0021 (mean ± standard deviation, seeds 0 1 2; 45,000 training images) in 15 to 21 s a seed on 2
-CPU cores that also ran tests (2026-11-22).
+Test accuracy 0.4173 ± 0.0021 (mean ± standard deviation, seeds 0 1 2; 45,000 training images) in 15 to 21 s per seed on
+2 CPU cores that also ran tests (2026-11-22).
 """
 
 from imgclf_jax.config import default

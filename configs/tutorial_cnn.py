@@ -2,12 +2,12 @@
 
     python -m imgclf_jax.main --config=configs/tutorial_cnn.py
 
-As the tutorial (https://www.tensorflow.org/tutorials/images/cnn), which publishes about 70 %, it selects nothing and
-therefore trains on all 50,000 training images; there is no validation split. Unlike the tutorial's, the learning rate
-falls to zero along a cosine, so that the last epoch's accuracy does not jump about.
+Like the tutorial (https://www.tensorflow.org/tutorials/images/cnn), which publishes about 70 %, it selects nothing on
+validation data, so it trains on all 50,000 training images without a validation split. Unlike in the tutorial, the
+learning rate falls to zero along a cosine, so that the accuracy of the last epoch does not fluctuate.
 
-Test accuracy 0.7309 ± 0.0049 (mean ± standard deviation, seeds 0 1 2) in 2.3 to 4.2 minutes a seed on 2 CPU cores that
-also ran tests (`python scripts/reproduce.py --configs tutorial_cnn`, 2026-11-22).
+Test accuracy 0.7309 ± 0.0049 (mean ± standard deviation, seeds 0 1 2) in 2.3 to 4.2 minutes per seed on 2 CPU cores
+that also ran tests (`python scripts/reproduce.py --configs tutorial_cnn`, 2026-11-22).
 """
 
 from imgclf_jax.config import default

@@ -1,6 +1,6 @@
-"""Every field of an experiment, its type and its default: the one place to look them up.
+"""Every config field with its type and default: the one place to look them up.
 
-A config file defines `get_config()`, starts from `default()` and changes what its experiment is about::
+A config file defines `get_config()`, which starts from `default()` and changes the fields of its experiment::
 
     from imgclf_jax.config import default
 
@@ -11,8 +11,8 @@ A config file defines `get_config()`, starts from `default()` and changes what i
         return config
 
 Any field can be overridden on the command line (`--config.train.epochs=3`, `--config.augment.crop="(24, 24)"`).
-A field that does not exist is refused, with the nearest one that does. What the values may be is checked by
-`imgclf_jax.training.validate`.
+An unknown field is rejected, with the closest known one as a suggestion. `imgclf_jax.training.validate` checks the
+values.
 """
 
 import difflib
@@ -25,15 +25,15 @@ from imgclf_jax.errors import UserError
 
 
 def default() -> ConfigDict:
-    """A complete, locked config. Fields that hold nothing by default (`placeholder`) are durations or limits.
+    """Returns a complete, locked config. Fields that are empty by default (`placeholder`) are durations or limits.
 
-    Durations are given in steps or in epochs, never both: `train.steps` or `train.epochs`, `eval.every_steps` or
-    `eval.every_epochs`, and so on. 0 counts as not given, so that a command line can change the unit:
+    Give a duration in steps or in epochs, never both: `train.steps` or `train.epochs`, `eval.every_steps` or
+    `eval.every_epochs`, and so on. 0 counts as not given, so that the command line can change the unit:
     `--config.train.epochs=0 --config.train.steps=100`.
     """
     config = ConfigDict(
         {
-            # The experiment's only source of randomness: initialisation, order, augmentation, dropout.
+            # The experiment's only source of randomness: initialization, order, augmentation, dropout.
             "seed": 0,
             "data": _data(),
             "augment": _augment(),
@@ -51,41 +51,42 @@ def default() -> ConfigDict:
 
 def _data() -> dict[str, Any]:
     return {
-        # A TFDS image-classification set with `image` and `label`: cifar10, cifar100, mnist, fashion_mnist, ...
+        # A TFDS image classification data set with `image` and `label`: cifar10, cifar100, mnist, fashion_mnist, ...
         "name": "cifar10",
-        # "tfds": the prepared set, downloaded and prepared when missing. "sample": the bundled part of CIFAR-10.
+        # "tfds": the prepared data set, downloaded and prepared if missing. "sample": the bundled part of CIFAR-10.
         # "folder": the photos in data.dir; data.name and the splits below do not apply.
         "source": "tfds",
-        # Folder of the TFDS data sets; empty: $TFDS_DATA_DIR, else ~/tensorflow_datasets. With source "folder": that
-        # holds train/CLASS/*, validation/CLASS/* and test/CLASS/*, or CLASS/*, which data.split then splits.
+        # Folder of the TFDS data sets; empty: $TFDS_DATA_DIR, or ~/tensorflow_datasets. With source "folder": the
+        # folder with train/CLASS/*, validation/CLASS/* and test/CLASS/*, or with CLASS/*, which data.split divides.
         "dir": "",
-        # An archive (or, for sets of several files, a folder of them) that you have already downloaded.
+        # An archive that you have already downloaded, or the folder of them if the data set has several.
         "archive": "",
-        # Another address to download the archive from. Checksums are verified all the same.
+        # Another URL to download the archive from. Checksums are still verified.
         "url": "",
         # False: never touch the network.
         "download": True,
-        # When the full set cannot be had, train on the bundled sample (CIFAR-10 only) with a loud notice.
+        # If the full data set is not available, train on the bundled sample (CIFAR-10 only), with a prominent notice.
         "allow_sample": True,
-        # TFDS split syntax. Validation examples come out of the training split; "" means: none.
+        # TFDS split syntax. Validation examples are taken from the training split. "": no such split.
         "train_split": "train[:45000]",
         "valid_split": "train[45000:]",
         "test_split": "test",
-        # Fractions for training, validation and test of photos that lie in CLASS/* alone. By the content of the files,
-        # class by class: the same on every machine. A class with three or more different photos is in every split.
+        # Fractions for training, validation and test if the photos are in CLASS/* only. Each class is divided by the
+        # content of its files, the same way on every machine. A class with at least three different photos is in every
+        # split.
         "split": (0.7, 0.15, 0.15),
-        # (height, width) to which images are resized when they are decoded. Empty: as they are.
+        # (height, width) that images are resized to when decoded. Empty: not resized.
         "image_size": (),
-        # How: "stretch" changes the aspect ratio; "crop" fits the shorter side and takes the middle of the longer one.
+        # "stretch" changes the aspect ratio; "crop" fits the shorter side and takes the middle of the longer one.
         "resize": "stretch",
-        # Photos that cannot be read: "error" stops after listing all of them, "skip" leaves them out.
+        # Unreadable photos: "error" lists all of them and stops, "skip" leaves them out.
         "on_bad": "error",
-        # Bytes of images, as uint8, that a device may hold. Larger data sets stay on disk, are decoded by worker
-        # processes and streamed to the device. 0: half of the device's memory.
+        # Most bytes of images, as uint8, that a device may hold. Larger data sets stay on disk; worker processes
+        # decode them and stream them to the device. 0: half of the device's memory.
         "max_device_bytes": 0,
-        # Processes that decode what is streamed. 0: threads of this one.
+        # Worker processes that decode streamed images. 0: threads of this process.
         "workers": 2,
-        # What the network sees: "unit": [0, 1]. "standardized": minus the training split's mean colour, divided by
+        # What the network sees: "unit": [0, 1]. "standardized": minus the training split's mean color, divided by
         # its standard deviation. "mean_image": 0 to 255 minus the training split's mean image.
         "pixels": "unit",
     }
@@ -93,37 +94,37 @@ def _data() -> dict[str, Any]:
 
 def _augment() -> dict[str, Any]:
     return {
-        # All act on images in [0, 1], in the order in which they stand here, each image with its own draw. After
+        # All operations act on images in [0, 1], in the order listed here, with independent draws for each image. After
         # saturation the result is clipped to [0, 1].
         # Largest angle, 0 to 180 degrees. This and the fields up to zoom are one resampling; see
         # imgclf_jax/augment/affine.py.
         "rotation": 0.0,
-        # Largest shifts, as fractions of the width and of the height, below 1.
+        # Largest shifts, as fractions of the width and the height, below 1.
         "width_shift": 0.0,
         "height_shift": 0.0,
         # Largest angle by which the vertical axis is tilted, below 90 degrees (Keras's shear_range).
         "shear": 0.0,
-        # (lowest, highest) factor, drawn for each axis; above 1 things get smaller (Keras's zoom_range). Empty: off.
-        # A single number is not accepted: for Keras's zoom_range=z write (1 - z, 1 + z).
+        # (lowest, highest) factor, drawn for each axis; above 1 objects get smaller (Keras's zoom_range). Empty: off.
+        # A single number is not accepted: for Keras's zoom_range=z, write (1 - z, 1 + z).
         "zoom": (),
-        # What these find outside the image: "constant" (0), "nearest" (its border), "reflect" or "wrap".
+        # What to fill in from outside the image: "constant" (0), "nearest" (its border), "reflect" or "wrap".
         "fill_mode": "nearest",
         # (height, width) of a random window; evaluation takes the central one. Empty: the whole image.
         "crop": (),
-        # Pixels added on each side before the window is drawn, and how: "reflect" or "zero".
+        # Pixels added on each side before the window is drawn; pad_mode is "reflect" or "zero".
         "pad": 0,
         "pad_mode": "reflect",
-        # Mirror left and right with probability one half.
+        # Mirror left and right with probability 1/2.
         "flip": False,
-        # Largest turn of the hue circle, 0 to 0.5.
+        # Largest hue shift as a fraction of the hue circle, 0 to 0.5.
         "hue": 0.0,
         # (lowest, highest) factor about the per-channel mean. Empty: off.
         "contrast": (),
-        # Largest amount added to all pixels alike.
+        # Largest amount added to every pixel.
         "brightness": 0.0,
         # (lowest, highest) factor on the saturation. Empty: off.
         "saturation": (),
-        # Side of the square that is blanked, in pixels. 0: off.
+        # Side of the blanked square, in pixels. 0: off.
         "cutout": 0,
     }
 
@@ -132,17 +133,17 @@ def _model() -> dict[str, Any]:
     return {
         # softmax, mlp, cnn, tutorial_cnn or small_cnn.
         "name": "cnn",
-        # "softmax": a logit for each class. "sigmoid": one for the second of two classes.
+        # "softmax": one logit per class. "sigmoid": one logit, for the second of two classes.
         "head": "softmax",
-        # Arithmetic of the layers: float32 or bfloat16. Parameters and the loss stay float32.
+        # Precision of the layers: float32 or bfloat16. Parameters and the loss stay float32.
         "dtype": "float32",
-        # Output channels of the convolutions. Empty: the model's own.
+        # Output channels of the convolutions. Empty: the model's default.
         "widths": (),
-        # Units of the dense layers before the output layer. Empty: the model's own.
+        # Units of the dense layers before the output layer. Empty: the model's default.
         "hidden": (),
-        # "batch": batch normalisation after each convolution's pooling. "none".
+        # "batch": batch normalization after the pooling of each convolution; or "none".
         "norm": "none",
-        # Fraction of the last hidden layer's units dropped while training. Not given: the model's own.
+        # Fraction of the last hidden layer's units dropped in training. Not given: the model's default.
         "dropout": config_dict.placeholder(float),
     }
 
@@ -151,66 +152,66 @@ def _optim() -> dict[str, Any]:
     return {
         # sgd, adam, adamw or rmsprop.
         "name": "sgd",
-        # The peak of the schedule.
+        # Peak of the schedule.
         "learning_rate": 0.1,
-        # constant, linear, cosine, exponential (all from the peak to final_fraction of it) or one_cycle.
+        # constant, linear, cosine, exponential (the last three fall to final_fraction of the peak) or one_cycle.
         "schedule": "constant",
         "final_fraction": 0.0,
         # Steps or epochs of linear warm-up from 0 (for one_cycle: the rising part).
         "warmup_steps": config_dict.placeholder(int),
         "warmup_epochs": config_dict.placeholder(float),
-        # sgd and rmsprop.
+        # For sgd and rmsprop.
         "momentum": 0.9,
-        # sgd and rmsprop; without momentum it makes no difference.
+        # For sgd and rmsprop; no effect without momentum.
         "nesterov": True,
-        # adam and adamw; rmsprop's decay is b2.
+        # For adam and adamw; b2 is also the decay of rmsprop.
         "b1": 0.9,
         "b2": 0.999,
         "eps": 1e-8,
-        # Added to the gradient (sgd, adam, rmsprop) or taken off the weights (adamw).
+        # Added to the gradient (sgd, adam, rmsprop) or subtracted from the weights (adamw).
         "weight_decay": 0.0,
-        # "kernels": biases and normalisation parameters do not decay. "all".
+        # "kernels": biases and normalization parameters do not decay. "all": every parameter decays.
         "decay_mask": "kernels",
         # Largest global norm of the gradient. 0: no clipping.
         "clip_norm": 0.0,
         # Probability mass spread evenly over all classes.
         "label_smoothing": 0.0,
-        # Decay of the moving average of the parameters that evaluation uses, and of the statistics of batch
-        # normalisation that go with them. 0: evaluate the parameters themselves. At step s, counted from 0, the decay
-        # is at most (1 + s) / (10 + s), so that the initial parameters are soon forgotten: 0.9 is reached at step 80,
-        # 0.99 at 890, 0.999 at 8,990 and 0.9999 at 89,990. Before that, a larger value makes no difference.
+        # Evaluation uses a moving average of the parameters, and of the batch normalization statistics, with this
+        # decay. 0: evaluate the parameters themselves. At step s, counted from 0, the decay is at most
+        # (1 + s) / (10 + s), so that the initial parameters are soon forgotten: 0.9 is reached at step 80, 0.99 at 890,
+        # 0.999 at 8,990 and 0.9999 at 89,990. Before that, a larger value makes no difference.
         "ema_decay": 0.0,
     }
 
 
 def _train() -> dict[str, Any]:
     return {
-        # Examples a step, over all devices.
+        # Examples per step, over all devices.
         "batch_size": 128,
-        # Exactly one of the two.
+        # Give exactly one of the two.
         "steps": config_dict.placeholder(int),
         "epochs": config_dict.placeholder(float),
-        # "epoch": without replacement, reshuffled every epoch. "replacement": each batch drawn afresh.
+        # "epoch": without replacement, reshuffled every epoch. "replacement": each batch is drawn independently.
         "sampling": "epoch",
-        # An epoch's last, partial batch: "drop" it, or "wrap" (fill it up with the first examples of that epoch).
+        # The last, partial batch of an epoch: "drop" it, or "wrap" (fill it up with the first examples of that epoch).
         "last_batch": "drop",
-        # Split each batch into this many parts and add up their gradients: less memory. The step is the same, except
-        # with model.norm="batch", which then normalises each part by its own statistics. The running statistics move
-        # once a step, by the mean over the parts.
+        # Split each batch into this many parts and sum their gradients, to save memory. The result is the same, except
+        # with model.norm="batch", which then normalizes each part by its own statistics. The running statistics are
+        # updated once per step, with the mean over the parts.
         "accumulate": 1,
-        # Most steps sent to the device at once. 0: about half a second's worth.
+        # Most steps sent to the device at once. 0: about half a second of training.
         "steps_per_dispatch": 0,
     }
 
 
 def _eval() -> dict[str, Any]:
     return {
-        # Any size gives the same result, on any number of devices; larger is faster until memory runs out.
+        # Every size gives the same result, on any number of devices. Larger is faster until memory runs out.
         "batch_size": 512,
-        # How often the validation split is evaluated; at most one of the two. Neither: at the end only.
+        # How often to evaluate the validation split; give at most one of the two. Neither: only at the end.
         "every_steps": config_dict.placeholder(int),
         "every_epochs": config_dict.placeholder(float),
-        # The checkpoint whose test accuracy is reported: "last", or "best" by validation accuracy.
+        # Checkpoint whose test accuracy is reported: "last", or "best" by validation accuracy.
         "report": "last",
         # Also evaluate the whole training split, unaugmented, at the end.
         "train": True,
@@ -219,44 +220,44 @@ def _eval() -> dict[str, Any]:
 
 def _log() -> dict[str, Any]:
     return {
-        # Steps between rows of the metrics files; each is the mean since the row before.
+        # Steps between rows of the metrics files. Each row is the mean since the previous one.
         "every_steps": 100,
-        # TensorBoard event files.
+        # Write TensorBoard event files.
         "tensorboard": True,
-        # "auto": a progress bar on a terminal, plain lines elsewhere. "bar", "lines" or "none".
+        # "auto" (a progress bar on a terminal, plain lines elsewhere), "bar", "lines" or "none".
         "progress": "auto",
-        # Least seconds between plain lines; 0: one for every row.
+        # Least seconds between plain lines. 0: one line per row.
         "line_seconds": 10.0,
     }
 
 
 def _checkpoint() -> dict[str, Any]:
     return {
-        # How often to save; at most one of the two. Neither: at every evaluation and at the end.
+        # How often to save; give at most one of the two. Neither: at every evaluation and at the end.
         "every_steps": config_dict.placeholder(int),
         "every_epochs": config_dict.placeholder(float),
-        # How many of the newest to keep, beside the best.
+        # How many of the newest checkpoints to keep, in addition to the best.
         "keep": 2,
     }
 
 
 def _parallel() -> dict[str, Any]:
     return {
-        # "jit": the batch is sharded over the devices and the compiler places the collectives. "shard_map", "pmap":
-        # each device works on its part, with explicit collectives. The same numbers; "auto" is "jit".
+        # "jit": the batch is sharded over the devices and the compiler inserts the collectives. "shard_map", "pmap":
+        # each device computes its part, with explicit collectives. All give the same numbers. "auto" is "jit".
         "strategy": "auto",
-        # How many devices to use, of all processes together. 0: all of them.
+        # Number of devices to use, over all processes. 0: all of them.
         "devices": 0,
-        # (data, model): how the devices are arranged. Batches are split over all of them, large parameters and what
-        # the optimiser keeps of them over the second axis. (): (devices, 1), all parameters whole everywhere.
+        # (data, model): shape of the device mesh. Batches are split over all devices; large parameters and their
+        # optimizer state are split over the second axis. (): (devices, 1), with all parameters on every device.
         "mesh": (),
-        # Where the data set lies: "replicated" on every device, "sharded" over them, or "auto": sharded where a copy
-        # would take more than a quarter of a device's memory.
+        # Placement of the data set: "replicated" on every device, "sharded" over them, or "auto" (sharded if a copy
+        # would take more than a quarter of a device's memory).
         "data": "auto",
     }
 
 
-# Fields that change what is written and when, or where data lies, but not the numbers that training computes.
+# Fields that change what is written and when, or where data is stored, but not the numbers that training computes.
 NOT_MATHEMATICS = (
     "data.dir",
     "data.archive",
@@ -280,7 +281,11 @@ def to_json(config: ConfigDict) -> dict[str, Any]:
 
 
 def from_json(values: dict[str, Any]) -> ConfigDict:
-    """The inverse of `to_json`. Raises `UserError` for fields that do not exist or cannot hold their value."""
+    """The inverse of `to_json`.
+
+    Raises:
+        UserError: a field does not exist or cannot hold its value.
+    """
     config = default()
     problems = []
     for path, value in flatten(values).items():
@@ -304,7 +309,7 @@ def from_json(values: dict[str, Any]) -> ConfigDict:
 
 
 def field_problems(config: ConfigDict) -> list[str]:
-    """Returns a line for the fields that a config file has left out or, if there are none, for each that it added."""
+    """Returns one line for the fields that a config file left out or, if there are none, one for each it added."""
     expected, given = (flatten(values.to_dict()).keys() for values in (default(), config))
     if lacking := sorted(expected - given):
         return [f"the config lacks {', '.join(lacking)}; make it with imgclf_jax.config.default()"]
@@ -312,21 +317,21 @@ def field_problems(config: ConfigDict) -> list[str]:
 
 
 def problems(config: ConfigDict) -> list[str]:
-    """Returns why a config could not be written to `config.json` and read back, a line a field.
+    """Returns one line for each field that keeps a config from being written to `config.json` and read back.
 
-    The reasons are fields that a config file has added, left out or given another type, and values that JSON lacks.
+    Such fields were added or left out by the config file, have another type, or have a value that JSON cannot hold.
     """
-    if found := field_problems(config):
-        return found
+    if wrong_fields := field_problems(config):
+        return wrong_fields
     defaults, given = flatten(default().to_dict()), flatten(config.to_dict())
-    found = [
+    not_plain = [
         f"{path}={value!r} ({type(value).__name__}) cannot be kept in config.json; give a plain "
         f"{'number or name' if defaults[path] is None else type(defaults[path]).__name__}"
         for path, value in given.items()
         if not _is_plain(value)
     ]
-    if found:
-        return found
+    if not_plain:
+        return not_plain
     try:
         again = flatten(from_json(to_json(config)).to_dict())
     except UserError as error:
@@ -335,7 +340,7 @@ def problems(config: ConfigDict) -> list[str]:
 
 
 def _is_plain(value):
-    """Returns whether JSON has the value. It has no NaN, which would not equal itself when it is read back."""
+    """Whether JSON can hold the value. NaN is excluded: it would not equal itself when read back."""
     if isinstance(value, tuple | list):
         return all(map(_is_plain, value))
     return value is None or (isinstance(value, bool | int | float | str) and value == value)
@@ -344,13 +349,13 @@ def _is_plain(value):
 def _unknown(path):
     names = flatten(to_json(default()))
     near = difflib.get_close_matches(path, names, n=1)
-    # The path of a field in the wrong section may not be close, but its name is the same.
+    # A field in the wrong section may not have a similar path, but it has the same name.
     near = near or [name for name in names if name.rpartition(".")[2] == path.rpartition(".")[2]][:1]
     return f"unknown config field {path}" + (f"; did you mean {near[0]}?" if near else "")
 
 
 def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Turns nested dicts into `{"section.field": value}`; an empty dict is kept as a value."""
+    """Flattens nested dicts to `{"section.field": value}`. An empty dict is kept as a value."""
     flat: dict[str, Any] = {}
     for key, value in values.items():
         if isinstance(value, dict) and value:
@@ -361,9 +366,9 @@ def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
-    """The fields of two `to_json` configs that differ and can change what training computes, a line each.
+    """One line per field that differs between two `to_json` configs and can change what training computes.
 
-    A field that one of them is too old to have counts as its default.
+    A field that is missing from an older config counts as its default.
     """
     defaults = flatten(to_json(default()))
     old, new = defaults | flatten(old), defaults | flatten(new)

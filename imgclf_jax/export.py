@@ -1,15 +1,15 @@
-"""A trained network as one file that needs JAX alone: `python -m imgclf_jax.export --workdir=DIR --output=FILE`.
+"""Export a trained network as one file that needs only JAX: `python -m imgclf_jax.export --workdir=DIR --output=FILE`.
 
-The file is a zip archive, not compressed, of
+The file is an uncompressed zip archive that contains
 
-- `model.stablehlo`: the network with its weights, and the central crop, normalisation and softmax of evaluation,
-  serialised by `jax.export` for CPU, CUDA and TPU: images uint8 [batch, H, W, C], any batch size -> class probabilities
+- `model.stablehlo`: the network with its weights and the central crop, normalization and softmax of evaluation,
+  serialized by `jax.export` for CPU, CUDA and TPU: images uint8 [batch, H, W, C], any batch size -> class probabilities
   float32 [batch, classes];
-- `model.json`: class_names, image_shape (H, W, C), preprocessing (how a photo becomes such an image), and where the
-  network comes from: config, step, accuracies, data, versions.
+- `model.json`: class_names, image_shape (H, W, C), preprocessing (how to turn a photo into such an image), and the
+  origin of the network: config, step, accuracies, data, versions.
 
-Neither this package nor Flax is needed to use it, only `pip install jax flatbuffers numpy pillow`. These lines give the
-probabilities of `imgclf_jax.predict`::
+To use it you need neither this package nor Flax, only `pip install jax flatbuffers numpy pillow`. These lines give the
+same probabilities as `imgclf_jax.predict`::
 
     import jax, jax.export, json, numpy, zipfile
     from PIL import Image, ImageOps
@@ -22,7 +22,7 @@ probabilities of `imgclf_jax.predict`::
         # -> uint8 [H, W, C], as the network expects it
         how, (height, width, channels) = model["preprocessing"], model["image_shape"]
         image = ImageOps.exif_transpose(Image.open(path))
-        if image.mode.startswith("I"):  # 16-bit grey values
+        if image.mode.startswith("I"):  # 16-bit gray values
             image = Image.fromarray(((numpy.asarray(image).astype(int) + 128) // 257).astype("uint8"))
         if image.has_transparency_data and how["background"]:
             image = image.convert("RGBA")
@@ -39,10 +39,10 @@ probabilities of `imgclf_jax.predict`::
     probabilities = network(read("photo.jpg")[None])[0]
     print({name: float(p) for name, p in zip(model["class_names"], probabilities)})
 
-The versions of JAX that can read it: the one that wrote it and those of at least the six months after it.
+The file can be read by the version of JAX that wrote it and by those released in at least the six months after it.
 """
 
-if __name__ == "__main__":  # Before anything is imported that swallows Ctrl-C.
+if __name__ == "__main__":  # Must come before the imports that swallow Ctrl-C.
     from imgclf_jax.terminal import interrupt
 
     interrupt.install()
@@ -60,7 +60,7 @@ from absl import flags
 from imgclf_jax.errors import UserError
 from imgclf_jax.terminal import cli
 
-if TYPE_CHECKING:  # JAX and what needs it are slow to import: mistakes are told before.
+if TYPE_CHECKING:  # JAX is slow to import: report mistakes first.
     from imgclf_jax.training.trained import Trained
 
 FLAGS = flags.FLAGS
@@ -69,11 +69,14 @@ NETWORK, DESCRIPTION = "model.stablehlo", "model.json"
 
 
 def define_flags() -> None:
-    """The flags of this tool."""
+    """Defines the flags of this tool."""
     flags.DEFINE_string("workdir", None, "Folder of the run.")
-    flags.DEFINE_string("output", None, "The new file.")
+    flags.DEFINE_string("output", None, "The file to write; it must not exist.")
     flags.DEFINE_enum(
-        "checkpoint", "reported", ["reported", "last", "best"], "Which one; reported: of the printed test accuracy."
+        "checkpoint",
+        "reported",
+        ["reported", "last", "best"],
+        "The checkpoint to export; reported: the one whose test accuracy was printed.",
     )
 
 
@@ -81,14 +84,14 @@ def main(argv: list[str]) -> int:
     """Parses the command line and exports. Returns the exit status."""
     define_flags()
     cli.parse_flags(argv)
-    from imgclf_jax.terminal import output  # standard library alone
+    from imgclf_jax.terminal import output  # imports only the standard library
 
     problems = [] if FLAGS.workdir else ["--workdir is missing; give the folder that training printed"]
     if FLAGS.output:
         problems += output.problems(Path(FLAGS.output))
     else:
         problems.append("--output is missing; for example --output=model.zip")
-    if importlib.util.find_spec("flatbuffers") is None:  # which jax.export writes with, and JAX does not depend on
+    if importlib.util.find_spec("flatbuffers") is None:  # jax.export needs it, but JAX does not depend on it.
         problems.append("the package flatbuffers is missing; pip install flatbuffers")
     if problems:
         raise UserError("\n".join(problems))
@@ -105,20 +108,24 @@ def main(argv: list[str]) -> int:
 
 
 def write(network: "Trained", path: Path) -> None:
-    """Writes the file. Raises `UserError` where there is one already or it cannot be written."""
+    """Writes the exported network to a new file.
+
+    Raises:
+        UserError: the file exists or cannot be written.
+    """
     from imgclf_jax.terminal import output
 
     content = {NETWORK: serialize(network), DESCRIPTION: json.dumps(describe(network), indent=2).encode()}
     with output.new_file(path, "wb") as file, zipfile.ZipFile(file, "w") as archive:
         for name, value in content.items():
-            archive.writestr(zipfile.ZipInfo(name), value)  # with no time in it: the same run, the same bytes
+            archive.writestr(zipfile.ZipInfo(name), value)  # without a time stamp: the same run gives the same bytes
 
 
 def serialize(network: "Trained") -> bytes:
-    """Images uint8 [batch, H, W, C] -> probabilities float32 [batch, classes], as `jax.export` writes it.
+    """Serializes, with `jax.export`, images uint8 [batch, H, W, C] -> probabilities float32 [batch, classes].
 
-    Evaluation has no code that differs between platforms: what does (`imgclf_jax.models.conv`, `.conv_pool`) are
-    gradients, and batch normalisation takes no means here.
+    One program serves all platforms, because evaluation has no platform-specific code: only gradients
+    (`imgclf_jax.models.conv`, `.conv_pool`) and the batch means of normalization have, and it uses neither.
     """
     import jax
     import jax.export
@@ -128,14 +135,14 @@ def serialize(network: "Trained") -> bytes:
     weights = jax.tree.map(np.asarray, (network.variables, network.normalization))
 
     def predict(images):
-        # Behind the barrier weights are no constants that the compiler computes with: the numbers are `predict`'s.
+        # The barrier keeps the compiler from folding the weights as constants, so the results equal those of `predict`.
         variables, normalize = jax.lax.optimization_barrier(weights)
         return jax.nn.softmax(function(variables, normalize, images))
 
     (batch,) = jax.export.symbolic_shape("batch")
     images = jax.ShapeDtypeStruct((batch, *network.image_shape), np.uint8)
     frames = jax.config.values["jax_traceback_in_locations_limit"]
-    jax.config.update("jax_traceback_in_locations_limit", 0)  # no names of this machine's folders in the file
+    jax.config.update("jax_traceback_in_locations_limit", 0)  # Keep the paths of this machine out of the file.
     try:
         exported = jax.export.export(jax.jit(predict), platforms=PLATFORMS)(images)
         return bytes(exported.serialize())
@@ -144,7 +151,7 @@ def serialize(network: "Trained") -> bytes:
 
 
 def describe(network: "Trained") -> dict[str, Any]:
-    """What `model.json` holds."""
+    """The content of `model.json`."""
     from imgclf_jax import config
     from imgclf_jax.workdir import provenance
 
@@ -158,7 +165,7 @@ def describe(network: "Trained") -> dict[str, Any]:
         "output": "probabilities float32 [batch, classes]",
         "platforms": list(PLATFORMS),
         "step": network.step,
-        # Those of another checkpoint would be no accuracies of this network.
+        # The accuracies in the record belong to the reported checkpoint only.
         "results": record.get("results") if reported else None,
         "data": record["data"],
         "config": config.to_json(network.config),
@@ -168,9 +175,10 @@ def describe(network: "Trained") -> dict[str, Any]:
 
 
 def preprocessing(network: "Trained") -> dict[str, Any] | None:
-    """Describes how a photo becomes an image that the network takes, as `imgclf_jax.data.decode.read` makes it.
+    """Describes how to turn a photo into an input image of the network, as `imgclf_jax.data.decode.read` does.
 
-    Returns `None` if the images have a number of channels that photos do not have.
+    Returns:
+        The description; `None` if the images have a number of channels that photos cannot have.
     """
     mode = {1: "L", 3: "RGB", 4: "RGBA"}.get(network.image_shape[2])
     if mode is None:
@@ -178,7 +186,7 @@ def preprocessing(network: "Trained") -> dict[str, Any] | None:
     resize = network.config.data.resize
     sizes = {
         "stretch": "the whole photo is resized to image_shape, which may change its aspect ratio",
-        "crop": "the largest part in the middle that has the aspect ratio of image_shape is resized to image_shape",
+        "crop": "the largest central part with the aspect ratio of image_shape is resized to image_shape",
     }
     background = None if mode == "RGBA" else "white"
     return {
@@ -188,13 +196,13 @@ def preprocessing(network: "Trained") -> dict[str, Any] | None:
         "dtype": "uint8",
         "range": [0, 255],
         "steps": [
-            "turn the photo as its EXIF orientation says",
-            "scale grey values of 16 bits to 8 bits: (value + 128) // 257; those of a TIFF file that states 12 bits: "
+            "rotate the photo according to its EXIF orientation",
+            "scale 16-bit gray values to 8 bits: (value + 128) // 257; those of a TIFF file that declares 12 bits: "
             "round(value / 4095 * 255)",
-            *([f"lay what is transparent over {background}"] if background else []),
+            *([f"composite transparent pixels onto {background}"] if background else []),
             f"convert it to {mode}",
             f"{sizes[resize]}: bilinear, antialiased (Pillow's resize with BILINEAR)",
-            "pass the pixels as they are, uint8 from 0 to 255: the network crops and normalises them itself",
+            "pass the pixels unchanged, as uint8 from 0 to 255: the network crops and normalizes them itself",
         ],
     }
 
@@ -210,13 +218,13 @@ def _show(network, path):
     console.print(
         f"wrote {path}, {count(Path(path).stat().st_size)}B: step {network.step}, {weights:,} weights, images {shape}"
     )
-    console.print("To use it, with `pip install jax flatbuffers numpy pillow` and nothing else:\n")
+    console.print("To use it, with only `pip install jax flatbuffers numpy pillow`:\n")
     console.print(usage(path))
 
 
 def usage(path: str) -> str:
-    """Returns the lines of Python that load such a file, from the docstring above."""
-    lines = (__doc__ or "").partition("::\n\n")[2].partition("\n\nThe versions")[0]
+    """The lines of Python that load such a file, taken from the module docstring."""
+    lines = (__doc__ or "").partition("::\n\n")[2].partition("\n\nThe file can be read")[0]
     return textwrap.dedent(lines).replace('"model.zip"', json.dumps(str(path)))
 
 

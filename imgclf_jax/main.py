@@ -1,6 +1,9 @@
-"""The front door: `python -m imgclf_jax.main --config=configs/NAME.py [--workdir=DIR] [--mode=train|eval|check]`."""
+"""Train, evaluate or check: `python -m imgclf_jax.main --config=configs/NAME.py [--workdir=DIR] [--mode=MODE]`.
 
-if __name__ == "__main__":  # This comes before imports that swallow Ctrl-C.
+MODE is train (the default), eval or check.
+"""
+
+if __name__ == "__main__":  # Must come before the imports that swallow Ctrl-C.
     from imgclf_jax.terminal import interrupt
 
     interrupt.install()
@@ -19,22 +22,22 @@ FLAGS = flags.FLAGS
 
 
 def define_flags() -> None:
-    """The flags of this tool; `--config` and its overrides are added by `imgclf_jax.terminal.cli`."""
+    """Defines the flags of this tool. `imgclf_jax.terminal.cli` adds `--config` and its overrides."""
     flags.DEFINE_string(
-        "workdir", None, "Folder of the run. Default: runs/NAME/YYYYmmdd-HHMMSS. Resumed where it holds a run."
+        "workdir", None, "Folder of the run. Default: runs/NAME/YYYYmmdd-HHMMSS. If it holds a run, the run is resumed."
     )
     flags.DEFINE_enum("mode", "train", ["train", "eval", "check"], "What to do.")
-    flags.DEFINE_bool("allow_config_change", False, "Resume although the config has changed.")
+    flags.DEFINE_bool("allow_config_change", False, "Resume even if the config has changed.")
     flags.DEFINE_string("split", "test", "With --mode=eval: train, valid, test, or a split in TFDS syntax.")
-    flags.DEFINE_enum("checkpoint", "last", ["last", "best"], "With --mode=eval: which one to evaluate.")
+    flags.DEFINE_enum("checkpoint", "last", ["last", "best"], "With --mode=eval: the checkpoint to evaluate.")
     flags.DEFINE_string(
         "coordinator",
         None,
-        "HOST:PORT of process 0, where several processes train together; auto on Kubernetes and Cloud TPU. Under srun "
-        "and mpirun it need not be given.",
+        "HOST:PORT of process 0 if several processes train together, or auto on Kubernetes and Cloud TPU. Not needed "
+        "under srun and mpirun.",
     )
-    flags.DEFINE_integer("num_processes", None, "With --coordinator: how many there are.", lower_bound=1)
-    flags.DEFINE_integer("process_id", None, "With --coordinator: which one this is, from 0.", lower_bound=0)
+    flags.DEFINE_integer("num_processes", None, "With --coordinator: the number of processes.", lower_bound=1)
+    flags.DEFINE_integer("process_id", None, "With --coordinator: the index of this process, from 0.", lower_bound=0)
     flags.DEFINE_integer("connect_seconds", 120, "How long to wait for the other processes.", lower_bound=1)
 
 
@@ -50,8 +53,8 @@ def main(argv: list[str]) -> int:
         raise UserError("--config is missing; for example --config=configs/cnn.py")
 
     file = cli.config_path(argv)
-    config_file = provenance.describe_file(Path(file)) if file else None  # Read now, before somebody edits it.
-    from imgclf_jax.devices import processes, xla  # JAX is slow to import: mistakes above are told at once.
+    config_file = provenance.describe_file(Path(file)) if file else None  # Read it now, before somebody edits it.
+    from imgclf_jax.devices import processes, xla  # JAX is slow to import: report the mistakes above first.
 
     xla.configure_xla()
     cli.begin_work()
@@ -60,23 +63,23 @@ def main(argv: list[str]) -> int:
 
 
 def _unused(config) -> list[str]:
-    """One line for each flag that is given but has no effect."""
-    found = [
-        f"--{name} has no effect with --mode={FLAGS.mode}; it goes with --mode=eval"
+    """One line for each flag that was given but has no effect."""
+    problems = [
+        f"--{name} has no effect with --mode={FLAGS.mode}; use it with --mode=eval"
         for name in ("split", "checkpoint")
         if FLAGS[name].present and FLAGS.mode != "eval"
     ]
     if FLAGS.allow_config_change and FLAGS.mode == "eval" and config is None:
-        found.append("--allow_config_change has no effect without --config: the config is that of the run")
+        problems.append("--allow_config_change has no effect without --config: the run's own config is used")
     if FLAGS.allow_config_change and FLAGS.mode != "eval" and not FLAGS.workdir:
-        found.append("--allow_config_change has no effect without --workdir, the folder of the run to go on with")
-    return found
+        problems.append("--allow_config_change has no effect without --workdir, the folder of the run to resume")
+    return problems
 
 
 def _dispatch(config, argv, config_file) -> int:
     from imgclf_jax.devices import processes
-    from imgclf_jax.workdir import saved_config
     from imgclf_jax.workdir.claim import default_path
+    from imgclf_jax.workdir.saved_config import check_config, load_config
 
     if FLAGS.mode == "check":
         from imgclf_jax.check import check
@@ -87,8 +90,8 @@ def _dispatch(config, argv, config_file) -> int:
         from imgclf_jax.evaluate import evaluate_run
 
         folder = Path(FLAGS.workdir)
-        saved = saved_config.load_config(folder)
-        changed = [] if config is None else saved_config.check_config(folder, config, FLAGS.allow_config_change)
+        saved = load_config(folder)
+        changed = [] if config is None else check_config(folder, config, FLAGS.allow_config_change)
         if changed and processes.is_first():
             print("\n".join(f"warning: config changed: {line}" for line in changed), file=sys.stderr)
         evaluate_run(config or saved, folder, FLAGS.split, FLAGS.checkpoint)
@@ -100,8 +103,8 @@ def _dispatch(config, argv, config_file) -> int:
     folder = Path(FLAGS.workdir) if FLAGS.workdir else default_path(cli.config_path(argv) or "")
 
     def command(folder):
-        given = [] if FLAGS.workdir else [f"--workdir={folder}"]
-        return shlex.join(["python", "-m", "imgclf_jax.main", *argv[1:], *given])
+        workdir_flag = [] if FLAGS.workdir else [f"--workdir={folder}"]
+        return shlex.join(["python", "-m", "imgclf_jax.main", *argv[1:], *workdir_flag])
 
     return train(
         config,

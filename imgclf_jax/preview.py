@@ -1,10 +1,10 @@
-"""What augmentation does: `python -m imgclf_jax.preview --config=configs/NAME.py [--image=FILE ...]`.
+"""Show what augmentation does: `python -m imgclf_jax.preview --config=configs/NAME.py [--image=FILE ...]`.
 
-Writes one picture: a row an image, the original first and then as many augmented versions of it, drawn as training
-draws them and before normalisation. Without `--image` the rows are training examples, one of each class in turn.
+Writes one picture with one row per image: the original, then augmented versions, drawn as in training and shown before
+normalization. Without `--image`, the rows are training examples that cycle through the classes.
 """
 
-if __name__ == "__main__":  # Before anything is imported that swallows Ctrl-C.
+if __name__ == "__main__":  # Must come before the imports that swallow Ctrl-C.
     from imgclf_jax.terminal import interrupt
 
     interrupt.install()
@@ -26,23 +26,23 @@ from imgclf_jax.storage import atomic
 from imgclf_jax.terminal import cli, output
 
 FLAGS = flags.FLAGS
-CELL = 128  # least side of an image in the picture, in pixels
+CELL = 128  # smallest side of an image in the picture, in pixels
 GAP = 6
-MOST = 10_000  # images in a picture, which then has at least 160 million pixels
+MOST = 10_000  # most images in a picture; so many already have at least 160 million pixels
 COLORS = {"page": (255, 255, 255), "text": (40, 40, 40)}
 
 
 def define_flags() -> None:
-    """The flags of this tool; `--config` and its overrides are added by `imgclf_jax.terminal.cli`."""
-    flags.DEFINE_multi_string("image", [], "A photo to augment; may be repeated. Default: training examples.")
-    flags.DEFINE_string("output", None, "The picture, a PNG. Default: preview-NAME.png, or the next free number.")
-    flags.DEFINE_string("save_dir", None, "Also write each image as a PNG of its own into this folder.")
-    flags.DEFINE_integer("rows", 4, "How many training examples.", lower_bound=1)
-    flags.DEFINE_integer("versions", 7, "How many augmented versions of each.", lower_bound=1)
+    """Defines the flags of this tool. `imgclf_jax.terminal.cli` adds `--config` and its overrides."""
+    flags.DEFINE_multi_string("image", [], "A photo to augment; can be repeated. Default: training examples.")
+    flags.DEFINE_string("output", None, "The PNG to write. Default: preview-NAME.png, or the next free number.")
+    flags.DEFINE_string("save_dir", None, "Also write each image as a separate PNG to this folder.")
+    flags.DEFINE_integer("rows", 4, "Number of training examples.", lower_bound=1)
+    flags.DEFINE_integer("versions", 7, "Number of augmented versions of each image.", lower_bound=1)
 
 
 def main(argv: list[str]) -> int:
-    """Parses the command line, draws and writes. Returns the exit status."""
+    """Parses the command line and writes the picture. Returns the exit status."""
     define_flags()
     config = cli.parse(argv)
     if config is None:
@@ -51,8 +51,8 @@ def main(argv: list[str]) -> int:
     count = len(FLAGS.image) or FLAGS.rows
     if count * (1 + FLAGS.versions) > MOST:
         raise UserError(
-            f"{count} images, {FLAGS.versions} versions of each: a picture holds at most {MOST:,}; choose fewer "
-            "--rows, --image or --versions"
+            f"{count} images with {FLAGS.versions} versions of each are too many: a picture holds at most {MOST:,}; "
+            "give fewer --rows, --image or --versions"
         )
     folder = None if FLAGS.save_dir is None else _save_dir(FLAGS.save_dir)
 
@@ -69,17 +69,17 @@ def main(argv: list[str]) -> int:
     write(target, folder, names, originals, versions)
     print(f"{target}: {len(names)} images, {FLAGS.versions} augmented versions of each")
     if folder is not None:
-        print(f"{folder}: the same as {len(names) * (1 + FLAGS.versions)} single images")
+        print(f"{folder}: the same {len(names) * (1 + FLAGS.versions)} images as separate files")
     return 0
 
 
 def augmented(config: ConfigDict, images: np.ndarray, versions: int) -> np.ndarray:
-    """What training would see of some images in its first steps, before normalisation.
+    """Augments images as the first training steps would, without normalization.
 
     Args:
         config: the whole config.
         images: uint8 [N, H, W, C].
-        versions: how many of each.
+        versions: number of versions of each image.
 
     Returns:
         uint8 [versions, N, h, w, C].
@@ -103,39 +103,44 @@ def augmented(config: ConfigDict, images: np.ndarray, versions: int) -> np.ndarr
         key_of_step = step_keys(key, step).augment
         return augment.augment(config.augment, key_of_step, jnp.asarray(images), jnp.arange(len(images)))
 
-    found = [np.asarray(version(step)) for step in range(versions)]
-    return np.round(np.clip(np.stack(found), 0, 1) * 255).astype(np.uint8)
+    steps = [np.asarray(version(step)) for step in range(versions)]
+    return np.round(np.clip(np.stack(steps), 0, 1) * 255).astype(np.uint8)
 
 
 def write(target: Path, folder: Path | None, names: Sequence[str], originals: np.ndarray, versions: np.ndarray) -> None:
-    """Writes the picture and, if `folder` is given, each image on its own: everything or nothing.
+    """Writes the picture and, if `folder` is given, each image as a separate file: everything or nothing.
 
     Args:
         target: the picture, a PNG.
         folder: a folder that is empty or missing; `None`: only the picture is written.
-        names: see `grid`, also for the images.
+        names: see `grid`.
+        originals: see `grid`.
+        versions: see `grid`.
 
     Raises:
-        UserError: something cannot be written.
+        UserError: a file cannot be written.
     """
     page = grid(names, originals, versions)
-    with output.new_file(target, "wb") as file:  # which appears only once all images are there
+    with output.new_file(target, "wb") as file:  # It appears only after all images have been written.
         page.save(file, format="png")
         if folder is not None:
             _save_each(folder, names, originals, versions)
 
 
 def grid(names: Sequence[str], originals: np.ndarray, versions: np.ndarray) -> Any:
-    """The picture, a `PIL.Image`.
+    """Draws the picture.
 
     Args:
         names: captions of the rows.
         originals: uint8 [N, H, W, C].
         versions: uint8 [versions, N, h, w, C].
+
+    Returns:
+        A `PIL.Image`.
     """
     from PIL import Image, ImageDraw, ImageFont
 
-    # Small images are enlarged by a whole number, so that their pixels stay squares of the same size.
+    # Small images are enlarged by a whole factor, so that all their pixels stay squares of one size.
     scale = -(-CELL // min(originals.shape[1:3]))
     height, width = (scale * max(sides) for sides in zip(originals.shape[1:3], versions.shape[2:4], strict=True))
     font = ImageFont.load_default(size=13)
@@ -157,7 +162,7 @@ def grid(names: Sequence[str], originals: np.ndarray, versions: np.ndarray) -> A
 
 
 def _given(config, files):
-    """(names, uint8 [N, H, W, C]) of photos, brought to the size that training has."""
+    """(names, uint8 [N, H, W, C]) of the given photos, resized as in training."""
     from imgclf_jax import data
     from imgclf_jax.data import decode
 
@@ -175,7 +180,7 @@ def _given(config, files):
 
 
 def _examples(config, count):
-    """(names, uint8 [N, H, W, C]) of training examples, of one class after the other."""
+    """(names, uint8 [N, H, W, C]) of training examples that cycle through the classes."""
     from imgclf_jax import data
     from imgclf_jax.devices import parallel
     from imgclf_jax.terminal.console import Console
@@ -200,7 +205,7 @@ def _output(given, stem):
         places = (Path(f"preview-{stem}{suffix}.png") for suffix in suffixes)
         given = next(place for place in places if not os.path.lexists(place))
     if Path(given).suffix.lower() != ".png":
-        raise UserError(f"--output={given} must end in .png")
+        raise UserError(f"--output={given} does not end in .png; choose a name that does")
     if problems := output.problems(Path(given)):
         raise UserError(problems[0])
     return Path(given)
@@ -208,18 +213,18 @@ def _output(given, stem):
 
 def _save_dir(given):
     if not given:
-        raise UserError("--save_dir= is given without a name")
+        raise UserError("--save_dir= is empty; give the name of a folder")
     folder = Path(given)
     problems = output.folder_problems(folder, "--save_dir", missing=True)
     if not problems and folder.exists() and any(folder.iterdir()):
-        problems = [f"--save_dir={folder} is not empty; choose another one"]
+        problems = [f"--save_dir={folder} is not empty; choose another folder"]
     if problems:
         raise UserError(problems[0])
     return folder
 
 
 def _save_each(folder, names, originals, versions):
-    """Writes all images or, if that fails, none, and not even the folder."""
+    """Writes all images. On failure, removes what was written, including the folders that were made."""
     made = [place for place in (folder, *folder.absolute().parents) if not place.exists()]
     placed = []
     try:
@@ -241,7 +246,7 @@ def _save_each(folder, names, originals, versions):
                 place.rmdir()
         if isinstance(error, OSError):
             reason = error.strerror or error
-            raise UserError(f"cannot write --save_dir={folder}: {reason}; choose another one") from error
+            raise UserError(f"cannot write --save_dir={folder}: {reason}; choose another folder") from error
         raise
 
 

@@ -1,4 +1,4 @@
-"""Named streams of randomness: every draw is a function of (seed, name, step), never of what was drawn before."""
+"""Named random streams: every draw is a function of (seed, name, step), never of earlier draws."""
 
 import zlib
 from typing import NamedTuple
@@ -8,11 +8,11 @@ import jax.numpy as jnp
 
 
 def stream(key: jax.Array, name: str, step: int | jax.Array | None = None) -> jax.Array:
-    """The key for one purpose (`"init"`, `"order"`, `"step"`, ...), at one step or epoch where it recurs.
+    """The key for one purpose (`"init"`, `"order"`, `"step"`, ...), at one step or epoch if the purpose recurs.
 
     Args:
         key: scalar typed PRNG key, such as `jax.random.key(config.seed)`.
-        name: the purpose. Its CRC-32 is folded in, so that adding a stream leaves the others as they were.
+        name: the purpose. Its CRC-32 is folded in, so adding a stream does not change the others.
         step: int32 scalar, folded in after the name.
 
     Returns:
@@ -36,10 +36,10 @@ def step_keys(key: jax.Array, step: int | jax.Array) -> StepKeys:
 
 
 def image_keys(key: jax.Array, positions: jax.Array) -> jax.Array:
-    """One key for each image of a batch, which depends on its position in the global batch alone.
+    """One key per image of a batch. It depends only on the image's position in the global batch.
 
     Args:
-        key: the step's key for one purpose, typed or raw.
+        key: the key of the step for one purpose, typed or raw.
         positions: int [B].
 
     Returns:
@@ -49,12 +49,12 @@ def image_keys(key: jax.Array, positions: jax.Array) -> jax.Array:
 
 
 def operation_keys(keys: jax.Array, operation: str) -> jax.Array:
-    """The keys [B] of one operation on the images whose keys are given, so that none sees another's draws."""
+    """The keys [B] of one operation, derived from the image keys, so that operations draw independently."""
     name = zlib.crc32(operation.encode())
     return jax.vmap(lambda key: jax.random.fold_in(key, name))(keys)
 
 
 def image_uniform(keys: jax.Array, operation: str, low: float, high: float) -> jax.Array:
-    """float32 [B], uniform in [low, high): what one operation draws for each of the images whose keys are given."""
+    """float32 [B], uniform in [low, high): one draw per image key for the named operation."""
     draw = jax.vmap(lambda key: jax.random.uniform(key, (), jnp.float32, low, high))
     return draw(operation_keys(keys, operation))

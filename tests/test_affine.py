@@ -74,10 +74,10 @@ IDENTITY = shift(0, 0)
 
 
 def to_scipy(matrix, size):
-    """A map in (x, y) from the centre as scipy's matrix and offset, in (row, column) from the first pixel."""
+    """A map in (x, y) from the center as scipy's matrix and offset, in (row, column) from the first pixel."""
     matrix = np.asarray(matrix, np.float64)[::-1, [1, 0, 2]]
-    centre = (np.array(size) - 1) / 2
-    return matrix[:, :2], centre + matrix[:, 2] - matrix[:, :2] @ centre
+    center = (np.array(size) - 1) / 2
+    return matrix[:, :2], center + matrix[:, 2] - matrix[:, :2] @ center
 
 
 # --- the resampling
@@ -165,7 +165,7 @@ def test_what_cannot_be_resampled_raises():
 
 
 def keras_matrix(theta, shift, shear, zoom):
-    """R · T · S · Z as in Keras's apply_affine_transform, in (x, y) from the centre."""
+    """R · T · S · Z as in Keras's apply_affine_transform, in (x, y) from the center."""
     theta, shear = np.deg2rad(theta), np.deg2rad(shear)
     turn = [[np.cos(theta), -np.sin(theta), 0], [np.sin(theta), np.cos(theta), 0], [0, 0, 1]]
     move = [[1, 0, shift[0]], [0, 1, shift[1]], [0, 0, 1]]

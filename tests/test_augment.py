@@ -210,7 +210,7 @@ def test_flip_mirrors_half_of_the_images():
 
 
 @pytest.mark.parametrize("size", [1, 3, 4, 6])
-def test_cutout_zeroes_one_square_centred_anywhere(size):
+def test_cutout_zeroes_one_square_centered_anywhere(size):
     height, width, count = 6, 7, 2500
     got = np.asarray(drawn_by(augment.cutout, size)(keys_for(count), jnp.ones((count, height, width, 2))))
     expected = {}
@@ -362,7 +362,7 @@ def test_raw_keys_are_the_typed_keys():
     np.testing.assert_array_equal(flip(raw, images), flip(keys_for(9), images))
 
 
-def test_grey_images():
+def test_gray_images():
     fields = {"crop": (10, 12), "contrast": (0.2, 1.8), "brightness": 0.4, "cutout": 5}
     assert augment.problems(config(**fields), (12, 14, 1)) == []
     got = run(fields, KEY, pixels(12, 12, 14, 1), np.arange(12))
@@ -386,10 +386,10 @@ def test_training_and_evaluation_agree_on_the_output_size(fields, image_size):
 def test_central_is_the_middle_and_nothing_else():
     images = pixels(3, 32, 32)
     scaled = images.astype(np.float32) / np.float32(255)
-    colourful = {**ALL, "cutout": 8}
-    middle = augment.central(config(**{**colourful, "crop": (24, 24), "pad": 0}), jnp.asarray(images))
+    colorful = {**ALL, "cutout": 8}
+    middle = augment.central(config(**{**colorful, "crop": (24, 24), "pad": 0}), jnp.asarray(images))
     np.testing.assert_allclose(middle, scaled[:, 4:28, 4:28], rtol=2e-7)
-    padded = augment.central(config(**{**colourful, "crop": (32, 32), "pad": 4}), jnp.asarray(images))
+    padded = augment.central(config(**{**colorful, "crop": (32, 32), "pad": 4}), jnp.asarray(images))
     np.testing.assert_allclose(padded, scaled, rtol=2e-7)
 
 
@@ -436,7 +436,7 @@ def test_good_configs_have_no_problems():
         ({"pad_mode": "wrap"}, (32, 32, 3), "augment.pad_mode='wrap' is unknown; choose one of zero, reflect"),
         ({"hue": 0.6}, (32, 32, 3), "augment.hue=0.6 is out of range; choose 0 (off) to 0.5"),
         ({"hue": float("nan")}, (32, 32, 3), "augment.hue=nan is out of range; choose 0 (off) to 0.5"),
-        ({"hue": 0.1}, (28, 28, 1), "augment.hue=0.1 needs RGB images, these have 1 channel(s); choose 0"),
+        ({"hue": 0.1}, (28, 28, 1), "augment.hue=0.1 needs RGB images, but these have 1 channel(s); choose 0"),
         ({"brightness": -0.1}, (32, 32, 3), "augment.brightness=-0.1 is out of range; choose 0 (off) to 1"),
         (
             {"contrast": (1.2, 0.8)},
@@ -456,7 +456,7 @@ def test_good_configs_have_no_problems():
         (
             {"saturation": (0.5, 1.5)},
             (28, 28, 1),
-            "augment.saturation=(0.5, 1.5) needs RGB images, these have 1 channel(s); choose ()",
+            "augment.saturation=(0.5, 1.5) needs RGB images, but these have 1 channel(s); choose ()",
         ),
         (
             {"cutout": 25, "crop": (24, 30)},

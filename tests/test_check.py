@@ -155,7 +155,7 @@ def test_eval_with_another_config_says_what_differs(run, place):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--split=valid"], "--split has no effect with --mode=train; it goes with --mode=eval"),
+        (["--split=valid"], "--split has no effect with --mode=train; use it with --mode=eval"),
         (["--checkpoint=best", "--mode=check"], "--checkpoint has no effect with --mode=check"),
         (["--allow_config_change"], "--allow_config_change has no effect without --workdir"),
     ],

@@ -229,7 +229,7 @@ MISTAKES = {
     "no such config": (["--config=configs/cn.py"], "configs/cn.py does not exist", "configs/cnn.py"),
     "no such folder": (["--config=nowhere/cnn.py"], "nowhere/cnn.py does not exist"),
     "unknown model": ([*TINY, "--config.model.name=cn"], "model.name='cn'", "tutorial_cnn"),
-    "unknown optimiser": ([*TINY, "--config.optim.name=sdg"], "optim.name='sdg'", "sgd"),
+    "unknown optimizer": ([*TINY, "--config.optim.name=sdg"], "optim.name='sdg'", "sgd"),
     "unknown data set": ([*TINY, "--config.data.source=tfds", "--config.data.name=cifr10"], "cifr10", "'cifar10'"),
     "data set without a sample": ([*TINY, "--config.data.name=mnist"], "'mnist'", "cifar10"),
     "steps and epochs": ([*TINY, "--config.train.steps=3"], "train.steps=3 and train.epochs=2.0"),
@@ -240,8 +240,8 @@ MISTAKES = {
 }
 CONFIG_FILES = {
     "syntax error": ("x = 1\ndef get_config(:\n", "line 2", "syntax"),
-    "no get_config": ("x = 1\n", "defines no get_config()"),
-    "no get_config but its name": ("'get_config'\n", "defines no get_config()"),
+    "no get_config": ("x = 1\n", "has no get_config()"),
+    "no get_config but its name": ("'get_config'\n", "has no get_config()"),
     "sys.exit": ("import sys\nsys.exit(0)\n", "it ended the program with sys.exit(0)"),
     "sys.exit in get_config": ("import sys\ndef get_config():\n    sys.exit('done')\n", "sys.exit('done')"),
     "endless recursion": ("def get_config():\n    return get_config()\n", "RecursionError"),

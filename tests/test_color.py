@@ -34,7 +34,7 @@ def through_hsv(images, change):
 
 
 images_3x2 = hnp.arrays(np.float32, (2, 3, 2, 3), elements=st.floats(0, 1, width=32, allow_subnormal=False))
-# Few levels make ties between channels, greys and pure hues common.
+# Few levels make ties between channels, grays and pure hues common.
 levels_3x2 = hnp.arrays(np.float32, (2, 3, 2, 3), elements=st.sampled_from([0.0, 0.25, 0.5, 1.0]))
 
 
@@ -77,7 +77,7 @@ def test_the_examples_of_tensorflows_documentation():
 
 
 def test_out_of_range_pixels():
-    """Greys, black, V <= 0 and V > 0 > min: finite, and as the docstring of adjust_saturation says."""
+    """Grays, black, V <= 0 and V > 0 > min: finite, and as the docstring of adjust_saturation says."""
     row = [[0, 0, 0], [0.5, 0.5, 0.5], [-0.1, -0.2, -0.3], [0, -0.5, -0.5], [0.5, 0.1, -0.3], [-1, -1, -1]]
     images = np.array(row, np.float32).reshape(1, 1, 6, 3)
     one = partial(jnp.full, (1,))
@@ -87,8 +87,8 @@ def test_out_of_range_pixels():
     np.testing.assert_allclose(got, expected, atol=1e-6)
     half = adjust_saturation(images, one(0.5))[0, 0, 4]  # S = 1.6 becomes 0.8
     np.testing.assert_allclose(half, [0.5, 0.3, 0.1], atol=1e-6)
-    grey = adjust_saturation(images, one(-1.0))[0, 0]
-    np.testing.assert_array_equal(grey, np.repeat(images[0, 0].max(1)[:, None], 3, 1))
+    gray = adjust_saturation(images, one(-1.0))[0, 0]
+    np.testing.assert_array_equal(gray, np.repeat(images[0, 0].max(1)[:, None], 3, 1))
 
 
 def test_hue_keeps_value_and_minimum_of_negative_pixels():

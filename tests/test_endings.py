@@ -48,7 +48,7 @@ def test_ctrl_c_while_jax_is_imported_ends_a_tool_at_once(command, tmp_path, too
         arguments, cwd=ROOT, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
     ) as process:
         assert process.stderr
-        # Python says what it imports. This module is one of those whose initialisation swallows an exception.
+        # Python says what it imports. This module is one of those whose initialization swallows an exception.
         next(line for line in process.stderr if "jaxlib" in line)
         process.send_signal(INT)
         rest = process.stderr.read()
@@ -188,7 +188,7 @@ def test_help_lists_the_exit_statuses(run, tool):
 @pytest.mark.parametrize(
     ("error", "code", "line"),
     [
-        (["SystemExit", 0], 1, "error: the program was ended by sys.exit(0) in a library\n"),
+        (["SystemExit", 0], 1, "error: a library ended the program with sys.exit(0)\n"),
         (["MemoryError"], 2, "error: out of memory\n"),
     ],
 )

@@ -33,7 +33,7 @@ CASES = {
     "cnn": ({**NORMED, "data.pixels": "standardized", "augment.crop": (16, 17), "augment.pad": 2}, SHAPE, NAMES),
     # What the network sees is larger than the images.
     "cnn of padded images": ({**NORMED, "augment.crop": (24, 22), "augment.pad": 2}, SHAPE, NAMES),
-    "cnn of grey images": (NORMED, (16, 16, 1), NAMES),
+    "cnn of gray images": (NORMED, (16, 16, 1), NAMES),
     "cnn in bfloat16": ({**NORMED, "model.dtype": "bfloat16"}, SHAPE, NAMES),
     "softmax of cropped photos": (CROPPED, (16, 24, 3), NAMES),
     "softmax of transparent photos": (CROPPED, (24, 16, 4), NAMES),
@@ -118,7 +118,7 @@ def save_photos(folder):
     exif[0x0112] = 6
     smooth((90, 50), 3).save(folder / "turned.jpg", exif=exif)
     smooth((31, 80), 4).save(folder / "transparent.png")
-    smooth((70, 40)).save(folder / "grey.png")
+    smooth((70, 40)).save(folder / "gray.png")
     smooth((40, 41), 3).quantize(8).save(folder / "palette.gif")
     values = np.linspace(0, 65535, 60 * 45).astype(np.uint16).reshape(60, 45)
     Image.fromarray(values).save(folder / "sixteen_bits.png")
@@ -185,7 +185,7 @@ def test_the_description_says_how_a_photo_becomes_an_image(networks):
     found = {case: export.describe(network)["preprocessing"] for case, network in networks.items()}
     shown = {case: (how["mode"], how["background"], how["resize"]) for case, how in found.items()}
     assert shown["cnn"] == ("RGB", "white", "stretch")
-    assert shown["cnn of grey images"] == ("L", "white", "stretch")
+    assert shown["cnn of gray images"] == ("L", "white", "stretch")
     assert shown["softmax of cropped photos"] == ("RGB", "white", "crop")
     assert shown["softmax of transparent photos"] == ("RGBA", None, "crop")
     assert "EXIF" in found["cnn"]["steps"][0]
@@ -267,7 +267,7 @@ MISTAKES = {
     "no workdir": (["--output=new.zip"], "--workdir is missing"),
     "no run": (["--output=new.zip", "--workdir=."], ". holds no run"),
     "no output": (["--workdir=."], "--output is missing"),
-    "output folder missing": (["--workdir=.", "--output=nowhere/new.zip"], "no folder nowhere"),
+    "output folder missing": (["--workdir=.", "--output=nowhere/new.zip"], "folder nowhere does not exist"),
     "output is a folder": (["--workdir=.", "--output=."], ". is a folder", "--output"),
     "unknown flag": (["--workdir=.", "--outptu=new.zip"], "'outptu'", "output"),
     "unknown checkpoint": (["--workdir=.", "--output=new.zip", "--checkpoint=first"], "--checkpoint=first", "best"),

@@ -84,7 +84,7 @@ def floats(count=4, shape=(8, 8, 3), seed=0):
             },
         ),
         (
-            # A bias before batch normalisation would have no effect.
+            # A bias before batch normalization would have no effect.
             "cnn",
             {"widths": (8,), "hidden": (), "norm": "batch"},
             {
@@ -155,7 +155,7 @@ def initial_parameters(key):
     return [model.init(key, jnp.zeros((1, 6, 6, 16)))["params"] for model in (tutorial, cnn)]
 
 
-def test_initialisation_is_random_in_the_right_measure():
+def test_initialization_is_random_in_the_right_measure():
     tutorial, cnn = jax.tree.map(np.asarray, initial_parameters(KEY))
     for name in ("conv1", "dense1"):
         kernel = tutorial[name]["kernel"]
@@ -170,7 +170,7 @@ def test_initialisation_is_random_in_the_right_measure():
         assert np.all(cnn[name]["bias"] == 0)
 
 
-def test_initialisation_follows_the_key():
+def test_initialization_follows_the_key():
     first, again, other = (initial_parameters(jax.random.key(seed)) for seed in (0, 0, 1))
     jax.tree.map(np.testing.assert_array_equal, first, again)
     assert np.any(first[1]["dense1"]["kernel"] != other[1]["dense1"]["kernel"])

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from synthetic import IDENTITY, SMALL_CNN, make_config, make_data, make_experiment
 
+from imgclf_jax.devices import parallel
 from imgclf_jax.errors import UserError
 from imgclf_jax.rng import step_keys
 from imgclf_jax.training.state import TrainState

@@ -54,8 +54,8 @@ def test_an_error_leaves_nothing_behind(tmp_path):
 
 def test_a_folder_that_is_missing_and_a_name_that_cannot_be_are_told(tmp_path):
     missing = tmp_path / "nowhere" / "rows.csv"
-    assert "there is no folder" in problems(missing)[0] and "nowhere" in problems(missing)[0]
-    with pytest.raises(UserError, match="no folder"), new_file(missing):
+    assert "does not exist" in problems(missing)[0] and "nowhere" in problems(missing)[0]
+    with pytest.raises(UserError, match="does not exist"), new_file(missing):
         pass
     with pytest.raises(UserError, match="cannot write"), new_file(tmp_path / ("x" * 300)):
         pass
@@ -94,7 +94,7 @@ def test_what_is_in_the_way_is_named(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     for path, words in (
         (tmp_path / "file" / "x", f"{tmp_path / 'file'} is not a folder; choose another --output"),
-        (tmp_path / "none" / "x", f"there is no folder {tmp_path / 'none'}; make it or choose another --output"),
+        (tmp_path / "none" / "x", f"folder {tmp_path / 'none'} does not exist; create it or choose another --output"),
         (tmp_path / "pipe", "exists and is not a regular file; choose another --output"),
         (tmp_path / ("x" * 300), "File name too long; choose another --output"),
         (tmp_path / ("x" * 300) / "y", "File name too long; choose another --output"),

@@ -221,10 +221,10 @@ MISTAKES = {
     "no batch": (["--batch_size=0", "."], "--batch_size=0"),
     "unknown checkpoint": (["--checkpoint=first", "."], "--checkpoint=first", "reported"),
     "output exists": (["--output=cat/x.png", "."], "cat/x.png exists"),
-    "output without a name": (["--output=", "."], "--output= is given without a name"),
+    "output without a name": (["--output=", "."], "--output= is empty"),
     "name that is too long": (["x" * 300], "File name too long"),
     "a device": (["/dev/null"], "'/dev/null' is not a regular file"),
-    "output folder missing": (["--output=new/rows.csv", "."], "no folder new"),
+    "output folder missing": (["--output=new/rows.csv", "."], "folder new does not exist"),
 }
 
 
@@ -275,7 +275,7 @@ EDITS = {
     "no model": (lambda config: config["model"].update(name="cn"), "model.name='cn'", "config.json"),
     "no pixels": (lambda config: config["data"].update(pixels="units"), "data.pixels='units'"),
     "no crop": (lambda config: config["augment"].update(crop=[99, 99]), "augment.crop"),
-    "no optimiser": (lambda config: config["optim"].update(name="sdg"), "optim.name='sdg'"),
+    "no optimizer": (lambda config: config["optim"].update(name="sdg"), "optim.name='sdg'"),
     "unknown field": (lambda config: config.update(zebra=1), "zebra"),
 }
 

@@ -128,7 +128,7 @@ def some_photos(folder, count, size=(6, 5)):
     return names
 
 
-def mean_colour(images):
+def mean_color(images):
     """A network whose three probabilities tell photos apart."""
     return images.reshape(len(images), -1, 3).astype(np.float32).mean(1) / 255
 
@@ -136,12 +136,12 @@ def mean_colour(images):
 @pytest.mark.parametrize("batch_size", [1, 4, 100])
 def test_rows_come_in_order_with_bad_files_among_them(tmp_path, batch_size):
     names = some_photos(tmp_path, 10)
-    expected = [mean_colour(np.asarray(Image.open(name))[None])[0] for name in names]
+    expected = [mean_color(np.asarray(Image.open(name))[None])[0] for name in names]
     (tmp_path / "empty").touch()
     files = [(name, index) for index, name in enumerate(names)]
     files[3:3] = [(str(tmp_path / "empty"), None), (str(tmp_path / "gone.png"), 7)]
     expected[3:3] = [None, None]
-    batches = list(predict_files(files, mean_colour, (6, 5, 3), "stretch", batch_size))
+    batches = list(predict_files(files, mean_color, (6, 5, 3), "stretch", batch_size))
     assert all(len(batch) <= batch_size for batch in batches)
     rows = [row for batch in batches for row in batch]
     assert [(row.file, row.label) for row in rows] == files
@@ -175,7 +175,7 @@ def test_photos_are_read_ahead_but_not_far(tmp_path, monkeypatch):
 
     monkeypatch.setattr(photos, "decode", decode)
     files = ((f"{index}.png", None) for index in range(500))
-    batches = predict_files(files, mean_colour, (2, 2, 3), "stretch", 8)
+    batches = predict_files(files, mean_color, (2, 2, 3), "stretch", 8)
     for index in range(3):
         next(batches)
         ahead = 8 * (index + 1) + 8 + 16  # this batch and those before, the next one, and one for each thread
@@ -190,7 +190,7 @@ def test_photos_are_read_ahead_but_not_far(tmp_path, monkeypatch):
 
 def test_nan_is_no_prediction(tmp_path):
     def network(images):
-        found = mean_colour(images)
+        found = mean_color(images)
         found[1, 2] = np.nan
         return found
 
@@ -209,7 +209,7 @@ def test_photos_that_are_odd_are_reported_once(tmp_path):
         values = np.full((4, 4), 4095 if number in (1, 3) else 65535, np.uint16)
         Image.fromarray(values).save(name)
     with pytest.warns(UserWarning) as told:
-        rows = list(predict_files([(name, None) for name in names], mean_colour, (2, 2, 3), "stretch", 2))
+        rows = list(predict_files([(name, None) for name in names], mean_color, (2, 2, 3), "stretch", 2))
     assert sum(map(len, rows)) == 5
     (line,) = [str(warning.message) for warning in told]
     assert line.startswith(f"2 of 5 photos come out dark (2 × values stay below 4,096 of 65,535), e.g. {names[1]}; if ")
@@ -221,7 +221,7 @@ def test_an_error_that_is_not_the_files_is_not_hidden(tmp_path, monkeypatch):
 
     monkeypatch.setattr(photos, "decode", decode)
     with pytest.raises(ZeroDivisionError):
-        list(predict_files([("x.png", None)], mean_colour, (2, 2, 3), "stretch", 8))
+        list(predict_files([("x.png", None)], mean_color, (2, 2, 3), "stretch", 8))
 
 
 def test_equal_probabilities_come_in_the_order_of_the_labels():

@@ -60,7 +60,7 @@ def test_captions_that_are_too_long_are_shortened():
     assert short.size == long.size
 
 
-def test_grey_images():
+def test_gray_images():
     images = make_data(2, (8, 8, 1))[0]
     page = np.asarray(preview.grid(["a", "b"], images, images[None]))
     assert page.shape[-1] == 3
@@ -97,13 +97,13 @@ def test_command_on_training_examples(run, tmp_path):
     [
         ([], "--config is missing"),
         (["--config=configs/cnn.py", "--image=nowhere.jpg"], "--image=nowhere.jpg: cannot be read: No such file"),
-        (["--config=configs/cnn.py", "--output=picture.jpg"], "must end in .png"),
-        (["--config=configs/cnn.py", "--save_dir=configs"], "--save_dir=configs is not empty; choose another one"),
+        (["--config=configs/cnn.py", "--output=picture.jpg"], "does not end in .png"),
+        (["--config=configs/cnn.py", "--save_dir=configs"], "--save_dir=configs is not empty; choose another folder"),
         (
             ["--config=configs/cnn.py", "--versions=100000"],
-            "4 images, 100000 versions of each: a picture holds at most",
+            "4 images with 100000 versions of each are too many: a picture holds at most",
         ),
-        (["--config=configs/cnn.py", "--save_dir="], "--save_dir= is given without a name"),
+        (["--config=configs/cnn.py", "--save_dir="], "--save_dir= is empty"),
         (["--config=configs/cnn.py", "--save_dir=README.md/x"], "README.md is not a folder; choose another --save_dir"),
         (["--config=configs/cnn.py", "--config.augment.pad=-1"], "augment.pad=-1"),
         (["--config=configs/cnn.py", "--config.data.resize=fit"], "data.resize='fit' must be one of"),

@@ -87,7 +87,7 @@ def test_predictions_are_those_of_the_run(softmax):
     right = sum(row["true"] == row["predicted"] for row in rows)
     found = runs.read([softmax], silent)[0]
     # Another device may swap what is as good as equal, and nothing else.
-    assert abs(right - result["correct"]) <= found.found.near_ties(1e-4)
+    assert abs(right - result["correct"]) <= found.predictions.near_ties(1e-4)
     assert found.result["loss"] == pytest.approx(result["loss"], rel=1e-3)
     for row in rows[:50]:
         values = {name: float(row[f"p({name})"]) for name in names}
@@ -112,7 +112,7 @@ def test_the_page_says_what_the_run_was(softmax):
     result = told["results"]["test"]
     for text in (
         f"{result['accuracy']:.4f}",
-        f"{result['correct']:,} of {result['count']:,} right",
+        f"{result['correct']:,} of {result['count']:,} correct",
         "cifar10 (bundled sample)",
         told["provenance"]["packages"]["jax"],
         told["data"]["fingerprint"],
@@ -181,7 +181,7 @@ def test_runs_side_by_side(softmax, finished, compared):
     assert "First-layer filters" in page
     # Of the same data and splits.
     assert record(softmax)["data"]["fingerprint"] == record(finished.folder)["data"]["fingerprint"]
-    assert "do not compare" not in page
+    assert "not comparable" not in page
     assert not (softmax / "report" / "run1").exists()
 
 
@@ -190,7 +190,7 @@ def test_runs_on_other_data_do_not_compare(softmax, copy, tmp_path, undrawn):
     told["data"]["fingerprint"] = "0" * 64
     (copy / "run.json").write_text(json.dumps(told))
     page, _ = report(softmax, copy.rename(tmp_path / "other"), output=tmp_path / "both")
-    assert "do not compare, for the runs differ in: content of the images." in page
+    assert "not comparable: the runs differ in content of the images." in page
     assert "the runs have the same config" in page
 
 
@@ -201,9 +201,9 @@ def test_runs_on_images_of_another_size_compare_by_the_names_of_examples(softmax
     assert record(small)["data"]["fingerprint"] != record(softmax)["data"]["fingerprint"]
     one, two = runs.read([softmax, small], silent)
     assert different_data([one, two]) == ""
-    other = two._replace(found=two.found._replace(ids=two.found.ids[::-1]))
+    other = two._replace(predictions=two.predictions._replace(ids=two.predictions.ids[::-1]))
     assert different_data([one, other]) == "content of the images"
-    assert different_data([one, two._replace(found=None)]) == "content of the images"
+    assert different_data([one, two._replace(predictions=None)]) == "content of the images"
 
 
 def test_names_are_as_long_as_it_takes(tmp_path):
@@ -254,7 +254,7 @@ def test_without_its_data_a_run_has_its_curves_all_the_same(copy, change, tmp_pa
     (copy / "config.json").write_text(json.dumps(config))
     (copy / "run.json").write_text(json.dumps(told))
     page, warned = report(copy)
-    assert len(warned) == 1 and warned[0].startswith("There are no predictions in this report")
+    assert len(warned) == 1 and warned[0].startswith("This report has only curves and settings, no predictions: ")
     assert "A report downloads nothing" in warned[0] and told["data"]["location"] in warned[0]
     assert "Learning curves" in page and "What the classes look like" in page and "train[:5000]" in page
     assert f"{told['results']['test']['accuracy']:.4f}" in page
@@ -294,17 +294,17 @@ def test_a_folder_that_is_no_report_is_left_alone(copy, undrawn):
     output = copy / "report"
     output.mkdir()
     (output / "thesis.txt").write_text("years of work")
-    with pytest.raises(UserError, match=r"is not an earlier report but holds thesis\.txt; move it away"):
+    with pytest.raises(UserError, match=r"is not an earlier report: it contains thesis\.txt; move it"):
         report(copy)
     assert (output / "thesis.txt").read_text() == "years of work"
-    with pytest.raises(UserError, match="is not an earlier report but holds"):
+    with pytest.raises(UserError, match="is not an earlier report: it contains"):
         report(copy, output=copy)
     with pytest.raises(UserError, match="is not a folder"):
         report(copy, output=copy / "run.json")
     (output / "thesis.txt").unlink()
     report(copy)
     (output / "notes.txt").write_text("mine")
-    with pytest.raises(UserError, match=r"holds notes\.txt, which is not of an earlier report"):
+    with pytest.raises(UserError, match=r"contains notes\.txt, which is not from an earlier report"):
         report(copy)
     (output / "notes.txt").unlink()
     (output / "index.html").write_text("old")
@@ -360,7 +360,7 @@ def test_a_run_without_results_is_shown_without_them(copy, undrawn, results):
     (copy / "run.json").write_text(json.dumps(told))
     shutil.rmtree(copy / "checkpoints")
     page, _ = report(copy)
-    assert "run.json holds no results" in page and "Test accuracy" not in page
+    assert "run.json has no results" in page and "Test accuracy" not in page
 
 
 def command(*arguments):

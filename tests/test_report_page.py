@@ -129,10 +129,10 @@ def test_shortened_names_of_a_picture_have_tooltips(hostile):
     assert re.search(r'<g id="run-confusion-[xy]5"><title>x{200}</title>', hostile.html)
 
 
-def test_pictures_are_in_the_colours_of_the_page(hostile):
+def test_pictures_are_in_the_colors_of_the_page(hostile):
     for picture in re.findall(r"<svg.*?</svg>", hostile.html, flags=re.DOTALL):
-        colours = set(re.findall(r"(?:fill|stroke|color): (#[0-9a-f]{3,6})", picture))
-        assert colours <= {"#000000"} and "var(--ink)" in picture, colours
+        colors = set(re.findall(r"(?:fill|stroke|color): (#[0-9a-f]{3,6})", picture))
+        assert colors <= {"#000000"} and "var(--ink)" in picture, colors
 
 
 @pytest.mark.parametrize("count", [2, 21, 100])
@@ -156,8 +156,8 @@ def test_small_images_keep_their_pixels_and_photos_are_scaled_down():
         assert small.shape[0] / small.shape[1] == pytest.approx(shape[0] / shape[1], rel=0.25)
         assert not thumbnails.is_tiny(small)
     run = make_run(names=("a", "b"), count=12, shape=(300, 400, 3))
-    lazy = OnDisk(run.found.images)
-    built = page.build([run._replace(found=run.found._replace(images=lazy))])
+    lazy = OnDisk(run.predictions.images)
+    built = page.build([run._replace(predictions=run.predictions._replace(images=lazy))])
     assert 'class="pixels"' not in built.html
     assert 4 <= len(lazy.asked) < 12  # Only what is shown is decoded.
 
@@ -174,15 +174,15 @@ def test_an_image_is_encoded_without_loss():
 
 def test_csv_is_read_back_as_it_was(tmp_path):
     run = make_run(names=(*HOSTILE, 'comma, "quote"\nline', "=1+1", "'quoted'"))
-    predictions.write_csv(tmp_path / "predictions.csv", run.found)
+    predictions.write_csv(tmp_path / "predictions.csv", run.predictions)
     with (tmp_path / "predictions.csv").open(newline="", encoding="utf-8", errors="surrogateescape") as file:
         rows = list(csv.reader(file))
-    assert rows[0][5:] == [f"p({name})" for name in run.found.class_names]
+    assert rows[0][5:] == [f"p({name})" for name in run.predictions.class_names]
     text = [[cell.removeprefix("'") for cell in row[:3]] for row in rows[1:]]
     assert "'=1+1" in {row[1] for row in rows[1:]}
-    assert [row[0] for row in text] == list(run.found.ids)
-    assert [row[1] for row in text] == [run.found.class_names[label] for label in run.found.labels]
-    np.testing.assert_allclose(np.array([row[5:] for row in rows[1:]], float), run.found.probabilities, rtol=1e-5)
+    assert [row[0] for row in text] == list(run.predictions.ids)
+    assert [row[1] for row in text] == [run.predictions.class_names[label] for label in run.predictions.labels]
+    np.testing.assert_allclose(np.array([row[5:] for row in rows[1:]], float), run.predictions.probabilities, rtol=1e-5)
 
 
 @pytest.fixture
@@ -194,23 +194,23 @@ def undrawn(monkeypatch):
 
 def test_nan_counts_as_wrong_and_is_measured_nowhere(tmp_path, undrawn):
     run = make_run(names=("a", "b", "c"))
-    scores = run.found.scores.copy()
+    scores = run.predictions.scores.copy()
     lost = [0, 7, 59]
     scores[lost, 1] = np.nan
-    found = run.found._replace(scores=scores, images=OnDisk(run.found.images))
+    found = run.predictions._replace(scores=scores, images=OnDisk(run.predictions.images))
     kept = np.setdiff1d(np.arange(60), lost)
-    right = int((run.found.predicted[kept] == run.found.labels[kept]).sum())
+    right = int((run.predictions.predicted[kept] == run.predictions.labels[kept]).sum())
     assert found.correct == right and list(np.flatnonzero(found.predicted == -1)) == lost
     finite = found.only_finite()
-    np.testing.assert_array_equal(finite.scores, run.found.scores[kept])
-    np.testing.assert_array_equal(finite.images[5], run.found.images[kept[5]])
+    np.testing.assert_array_equal(finite.scores, run.predictions.scores[kept])
+    np.testing.assert_array_equal(finite.images[5], run.predictions.images[kept[5]])
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        built = page.build([run._replace(found=found)])
+        built = page.build([run._replace(predictions=found)])
         predictions.write_csv(tmp_path / "predictions.csv", found)
-    assert f"{right} of 60 examples of the test split are right" in built.html
+    assert f"{right} of 60 examples of the test split are classified correctly" in built.html
     # The confusion matrix is about the other 57 examples.
-    assert f"confusion matrix of 3 classes: {right} of 57 predictions are right" in built.html
+    assert f"confusion matrix of 3 classes: {right} of 57 predictions are correct" in built.html
     assert not re.search(r"\bnan\b", re.sub(r"base64,[^\"]*", "", built.html), re.IGNORECASE)
     with (tmp_path / "predictions.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
@@ -220,7 +220,7 @@ def test_nan_counts_as_wrong_and_is_measured_nowhere(tmp_path, undrawn):
 
 def test_nothing_but_nan_is_said_in_a_sentence(undrawn):
     run = make_run(names=("a", "b"))
-    nothing = run._replace(found=run.found._replace(scores=np.full((60, 2), np.nan, np.float32)))
+    nothing = run._replace(predictions=run.predictions._replace(scores=np.full((60, 2), np.nan, np.float32)))
     built = page.build([nothing, make_run(names=("a", "b"), name="other")])
     assert "All 60 predictions on the test split are NaN" in built.html
     assert "test accuracy 0.0000" in built.html
@@ -237,16 +237,16 @@ def test_predictions_without_a_mistake_and_without_a_class():
     perfect = np.full((60, 3), -10, np.float32)
     labels = np.arange(60, dtype=np.int32) % 2
     perfect[np.arange(60), labels] = 0
-    built = page.build([run._replace(found=run.found._replace(scores=perfect, labels=labels))])
+    built = page.build([run._replace(predictions=run.predictions._replace(scores=perfect, labels=labels))])
     assert "None of the 60 predictions is wrong" in built.html
     assert "never predicted has no precision" in built.html
     assert "mistakes" not in pictures(built)
 
 
 def test_a_run_of_which_little_is_known_has_a_page():
-    run = make_run()._replace(record={}, rows=[], found=None)
+    run = make_run()._replace(record={}, rows=[], predictions=None)
     built = page.build([run])
-    assert "No row has been written yet" in built.html and "no results" in built.html
+    assert "The metrics files have no rows yet" in built.html and "no results" in built.html
     built = page.build([run, run._replace(name="other")])
     assert "no result" in built.html
 

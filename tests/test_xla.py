@@ -112,7 +112,7 @@ def test_a_compilation_cache_that_fails_is_one_line(run, tmp_path):
 def test_damaged_entries_of_the_compilation_cache_are_one_line(monkeypatch, capsys, tmp_path):
     before = {name: jax.config.values[name] for name in CACHE}
     monkeypatch.setattr(warnings, "showwarning", cli._show_warning)
-    monkeypatch.setattr(cli, "_cache_told", False)
+    monkeypatch.setattr(cli, "_cache_warned", False)
     try:
         for name, value in zip(CACHE, (str(tmp_path), 0.0), strict=True):
             jax.config.update(name, value)

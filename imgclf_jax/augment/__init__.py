@@ -1,4 +1,4 @@
-"""From images to what the network sees: (key, images) -> images, batched, pure, on the device; then normalized."""
+"""Augmentation and normalization: pure, batched functions (key, images) -> network inputs, on the device."""
 
 from imgclf_jax.augment.batch import (
     PAD_MODES,

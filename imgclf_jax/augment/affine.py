@@ -1,27 +1,27 @@
-"""Rotation, shifts, shear and zoom: one affine map and one bilinear resampling an image, batched, pure and traced.
+"""Rotation, shifts, shear and zoom as one affine map and one bilinear resampling per image; batched, pure and traced.
 
-`random_affine` is what `imgclf_jax.augment.batch` runs; `affine_matrices` and `affine_transform` take given parameters;
-`problems` checks the fields of `config.augment` that these are.
+`imgclf_jax.augment.batch` calls `random_affine`; `affine_matrices` and `affine_transform` take given parameters;
+`problems` checks their fields in `config.augment`.
 
-Coordinates are x to the right and y down, in pixels, from the image's centre ((H - 1) / 2, (W - 1) / 2). A map leads
-from a place in the result to the place in the image that is read there. With Keras's matrices (ImageDataGenerator,
-apply_affine_transform in keras/src/legacy/preprocessing/image.py) it is, in (x, y),
+Coordinates are x to the right and y down, in pixels, from the center of the image ((H - 1) / 2, (W - 1) / 2). A map
+takes a place in the result to the place in the image that is read for it. With the matrices of Keras
+(ImageDataGenerator, apply_affine_transform in keras/src/legacy/preprocessing/image.py) it is, in (x, y),
 
     R · (S · Z · place + t)    R = [[cos r, -sin r],   S = [[1, -sin s],   Z = [[zx,  0],   t = [tx,
                                     [sin r,  cos r]]        [0,  cos s]]        [ 0, zy]]        ty]
 
-so that the image is seen turned counter-clockwise by r (90 degrees are np.rot90), then moved by tx to the left and by
-ty up, then sheared, then smaller by zx and zy (larger where they are below 1). S turns the vertical axis alone, by s.
-All ranges but zoom's are symmetric, so that signs matter to given parameters only. Two slips of Keras's are not taken
-over: it moves columns by what `height_shift_range` draws and rows by what `width_shift_range` draws, and it swaps the
-centre's coordinates, which shows where images are not square.
+The image then appears rotated counter-clockwise by r (90 degrees is np.rot90), then shifted by tx to the left and by ty
+up, then sheared, then shrunk by zx and zy (enlarged if they are below 1). S rotates only the vertical axis, by s. All
+ranges except that of zoom are symmetric, so signs matter only for given parameters. Two bugs of Keras are not copied:
+it shifts columns by the draw of `height_shift_range` and rows by that of `width_shift_range`, and it swaps the
+coordinates of the center, which matters for images that are not square.
 
-What lies outside the image is, for each fill mode,
+Outside the image, each fill mode continues it as
 
     constant    0 0 0 0 | a b c d | 0 0 0 0    scipy.ndimage's "constant" with cval=0: no transition at the border
     nearest     a a a a | a b c d | d d d d    "nearest"
     reflect     d c b a | a b c d | d c b a    "reflect"
-    wrap        a b c d | a b c d | a b c d    "grid-wrap": the last pixel and the first are neighbours
+    wrap        a b c d | a b c d | a b c d    "grid-wrap": the last pixel and the first are neighbors
 """
 
 import math
@@ -36,22 +36,25 @@ from imgclf_jax.rng import image_uniform
 
 OPERATIONS = ("rotation", "width_shift", "height_shift", "shear", "zoom")
 FILL_MODES = ("constant", "nearest", "reflect", "wrap")
-# In pixels. float32 puts places on the border a little outside; with "constant" all of a turned border would be lost.
+# In pixels. float32 rounding moves places on the border slightly outside; "constant" would blank a rotated border.
 _TOLERANCE = 1e-3
 
 
 def random_affine(keys: jax.Array, images: jax.Array, fill_mode: str = "nearest", **ranges: Any) -> jax.Array:
-    """Each image turned, moved, sheared and zoomed by amounts of its own, as Keras's ImageDataGenerator does it.
+    """Rotates, shifts, shears and zooms each image by its own draws, like ImageDataGenerator of Keras.
 
     Args:
-      keys: [B].
-      images: float32 [B, H, W, C].
-      fill_mode: one of `FILL_MODES`; see above.
-      ranges: `OPERATIONS`, as `random_matrices` takes them.
+        keys: [B].
+        images: float32 [B, H, W, C].
+        fill_mode: one of `FILL_MODES`; see above.
+        **ranges: `OPERATIONS`, as `random_matrices` takes them.
 
-    Returns float32 [B, H, W, C], in [0, 1] if the images are.
+    Returns:
+        float32 [B, H, W, C], in [0, 1] if the images are.
 
-    Raises as `affine_transform`.
+    Raises:
+        TypeError: see `affine_transform`.
+        ValueError: see `affine_transform`.
     """
     return affine_transform(images, random_matrices(keys, images.shape[1:3], **ranges), fill_mode)
 
@@ -66,18 +69,19 @@ def random_matrices(
     shear: float = 0.0,
     zoom: Sequence[float] = (),
 ) -> jax.Array:
-    """The maps of images of their own parameters, all drawn independently. What is off (0 or ()) draws nothing.
+    """Maps with independently drawn parameters, one per image. Operations that are off (0 or ()) draw nothing.
 
     Args:
-      keys: [B], the images'.
-      size: (H, W) of the images.
-      rotation: degrees; uniform in [-rotation, rotation).
-      width_shift: tx is a fraction of W uniform in [-width_shift, width_shift).
-      height_shift: ty is a fraction of H uniform in [-height_shift, height_shift).
-      shear: degrees; uniform in [-shear, shear).
-      zoom: (low, high); zx and zy are uniform in [low, high).
+        keys: [B], of the images.
+        size: (H, W) of the images.
+        rotation: degrees; uniform in [-rotation, rotation).
+        width_shift: tx is a fraction of W, uniform in [-width_shift, width_shift).
+        height_shift: ty is a fraction of H, uniform in [-height_shift, height_shift).
+        shear: degrees; uniform in [-shear, shear).
+        zoom: (low, high); zx and zy are uniform in [low, high).
 
-    Returns float32 [B, 2, 3], see `affine_matrices`.
+    Returns:
+        float32 [B, 2, 3], see `affine_matrices`.
     """
     height, width = size
 
@@ -98,36 +102,40 @@ def random_matrices(
 def affine_matrices(
     rotation: jax.Array, shift: tuple[jax.Array, jax.Array], shear: jax.Array, zoom: tuple[jax.Array, jax.Array]
 ) -> jax.Array:
-    """The maps of given parameters: R · (S · Z · place + t), see above.
+    """Maps with the given parameters: R · (S · Z · place + t), see above.
 
     Args:
-      rotation: float32 [B], degrees.
-      shift: (tx, ty), float32 [B] each, pixels.
-      shear: float32 [B], degrees.
-      zoom: (zx, zy), float32 [B] each.
+        rotation: float32 [B], degrees.
+        shift: (tx, ty), float32 [B] each, pixels.
+        shear: float32 [B], degrees.
+        zoom: (zx, zy), float32 [B] each.
 
-    Returns float32 [B, 2, 3], of which [:, :, :2] multiplies (x, y) and [:, :, 2] is added.
+    Returns:
+        float32 [B, 2, 3]; [:, :, :2] multiplies (x, y), and [:, :, 2] is added.
     """
     turn, tilted = jnp.deg2rad(rotation), jnp.deg2rad(rotation + shear)
     cos, sin = jnp.cos(turn), jnp.sin(turn)
     (tx, ty), (zx, zy) = shift, zoom
-    # R · S turns the horizontal axis by r and the vertical one by r + s.
+    # R · S rotates the horizontal axis by r and the vertical one by r + s.
     to_x = (zx * cos, -zy * jnp.sin(tilted), cos * tx - sin * ty)
     to_y = (zx * sin, zy * jnp.cos(tilted), sin * tx + cos * ty)
     return jnp.stack([jnp.stack(to_x, -1), jnp.stack(to_y, -1)], -2)
 
 
 def affine_transform(images: jax.Array, matrices: jax.Array, fill_mode: str = "nearest") -> jax.Array:
-    """Reads each image where its matrix says, between pixels linearly: scipy.ndimage.affine_transform with order=1.
+    """Resamples each image by its matrix with linear interpolation: scipy.ndimage.affine_transform with order=1.
 
     Args:
-      images: float32 [B, H, W, C].
-      matrices: float32 [B, 2, 3] in (x, y) from the centre, from results to images; see `affine_matrices`.
-      fill_mode: one of `FILL_MODES`; see above. With "constant", a thousandth of a pixel outside is still inside.
+        images: float32 [B, H, W, C].
+        matrices: float32 [B, 2, 3] in (x, y) from the center, from results to images; see `affine_matrices`.
+        fill_mode: one of `FILL_MODES`; see above. With "constant", up to 0.001 pixels outside still count as inside.
 
-    Returns float32 [B, H, W, C], in [0, 1] if the images are. Places that are pixels give their values exactly.
+    Returns:
+        float32 [B, H, W, C], in [0, 1] if the images are. Places that coincide with pixels give their values exactly.
 
-    Raises TypeError for other dtypes, ValueError for an unknown fill mode.
+    Raises:
+        TypeError: the images have another dtype.
+        ValueError: the fill mode is unknown.
     """
     if images.dtype != jnp.float32:
         raise TypeError(f"images must be float32, not {images.dtype}")
@@ -137,25 +145,26 @@ def affine_transform(images: jax.Array, matrices: jax.Array, fill_mode: str = "n
     x, y = _places(matrices, height, width)
     left, across = _cell(x, width, fill_mode)
     top, down = _cell(y, height, fill_mode)
-    # The neighbour of the last pixel is the first, which is what "wrap" means; the others give it no weight.
+    # The neighbor of the last pixel is the first, as "wrap" requires; the other modes give it no weight.
     right, bottom = (jnp.where(i == n - 1, 0, i + 1) for i, n in ((left, width), (top, height)))
-    # Four gathers of whole pixels: on the CPU, planes, windows of 2 x 2 pixels, and neighbours stored side by side or
-    # packed into words took 1.5 to 3 times as long. vmap keeps each gather within its image, hence within its device.
+    # Four gathers of whole pixels. On the CPU, gathers of planes, of windows of 2 x 2 pixels, or of neighbors stored
+    # side by side or packed into words took 1.5 to 3 times as long. vmap keeps each gather within its image, and so
+    # within its device.
     pixels = images.reshape(count, height * width, channels)
     read = jax.vmap(lambda image, i: image.at[i].get(mode="promise_in_bounds"))
     a, b, c, d = (read(pixels, i * width + j) for i in (top, bottom) for j in (left, right))
     across, down = across[..., None], down[..., None]
-    # p + w·(q - p) is exact for equal p and q, and never rounded out of [0, 1].
+    # p + w·(q - p) is exact for equal p and q, and rounding never moves it out of [0, 1].
     upper, lower = a + across * (b - a), c + across * (d - c)
     result = upper + down * (lower - upper)
     if fill_mode == "constant":
-        # Products: with a select the whole takes 1.8 times as long on the CPU.
+        # Products, because a select makes the whole function 1.8 times slower on the CPU.
         result = result * (_within(x, width) * _within(y, height))[..., None]
     return result
 
 
 def _places(matrices: jax.Array, height: int, width: int) -> tuple[jax.Array, jax.Array]:
-    """x and y, float32 [B, H, W] each, in pixels from the first one: where each pixel of the results is read."""
+    """x and y, float32 [B, H, W] each, in pixels from the first one: the place read for each pixel of the result."""
     middle_y, middle_x = (height - 1) / 2, (width - 1) / 2
     y = (jnp.arange(height) - middle_y)[:, None]
     x = jnp.arange(width) - middle_x
@@ -167,10 +176,10 @@ def _places(matrices: jax.Array, height: int, width: int) -> tuple[jax.Array, ja
 
 
 def _cell(place: jax.Array, length: int, fill_mode: str) -> tuple[jax.Array, jax.Array]:
-    """The pixel before each place, int32 in [0, length), and the fraction of a pixel, in [0, 1], from there to it."""
+    """The pixel before each place, int32 in [0, length), and the distance from it to the place, in [0, 1] pixels."""
     if fill_mode == "wrap":
         place = place - length * jnp.floor(place / length)
-        place = jnp.clip(place, 0, length)  # The quotient is rounded.
+        place = jnp.clip(place, 0, length)  # because the quotient is rounded
     else:
         if fill_mode == "reflect":
             place = place + 0.5 - 2 * length * jnp.floor((place + 0.5) / (2 * length))
@@ -181,24 +190,24 @@ def _cell(place: jax.Array, length: int, fill_mode: str) -> tuple[jax.Array, jax
 
 
 def _within(place: jax.Array, length: int) -> jax.Array:
-    """1 where the place is in the image, 0 elsewhere, float32."""
+    """1 if the place is in the image, otherwise 0; float32."""
     middle = (length - 1) / 2
     return (jnp.abs(place - middle) <= middle + _TOLERANCE).astype(jnp.float32)
 
 
 def problems(config: ConfigDict) -> list[str]:
-    """What is wrong with the fields of `config.augment` that are `random_affine`'s: one line each."""
-    found = []
+    """Returns one line per problem with the fields of `config.augment` that `random_affine` uses."""
+    lines = []
     if not 0 <= config.rotation <= 180:
-        found.append(f"augment.rotation={config.rotation} is out of range; choose 0 (off) to 180")
+        lines.append(f"augment.rotation={config.rotation} is out of range; choose 0 (off) to 180")
     for field, limit in (("width_shift", 1), ("height_shift", 1), ("shear", 90)):
         if not 0 <= config[field] < limit:
-            found.append(f"augment.{field}={config[field]} is out of range; choose 0 (off) or more, below {limit}")
+            lines.append(f"augment.{field}={config[field]} is out of range; choose 0 (off) or more, below {limit}")
     if config.zoom != () and not _is_range(config.zoom):
-        found.append(f"augment.zoom={config.zoom} is not a range; choose () or (low, high) with 0 < low <= high")
+        lines.append(f"augment.zoom={config.zoom} is not a range; choose () or (low, high) with 0 < low <= high")
     if config.fill_mode not in FILL_MODES:
-        found.append(f"augment.fill_mode={config.fill_mode!r} is unknown; choose one of {', '.join(FILL_MODES)}")
-    return found
+        lines.append(f"augment.fill_mode={config.fill_mode!r} is unknown; choose one of {', '.join(FILL_MODES)}")
+    return lines
 
 
 def _is_range(value: Any) -> bool:

@@ -1,12 +1,12 @@
 """Augmentation on the device: (key, images) -> images; batched, pure, and traced inside the compiled train step.
 
-Each image of a batch draws its own parameters from its own key, `image_keys(key, positions)`, and each operation
-from its own stream of that key. So what happens to an image depends on (key, its position in the global batch)
-alone: not on the batch size, the number of devices, or which other operations are switched on.
+Each image of a batch draws its parameters from its own key, `image_keys(key, positions)`, and each operation from its
+own stream of that key. So the augmentation of an image depends only on (key, its position in the global batch), not on
+the batch size, the number of devices, or which other operations are on.
 
-`augment` is what training runs and `central` what evaluation runs; `problems` checks the `config.augment` that
-both read. The single operations are public for tests and ablations; those that read between pixels (rotation and the
-like) stand in `imgclf_jax.augment.affine`. No gradients are meant to go through them.
+Training uses `augment` and evaluation uses `central`; `problems` checks the `config.augment` that both read. The single
+operations are public for tests and ablations; those that interpolate (rotation, shifts, shear, zoom) are in
+`imgclf_jax.augment.affine`. None of them is meant to be differentiated.
 """
 
 import math
@@ -24,7 +24,7 @@ PAD_MODES = ("zero", "reflect")
 
 
 def _place(keys: jax.Array, operation: str, rows: int, columns: int) -> tuple[jax.Array, jax.Array]:
-    """int32 [B] twice: a row in [0, rows) and a column in [0, columns), uniform and independent."""
+    """Uniform, independent rows in [0, rows) and columns in [0, columns), int32 [B] each."""
     ends = jnp.array([rows, columns])
     places = jax.vmap(lambda key: jax.random.randint(key, (2,), 0, ends))(operation_keys(keys, operation))
     return places[:, 0], places[:, 1]
@@ -33,24 +33,26 @@ def _place(keys: jax.Array, operation: str, rows: int, columns: int) -> tuple[ja
 def random_crop(
     keys: jax.Array, images: jax.Array, size: Sequence[int], padding: int = 0, padding_mode: str = "zero"
 ) -> jax.Array:
-    """A window of each image, after padding, every place equally likely (as tf.image.random_crop).
+    """A window of each image after padding, at a uniformly drawn place (as in tf.image.random_crop).
 
     Args:
-      keys: [B].
-      images: [B, H, W, C], any dtype.
-      size: (h, w) of the window, at most (H + 2·padding, W + 2·padding).
-      padding: pixels added on all four sides.
-      padding_mode: "zero", or "reflect": mirrored without repeating the edge, as in numpy; padding < H, W.
+        keys: [B].
+        images: [B, H, W, C], any dtype.
+        size: (h, w) of the window, at most (H + 2·padding, W + 2·padding).
+        padding: pixels added on all four sides.
+        padding_mode: "zero", or "reflect": mirrored without repeating the edge, as in numpy; padding < H, W.
 
-    Returns [B, h, w, C] of the same dtype.
+    Returns:
+        [B, h, w, C] of the same dtype.
 
-    Raises ValueError for a window or padding that does not fit, or an unknown padding mode.
+    Raises:
+        ValueError: the window or the padding does not fit, or the padding mode is unknown.
     """
     height, width = size
     _check_window(images, size, padding, padding_mode)
     rows, columns = images.shape[1] + 2 * padding, images.shape[2] + 2 * padding
     top, left = _place(keys, "crop", rows - height + 1, columns - width + 1)
-    if padding == 0:  # a copy of rows, five times faster on the CPU than the gather that padding needs
+    if padding == 0:  # Copies rows: on the CPU, five times faster than the gather that padding needs.
         window = (height, width, images.shape[3])
         return jax.vmap(lambda image, y, x: jax.lax.dynamic_slice(image, (y, x, 0), window))(images, top, left)
     y = top[:, None] + jnp.arange(height) - padding
@@ -59,10 +61,10 @@ def random_crop(
 
 
 def _read_padded(images: jax.Array, y: jax.Array, x: jax.Array, mode: str) -> jax.Array:
-    """Pixels at rows y [B, h] and columns x [B, w], which may lie outside, without storing the padded images."""
+    """The pixels at rows y [B, h] and columns x [B, w], which may be outside, without storing padded images."""
     inside = _reflect if mode == "reflect" else lambda place, length: jnp.clip(place, 0, length - 1)
     inside_y, inside_x = inside(y, images.shape[1]), inside(x, images.shape[2])
-    # vmap, not an index array over the batch: the gather stays within each image, hence within each device.
+    # vmap, not an index array over the batch: the gather stays within each image, and so within each device.
     pixels = jax.vmap(lambda image, i, j: image.at[i[:, None], j].get(mode="promise_in_bounds"))
     window = pixels(images, inside_y, inside_x)
     if mode == "reflect":
@@ -83,19 +85,23 @@ def _check_window(images: jax.Array, size: Sequence[int], padding: int, padding_
     if padding < 0 or (padding_mode == "reflect" and padding >= min(height, width)):
         raise ValueError(f"padding={padding} ({padding_mode}) does not fit {height}x{width} images")
     if not (1 <= size[0] <= height + 2 * padding and 1 <= size[1] <= width + 2 * padding):
-        raise ValueError(f"no window {tuple(size)} in {height}x{width} images padded by {padding}")
+        raise ValueError(f"a window {tuple(size)} does not fit {height}x{width} images padded by {padding}")
 
 
 def central_crop(images: jax.Array, size: Sequence[int], padding: int = 0, padding_mode: str = "zero") -> jax.Array:
-    """The middle window: rows from (H - h) // 2, columns from (W - w) // 2, as tf.image.resize_with_crop_or_pad.
+    """The central window: rows from (H - h) // 2, columns from (W - w) // 2, as in tf.image.resize_with_crop_or_pad.
 
     Args:
-      images: [B, H, W, C], any dtype.
-      size: (h, w) of the window, at most (H + 2·padding, W + 2·padding).
-      padding: pixels available on all four sides, seen only where the window is larger than the image.
-      padding_mode: as in `random_crop`.
+        images: [B, H, W, C], any dtype.
+        size: (h, w) of the window, at most (H + 2·padding, W + 2·padding).
+        padding: pixels available on all four sides, used only if the window is larger than the image.
+        padding_mode: see `random_crop`.
 
-    Returns [B, h, w, C] of the same dtype. Raises ValueError as `random_crop`.
+    Returns:
+        [B, h, w, C] of the same dtype.
+
+    Raises:
+        ValueError: see `random_crop`.
     """
     height, width = size
     _check_window(images, size, padding, padding_mode)
@@ -107,79 +113,83 @@ def central_crop(images: jax.Array, size: Sequence[int], padding: int = 0, paddi
 
 
 def random_flip(keys: jax.Array, images: jax.Array) -> jax.Array:
-    """Mirrors left and right with probability 1/2. keys [B], images [B, H, W, C] of any dtype -> the same shape."""
+    """Mirrors each image left to right with probability 1/2. keys [B], images [B, H, W, C] -> same shape and dtype."""
     last = images.shape[2] - 1
     column = jnp.arange(last + 1)
     column = jnp.where(image_uniform(keys, "flip", 0.0, 1.0)[:, None] < 0.5, last - column, column)
-    # A gather: on the CPU five times faster than a select between the images and their mirror images.
+    # A gather, because on the CPU it is five times faster than a select between the images and their mirror images.
     return jax.vmap(lambda image, j: image.at[:, j].get(mode="promise_in_bounds"))(images, column)
 
 
 def cutout(keys: jax.Array, images: jax.Array, size: int) -> jax.Array:
-    """Zeroes a size x size square around a pixel drawn uniformly; what hangs over the edge is cut (arXiv:1708.04552).
+    """Zeroes a size x size square around a uniformly drawn pixel, clipped at the border (arXiv:1708.04552).
 
     Args:
-      keys: [B].
-      images: [B, H, W, C], any dtype.
-      size: side of the square in pixels; rows centre - size // 2 up to centre - size // 2 + size, exclusively.
+        keys: [B].
+        images: [B, H, W, C], any dtype.
+        size: side of the square in pixels: rows from center - size // 2 to center - size // 2 + size, exclusive.
 
-    Returns [B, H, W, C] of the same dtype.
+    Returns:
+        [B, H, W, C] of the same dtype.
     """
     rows, columns = images.shape[1:3]
     y, x = _place(keys, "cutout", rows, columns)
 
-    def covered(centre: jax.Array, length: int) -> jax.Array:
-        place = jnp.arange(length) - (centre[:, None] - size // 2)
+    def covered(center: jax.Array, length: int) -> jax.Array:
+        place = jnp.arange(length) - (center[:, None] - size // 2)
         return ((place >= 0) & (place < size)).astype(images.dtype)
 
-    # A product: after the colour operations a select keeps XLA on the CPU from vectorising them (twice the time).
+    # A product: on the CPU, a select after the color operations keeps XLA from vectorizing them (twice the time).
     kept = 1 - covered(y, rows)[:, :, None] * covered(x, columns)[:, None, :]
     return images * kept[..., None]
 
 
-# Colour: keys [B], images float32 [B, H, W, C] -> float32 of the same shape, not clipped
+# Color operations: keys [B], images float32 [B, H, W, C] -> float32 of the same shape, not clipped
 
 
 def random_hue(keys: jax.Array, images: jax.Array, max_delta: float) -> jax.Array:
-    """`adjust_hue` by turns uniform in [-max_delta, max_delta): tf.image.random_hue. C must be 3 (ValueError)."""
+    """`adjust_hue` with a delta in turns, uniform in [-max_delta, max_delta): tf.image.random_hue. C must be 3."""
     return adjust_hue(images, image_uniform(keys, "hue", -max_delta, max_delta))
 
 
 def random_contrast(keys: jax.Array, images: jax.Array, lower: float, upper: float) -> jax.Array:
-    """`adjust_contrast` by a factor uniform in [lower, upper): tf.image.random_contrast."""
+    """`adjust_contrast` with a factor uniform in [lower, upper): tf.image.random_contrast."""
     return adjust_contrast(images, image_uniform(keys, "contrast", lower, upper))
 
 
 def random_brightness(keys: jax.Array, images: jax.Array, max_delta: float) -> jax.Array:
-    """`adjust_brightness` by a number uniform in [-max_delta, max_delta): tf.image.random_brightness."""
+    """`adjust_brightness` with a delta uniform in [-max_delta, max_delta): tf.image.random_brightness."""
     return adjust_brightness(images, image_uniform(keys, "brightness", -max_delta, max_delta))
 
 
 def random_saturation(keys: jax.Array, images: jax.Array, lower: float, upper: float) -> jax.Array:
-    """`adjust_saturation` by a factor uniform in [lower, upper): tf.image.random_saturation. C must be 3."""
+    """`adjust_saturation` with a factor uniform in [lower, upper): tf.image.random_saturation. C must be 3."""
     return adjust_saturation(images, image_uniform(keys, "saturation", lower, upper))
 
 
 def augment(config: ConfigDict, key: jax.Array, images: jax.Array, positions: jax.Array) -> jax.Array:
-    """The training images of one batch: affine map, crop, flip, hue, contrast, brightness, saturation, clip, cutout.
+    """Augments a training batch: affine map, crop, flip, hue, contrast, brightness, saturation, clip, cutout.
 
-    The affine map is rotation, shifts, shear and zoom in one; see `affine.random_affine`. The clip is to [0, 1].
+    The affine map combines rotation, shifts, shear and zoom; see `affine.random_affine`. The clip is to [0, 1].
 
     Args:
-      config: `config.augment`; see `problems` for its fields. What is off (False, 0 or ()) draws nothing.
-      key: the step's augmentation key.
-      images: uint8, or float32 in [0, 1], [B, H, W, C].
-      positions: int [B], each image's position in the global batch.
+        config: `config.augment`; see `problems` for its fields. Operations that are off (False, 0 or ()) draw nothing.
+        key: the augmentation key of the step.
+        images: uint8, or float32 in [0, 1], [B, H, W, C].
+        positions: int [B], the positions of the images in the global batch.
 
-    Returns float32 [B, h, w, C] in [0, 1] with (h, w) = `output_size(config, (H, W))`.
+    Returns:
+        float32 [B, h, w, C] in [0, 1] with (h, w) = `output_size(config, (H, W))`.
 
-    Raises TypeError for other dtypes, ValueError for what `problems` would have reported.
+    Raises:
+        TypeError: the images have another dtype.
+        ValueError: the config has a problem that `problems` reports.
     """
     keys = image_keys(key, positions)
-    if any(config[field] for field in affine.OPERATIONS):  # before the crop, which may then cut off what it filled in
+    if any(config[field] for field in affine.OPERATIONS):  # before the crop, which may cut off filled-in borders
         fields = {field: config[field] for field in (*affine.OPERATIONS, "fill_mode")}
         images = affine.random_affine(keys, _to_float(images), **fields)
-    if config.crop:  # early: the rest then has fewer pixels; and before the conversion: a quarter the bytes to copy
+    if config.crop:  # Early, for fewer pixels later; before the conversion, for a quarter of the bytes.
         images = random_crop(keys, images, config.crop, config.pad, config.pad_mode)
     if config.flip:
         images = random_flip(keys, images)
@@ -200,15 +210,18 @@ def augment(config: ConfigDict, key: jax.Array, images: jax.Array, positions: ja
 
 
 def central(config: ConfigDict, images: jax.Array) -> jax.Array:
-    """The evaluation images of one batch: the middle of each, in the size that training sees, otherwise untouched.
+    """Crops an evaluation batch to the central window of the training size; no other augmentation.
 
     Args:
-      config: `config.augment`.
-      images: uint8, or float32 in [0, 1], [B, H, W, C].
+        config: `config.augment`.
+        images: uint8, or float32 in [0, 1], [B, H, W, C].
 
-    Returns float32 [B, h, w, C] in [0, 1] with (h, w) = `output_size(config, (H, W))`.
+    Returns:
+        float32 [B, h, w, C] in [0, 1] with (h, w) = `output_size(config, (H, W))`.
 
-    Raises as `augment`.
+    Raises:
+        TypeError: see `augment`.
+        ValueError: see `augment`.
     """
     if config.crop:
         images = central_crop(images, config.crop, config.pad, config.pad_mode)
@@ -224,62 +237,65 @@ def _to_float(images: jax.Array) -> jax.Array:
 
 
 def output_size(config: ConfigDict, image_size: tuple[int, int]) -> tuple[int, int]:
-    """(h, w) of what `augment` and `central` return for images of (H, W)."""
+    """(h, w) of the images that `augment` and `central` return for images of (H, W)."""
     height, width = config.crop or image_size
     return int(height), int(width)
 
 
 def problems(config: ConfigDict, image_shape: tuple[int, int, int]) -> list[str]:
-    """What is wrong with `config.augment` for images of shape (H, W, C): one line each, none if all is well.
+    """Checks `config.augment` for images of shape (H, W, C).
 
-    Its fields, with what turns each off: rotation=degrees, up to 180, 0, width_shift and height_shift=fractions below
-    1, 0, shear=degrees below 90, 0, zoom=(lo, hi) (), fill_mode=one of `affine.FILL_MODES`,
-    crop=(h, w) (), pad=pixels on each side before the crop 0,
-    pad_mode="reflect" | "zero", flip=True False, hue=largest turn, up to 0.5, 0, contrast=(lo, hi) (),
-    brightness=largest change, up to 1, 0, saturation=(lo, hi) (), cutout=side in pixels 0.
+    Off is 0, False or (). The fields are: rotation (degrees, at most 180), width_shift and height_shift (fractions
+    below 1), shear (degrees below 90), zoom (lo, hi), fill_mode (one of `affine.FILL_MODES`), crop (h, w), pad (pixels
+    on each side before the crop), pad_mode ("reflect" or "zero"), flip, hue (turns, at most 0.5), contrast (lo, hi),
+    brightness (largest change, at most 1), saturation (lo, hi), cutout (side in pixels).
+
+    Returns:
+        One line per problem.
     """
     height, width, channels = image_shape
     crop_problems = _crop_problems(config, height, width)
-    found = affine.problems(config) + crop_problems
+    lines = affine.problems(config) + crop_problems
     smallest = min((height, width) if crop_problems else output_size(config, (height, width)))
     if not 0 <= config.cutout <= smallest:
-        found.append(f"augment.cutout={config.cutout} is not a side in pixels; choose 0 (off) to {smallest}")
+        lines.append(f"augment.cutout={config.cutout} is not a side in pixels; choose 0 (off) to {smallest}")
     for field, most in (("hue", 0.5), ("brightness", 1.0)):
         if not 0 <= config[field] <= most:
-            found.append(f"augment.{field}={config[field]} is out of range; choose 0 (off) to {most:g}")
+            lines.append(f"augment.{field}={config[field]} is out of range; choose 0 (off) to {most:g}")
     for field in ("contrast", "saturation"):
         if config[field] and not _is_range(config[field]):
-            found.append(f"augment.{field}={config[field]} is not a range; choose () or (lo, hi) with 0 <= lo <= hi")
+            lines.append(f"augment.{field}={config[field]} is not a range; choose () or (lo, hi) with 0 <= lo <= hi")
     for field, off in (("hue", "0"), ("saturation", "()")):
         if config[field] and channels != 3:
-            what = f"augment.{field}={config[field]} needs RGB images"
-            found.append(f"{what}, these have {channels} channel(s); choose {off}")
-    return found
+            lines.append(
+                f"augment.{field}={config[field]} needs RGB images, but these have {channels} channel(s); choose {off}"
+            )
+    return lines
 
 
 def _crop_problems(config: ConfigDict, height: int, width: int) -> list[str]:
-    found = []
+    lines = []
     crop, pad, mode = config.crop, config.pad, config.pad_mode
     if mode not in PAD_MODES:
-        found.append(f"augment.pad_mode={mode!r} is unknown; choose one of {', '.join(PAD_MODES)}")
+        lines.append(f"augment.pad_mode={mode!r} is unknown; choose one of {', '.join(PAD_MODES)}")
     if pad < 0:
-        found.append(f"augment.pad={pad} is negative; choose 0 (off) or more")
+        lines.append(f"augment.pad={pad} is negative; choose 0 (off) or more")
     elif mode == "reflect" and pad >= min(height, width):
         most = min(height, width) - 1
-        found.append(f"augment.pad={pad} is too much to reflect in a {height}x{width} image; choose at most {most}")
+        lines.append(f"augment.pad={pad} is too much to reflect in a {height}x{width} image; choose at most {most}")
     if pad > 0 and not crop:
-        found.append(f"augment.pad={pad} does nothing without a crop; choose 0 or augment.crop=({height}, {width})")
+        lines.append(f"augment.pad={pad} does nothing without a crop; choose 0 or augment.crop=({height}, {width})")
     if not crop:
-        return found
+        return lines
     if len(crop) != 2 or not all(isinstance(side, int) and side >= 1 for side in crop):
-        found.append(f"augment.crop={crop} is not a size; choose () or (height, width) in pixels")
-        return found
+        lines.append(f"augment.crop={crop} is not a size; choose () or (height, width) in pixels")
+        return lines
     rows, columns = (side + 2 * max(pad, 0) for side in (height, width))
     if crop[0] > rows or crop[1] > columns:
         padded = f" (padded to {rows}x{columns})" if pad > 0 else ""
-        what = f"augment.crop={crop} is larger than the {height}x{width} image{padded}"
-        found.append(f"{what}; choose at most ({rows}, {columns})")
-    return found
+        problem = f"augment.crop={crop} is larger than the {height}x{width} image{padded}"
+        lines.append(f"{problem}; choose at most ({rows}, {columns})")
+    return lines
 
 
 def _is_range(value: Sequence[float]) -> bool:

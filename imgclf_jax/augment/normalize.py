@@ -1,4 +1,4 @@
-"""From augmented images in [0, 1] to what the network sees: `(images - shift) * scale`."""
+"""Normalization, from augmented images in [0, 1] to the input of the network: `(images - shift) * scale`."""
 
 import math
 from typing import Any, NamedTuple

@@ -11,7 +11,7 @@ from typing import TypeVar
 import jax
 
 from imgclf_jax.devices import job, joining, peers
-from imgclf_jax.errors import UserError, told
+from imgclf_jax.errors import UserError, format_error
 from imgclf_jax.terminal import interrupt
 
 Result = TypeVar("Result")
@@ -57,7 +57,7 @@ def session(coordinator: str | None, num_processes: int | None, process_id: int 
             if reason := _cut_off(error):  # During a save, this looks like a failed save.
                 peers.leave(3, f"error: another process of this job {reason}. {_GO_ON}")
             if isinstance(error, UserError):
-                peers.leave(2, told(error))
+                peers.leave(2, format_error(error))
             if isinstance(error, KeyboardInterrupt):
                 peers.leave(*interrupt.ending(error))
             peers.leave(1, traceback.format_exc())

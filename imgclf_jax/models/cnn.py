@@ -13,8 +13,8 @@ from imgclf_jax.models.norm import BatchNorm
 class CNN(nn.Module):
     """3×3 SAME convolutions, each with 2×2 max-pooling and ReLU, then dense ReLU layers.
 
-    float [B, H, W, C] -> logits [B, classes]. Pooling comes before normalisation and ReLU: with ReLU alone that is
-    the same function (both are monotone), with batch normalisation it is a quarter of the work.
+    float [B, H, W, C] -> logits [B, classes]. Pooling comes before normalization and ReLU. With ReLU alone, this is the
+    same function, because both are monotone; with batch normalization, it is a quarter of the work.
     """
 
     num_classes: int
@@ -24,15 +24,15 @@ class CNN(nn.Module):
     norm: str = "none"
     dropout: float = 0.0
     dtype: Any = jnp.float32
-    axis_name: str | None = None  # of the devices that share a batch, where each sees its part only
+    axis_name: str | None = None  # of the device axis, if each device sees only its part of a batch
 
     def last_side(self, side: int) -> int:
-        """Rows (or columns) that are left after the convolutions, of images with `side`."""
+        """Rows (or columns) left after the convolutions for images with `side` rows (or columns)."""
         return side // 2 ** len(self.widths)
 
     @nn.compact
     def __call__(self, images: jax.Array, train: bool = False, keys: jax.Array | None = None) -> jax.Array:
-        """With `train`: this batch's statistics ("batch_stats" is mutable), and dropout by the images' `keys` [B]."""
+        """With `train`: statistics of the batch ("batch_stats" is mutable), and dropout by image `keys` [B]."""
         x = images
         normed = self.norm == "batch"
         for index, width in enumerate(self.widths, start=1):
@@ -48,9 +48,9 @@ class CNN(nn.Module):
 
 
 class TutorialCNN(nn.Module):
-    """The Keras CIFAR-10 tutorial's network: 3×3 VALID convolutions, pooling after all but the last, one dense layer.
+    """The network of the Keras CIFAR-10 tutorial: 3×3 VALID convolutions, pooling after all but the last, then dense.
 
-    float [B, H, W, C] -> logits [B, classes]; Keras's Glorot-uniform initialisation
+    float [B, H, W, C] -> logits [B, classes], with the Glorot-uniform initialization of Keras
     (https://www.tensorflow.org/tutorials/images/cnn).
     """
 
@@ -62,24 +62,24 @@ class TutorialCNN(nn.Module):
     dtype: Any = jnp.float32
 
     def windows(self) -> list[int]:
-        """Sides of the pooling windows, by convolution; 1 is none."""
+        """Sides of the pooling windows, by convolution; 1 means no pooling."""
         return [2] * (len(self.widths) - 1) + [1]
 
     def last_side(self, side: int) -> int:
-        """Rows (or columns) that are left after the convolutions, of images with `side`."""
+        """Rows (or columns) left after the convolutions for images with `side` rows (or columns)."""
         for window in self.windows():
             side = (side - 2) // window
         return side
 
     @nn.compact
     def __call__(self, images: jax.Array, train: bool = False, keys: jax.Array | None = None) -> jax.Array:
-        """With `train`: dropout by the images' `keys` [B]."""
+        """With `train`: dropout by image `keys` [B]."""
         x = images
         for index, (width, window) in enumerate(zip(self.widths, self.windows(), strict=True), start=1):
             convolution = Conv(
                 width,
                 padding="VALID",
-                pool=window,  # Before the ReLU: the same function, a quarter of the work.
+                pool=window,  # before the ReLU: the same function for a quarter of the work
                 dtype=self.dtype,
                 kernel_init=GLOROT_UNIFORM,
                 name=f"conv{index}",
@@ -93,10 +93,10 @@ class TutorialCNN(nn.Module):
 
 
 class SmallCNN(TutorialCNN):
-    """The network for a few hundred photos: 3×3 VALID convolutions, each with pooling, one dense layer, dropout.
+    """A network for a few hundred photos: 3×3 VALID convolutions, each with pooling, one dense layer, dropout.
 
-    float [B, H, W, C] -> logits [B, classes]; of F. Chollet, «Building powerful image classification models using very
-    little data» (The Keras Blog, 2016), where it ends in a sigmoid: `head="sigmoid"`.
+    float [B, H, W, C] -> logits [B, classes]. From F. Chollet, "Building powerful image classification models using
+    very little data" (The Keras Blog, 2016), where it ends in a sigmoid: `head="sigmoid"`.
     """
 
     widths: tuple[int, ...] = (32, 32, 64)

@@ -1,10 +1,10 @@
 """Convolution and max-pooling whose gradients are fast on every backend.
 
-XLA's CPU compiler rewrites convolutions into the layout its fast kernels want only in the entry computation, not
-inside loops (https://github.com/jax-ml/jax/issues/12868). In a `lax.while_loop` over training steps the gradients
-that JAX derives, whose operands come in permuted layouts, then run tens of times slower than they need to. Here the
-gradients are written so that every operation is a plain NHWC/HWIO convolution, which is fast as it stands. On other
-backends `conv2d` is `lax.conv_general_dilated` and nothing else.
+XLA's CPU compiler rewrites convolutions to the layout of its fast kernels only in the entry computation, not inside
+loops (https://github.com/jax-ml/jax/issues/12868). In a `lax.while_loop` over training steps, the gradients that JAX
+derives have operands in permuted layouts and run tens of times slower than necessary. Here the gradients are written
+so that every operation is a plain NHWC/HWIO convolution, which is already fast. On other backends, `conv2d` is just
+`lax.conv_general_dilated`.
 """
 
 from typing import Literal
@@ -23,7 +23,7 @@ def conv2d(images: jax.Array, kernel: jax.Array, padding: Padding = "SAME") -> j
     Args:
         images: float [B, H, W, C].
         kernel: float [kh, kw, C, O], both sides odd for SAME.
-        padding: "SAME" keeps H and W; "VALID" takes whole windows only.
+        padding: "SAME" keeps H and W; "VALID" uses only whole windows.
 
     Returns:
         float [B, H, W, O] or [B, H - kh + 1, W - kw + 1, O].
@@ -32,10 +32,10 @@ def conv2d(images: jax.Array, kernel: jax.Array, padding: Padding = "SAME") -> j
 
 
 def max_pool(images: jax.Array, window: int = 2) -> jax.Array:
-    """Max-pooling with stride equal to the window; rows and columns that fill no window are left out.
+    """Max-pooling with stride equal to the window. Rows and columns that do not fill a window are dropped.
 
-    A reshape and a maximum: the gradient of `lax.reduce_window` is serial on the CPU and has no deterministic
-    implementation on GPUs. Where several pixels of a window are equal the first gets the gradient.
+    A reshape and a maximum, because the gradient of `lax.reduce_window` is serial on the CPU and has no deterministic
+    implementation on GPUs. If several pixels of a window share the maximum, the first one gets the gradient.
 
     Args:
         images: float [B, H, W, C].
@@ -62,7 +62,7 @@ def _max_forward(windows):
 
 
 def _max_backward(saved, gradient):
-    """Two passes over the windows; what JAX derives counts the equal pixels, in passes of its own."""
+    """Two passes over the windows. The gradient that JAX derives also counts the equal pixels, in further passes."""
     windows, highest = saved
     side = windows.shape[2]
     first = jnp.full(highest.shape, side * side - 1, jnp.int8)
@@ -79,7 +79,7 @@ _max_of_windows.defvjp(_max_forward, _max_backward)
 
 
 def convolve(images: jax.Array, kernel: jax.Array, pads: Pads) -> jax.Array:
-    """`conv2d` with so many rows and columns of zeros around the images."""
+    """`conv2d` with explicit padding: rows and columns of zeros around the images."""
     return (_conv_cpu if jax.default_backend() == "cpu" else _conv)(images, kernel, pads)
 
 
@@ -88,7 +88,7 @@ def _conv(images: jax.Array, kernel: jax.Array, pads: Pads) -> jax.Array:
 
 
 def pads(kernel: jax.Array, padding: Padding) -> Pads:
-    """Of a padding by name, for a kernel [kh, kw, C, O]."""
+    """The explicit padding of a named one, for a kernel [kh, kw, C, O]."""
     return tuple(((side - 1) // 2, side // 2) if padding == "SAME" else (0, 0) for side in kernel.shape[:2])
 
 
@@ -101,16 +101,16 @@ def _forward(images, kernel, pads):
 
 def _backward(pads, saved, gradient):
     images, kernel = saved
-    # Input: the full correlation of the gradient with the kernel turned by 180 degrees.
-    turned = jnp.flip(kernel, (0, 1)).swapaxes(2, 3)
+    # Input: the full correlation of the gradient with the kernel rotated by 180 degrees.
+    rotated = jnp.flip(kernel, (0, 1)).swapaxes(2, 3)
     full = tuple((side - 1 - low, side - 1 - high) for side, (low, high) in zip(kernel.shape[:2], pads, strict=True))
-    return _conv(gradient, turned, full), _kernel_gradient(images, gradient, pads)
+    return _conv(gradient, rotated, full), _kernel_gradient(images, gradient, pads)
 
 
 def _kernel_gradient(images, gradient, pads):
-    """The images correlated with the gradient: a convolution in which channels and examples have changed places."""
-    turned = _conv(images.transpose(3, 1, 2, 0), gradient.transpose(1, 2, 0, 3), pads)
-    return turned.transpose(1, 2, 0, 3)
+    """The images correlated with the gradient: a convolution with channels and examples swapped."""
+    transposed = _conv(images.transpose(3, 1, 2, 0), gradient.transpose(1, 2, 0, 3), pads)
+    return transposed.transpose(1, 2, 0, 3)
 
 
 _conv_cpu.defvjp(_forward, _backward)

@@ -1,10 +1,10 @@
-"""Convolution and max-pooling in one, which saves work: pixels that no window reads, and the CPU's weak spot.
+"""Fused convolution and max-pooling, which skips pixels that no window reads and speeds up first layers on the CPU.
 
-The weak spot is a network's first layer. Three channels in keep a convolution from filling the processor's vectors:
-most of its time goes to gathering pixels. In training on the CPU, the (k + 1)×(k + 1) pixels that a 2×2 window of
-outputs sees are therefore gathered once, as one row of a matrix; the window's four outputs are the products of that row
-with the kernel at its four places, zeros around it. The zeros cost (k + 1)² / k² times the multiplications and save
-three quarters of the gathering.
+With three input channels, a convolution cannot fill the vector registers of the CPU: most of its time goes to gathering
+pixels. In training on the CPU, the (k + 1)×(k + 1) pixels that a 2×2 window of outputs sees are therefore gathered
+once, as one row of a matrix. The four outputs of the window are the products of that row with the kernel at its four
+positions, padded with zeros. The zeros multiply the arithmetic by (k + 1)² / k² and save three quarters of the
+gathering.
 """
 
 import functools
@@ -15,12 +15,12 @@ from jax import lax
 
 from imgclf_jax.models.conv import Padding, Pads, convolve, max_pool, pads
 
-FEW_CHANNELS, FEW_FEATURES = 4, 32  # with more going in or coming out, the plain convolution is as fast or faster
-PLACES = (0, 0), (0, 1), (1, 0), (1, 1)  # of an output in its window
+FEW_CHANNELS, FEW_FEATURES = 4, 32  # with more channels in or out, the plain convolution is as fast or faster
+PLACES = (0, 0), (0, 1), (1, 0), (1, 1)  # positions of an output in its window
 
 
 def conv2d_max_pool(images: jax.Array, kernel: jax.Array, padding: Padding = "SAME", window: int = 2) -> jax.Array:
-    """`max_pool(conv2d(images, kernel, padding), window)`, without computing what is left out.
+    """`max_pool(conv2d(images, kernel, padding), window)`, without computing outputs that pooling drops.
 
     Args:
         images: float [B, H, W, C].
@@ -29,12 +29,12 @@ def conv2d_max_pool(images: jax.Array, kernel: jax.Array, padding: Padding = "SA
         window: side of the square window in pixels.
 
     Returns:
-        float [B, H' // window, W' // window, O], where H' and W' are those that `conv2d` returns.
+        float [B, H' // window, W' // window, O], where H' and W' are the output sizes of `conv2d`.
     """
     kept, needed = [], []
     for size, side, (low, high) in zip(images.shape[1:3], kernel.shape[:2], pads(kernel, padding), strict=True):
         outputs = (size + low + high - side + 1) // window * window
-        end = outputs + side - 1 - low  # what the windows see of the images, and of the padding behind them
+        end = outputs + side - 1 - low  # end of the rows that the windows see, including the padding after the image
         kept.append(min(size, end))
         needed.append((low, max(0, end - size)))
     images = images[:, : kept[0], : kept[1]]
@@ -47,7 +47,7 @@ def conv2d_max_pool(images: jax.Array, kernel: jax.Array, padding: Padding = "SA
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def _few_channels(images: jax.Array, kernel: jax.Array, pads: Pads) -> jax.Array:
-    """As it is without a gradient; both sides of what is pooled are even."""
+    """The plain computation, used without a gradient. Both sides of the pooled array are even."""
     return max_pool(convolve(images, kernel, pads), 2)
 
 
@@ -63,9 +63,9 @@ def _forward(images, kernel, pads):
 
 
 def _backward(pads, saved, gradient):
-    """Both gradients; the images', which nobody needs of a first layer, is then dropped by the compiler."""
+    """Both gradients. The compiler drops that of the images if it is unused, as in a first layer."""
     images, kernel, patches, first = saved
-    # Four products of arrays as they lie: side by side in one array they would first have to be interleaved.
+    # Four products of arrays in their own layout: a single product would need them interleaved first.
     gradients = [jnp.where(first == place, gradient, 0) for place in range(len(PLACES))]
     rows = patches.reshape(-1, patches.shape[-1])
     by_place = [lax.dot_general(rows, x.reshape(-1, x.shape[-1]), (((0,), (0,)), ((), ()))) for x in gradients]
@@ -85,9 +85,9 @@ def _at_all_places(kernel):
 
 
 def _patches(images, kernel_shape, pads):
-    """float [B, H, W, C] -> [B, H' / 2, W' / 2, (kh + 1) · (kw + 1) · C]: all that a window sees.
+    """float [B, H, W, C] -> [B, H' / 2, W' / 2, (kh + 1) · (kw + 1) · C]: all pixels that each window sees.
 
-    Two concatenations of slices that keep whole pairs of pixels together.
+    Implemented as two concatenations of slices that keep pairs of pixels together.
     """
     height, width = kernel_shape[:2]
     images = jnp.pad(images, ((0, 0), *pads, (0, 0)))

@@ -1,4 +1,4 @@
-"""What a model costs: parameters and floating-point operations, counted without running anything."""
+"""The cost of a model: parameters and floating-point operations, counted without running it."""
 
 import math
 from typing import Any
@@ -10,7 +10,7 @@ from jax.extend import core
 
 
 def parameter_table(params: Any) -> list[tuple[str, tuple[int, ...], int]]:
-    """(path, shape, number of values) of every parameter, in the order of the pytree."""
+    """(path, shape, number of values) of every parameter, in pytree order."""
     leaves = jax.tree_util.tree_leaves_with_path(params)
     return [("/".join(str(key.key) for key in path), leaf.shape, math.prod(leaf.shape)) for path, leaf in leaves]
 
@@ -18,20 +18,24 @@ def parameter_table(params: Any) -> list[tuple[str, tuple[int, ...], int]]:
 def layer_outputs(
     model: nn.Module, variables: Any, input_shape: tuple[int, int, int], batch_size: int
 ) -> list[tuple[str, tuple[int, ...]]]:
-    """(path, shape) of what every layer puts out for a batch, in the order of computation; nothing is computed.
+    """(path, shape) of the output of every layer for a batch, in the order of computation, without computing it.
 
-    Arguments as for `network_flops`.
+    Args:
+        model: see `network_flops`.
+        variables: see `network_flops`.
+        input_shape: see `network_flops`.
+        batch_size: see `network_flops`.
     """
     outputs = []
 
-    def note(call, arguments, options, context):
+    def record(call, arguments, options, context):
         result = call(*arguments, **options)
         if context.method_name == "__call__":
             outputs.append(("/".join(context.module.path) or "logits", result.shape))
         return result
 
     images = jax.ShapeDtypeStruct((batch_size, *input_shape), jnp.float32)
-    with nn.intercept_methods(note):
+    with nn.intercept_methods(record):
         jax.eval_shape(lambda *inputs: model.apply(*inputs, train=False), variables, images)
     return outputs
 
@@ -39,21 +43,24 @@ def layer_outputs(
 def network_flops(
     model: nn.Module, variables: Any, input_shape: tuple[int, int, int], batch_size: int
 ) -> tuple[int, int]:
-    """Floating-point operations of a forward pass and of a training step, those of `matmul_flops`.
+    """Floating-point operations of a forward pass and of a training step, counted as in `matmul_flops`.
 
-    A training step is three times the forward pass, but for the gradient with respect to the images, which nobody
-    needs. The step itself is not counted: traced, it contains that gradient (XLA drops it), products with padding, and
-    sums that are written as products.
+    A training step takes three times the forward pass, minus the gradient with respect to the images, which is not
+    needed. The traced step itself is not counted, because it contains that gradient (which XLA drops), products with
+    padding, and sums written as products.
 
     Args:
         model: a network of `imgclf_jax.models`.
         variables: its variables, or their shapes.
-        input_shape: (H, W, C) of what it sees.
-        batch_size: examples a step.
+        input_shape: (H, W, C) of its input.
+        batch_size: examples per step.
+
+    Returns:
+        (operations of a forward pass, operations of a training step).
     """
     images = jax.ShapeDtypeStruct((batch_size, *input_shape), jnp.float32)
     traced = jax.make_jaxpr(lambda *inputs: model.apply(*inputs, train=False))(variables, images)
-    # In the order of computation: the first equation with a product in it is the first layer.
+    # Equations are in the order of computation: the first one with a product is the first layer.
     layers = [_equation_flops(equation) for equation in traced.jaxpr.eqns]
     first = next((layer for layer in layers if layer), 0)
     return sum(layers), 3 * sum(layers) - first
@@ -62,10 +69,10 @@ def network_flops(
 def matmul_flops(jaxpr: core.ClosedJaxpr | Any) -> int:
     """Floating-point operations of the convolutions and matrix products of a traced function.
 
-    A multiplication and an addition count as two. The body of a loop counts as often as it runs, of a `while` loop,
-    whose length is not known, once; of a condition's branches the costliest counts. Everything else (activations,
-    augmentation, normalisation, the optimiser) moves memory rather than computes, and is left out, as is usual for
-    the «model FLOPs» that utilisation is quoted in (Chowdhery et al. 2022, https://arxiv.org/abs/2204.02311).
+    A multiplication and an addition count as two operations. The body of a loop counts as often as it runs; that of a
+    `while` loop, whose length is unknown, counts once. Of the branches of a condition, the most expensive one counts.
+    Everything else (activations, augmentation, normalization, the optimizer) is bound by memory and left out, as usual
+    for the "model FLOPs" of utilization (Chowdhery et al. 2022, https://arxiv.org/abs/2204.02311).
     """
     return sum(_equation_flops(equation) for equation in getattr(jaxpr, "jaxpr", jaxpr).eqns)
 

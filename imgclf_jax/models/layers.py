@@ -1,4 +1,4 @@
-"""The layers that the networks of this package are made of."""
+"""The layers of the networks in this package."""
 
 from typing import Any
 
@@ -11,16 +11,16 @@ from imgclf_jax.models.conv_pool import conv2d_max_pool
 
 # He et al. 2015 (https://arxiv.org/abs/1502.01852): keeps the variance through ReLU layers.
 HE_NORMAL = nn.initializers.he_normal()
-# Glorot and Bengio 2010: Keras's default.
+# Glorot and Bengio 2010: the default of Keras.
 GLOROT_UNIFORM = nn.initializers.glorot_uniform()
-# LeCun et al. 1998: Flax's default.
+# LeCun et al. 1998: the default of Flax.
 LECUN_NORMAL = nn.initializers.lecun_normal()
 
 
 class Conv(nn.Module):
     """Convolution with stride 1, optional max-pooling, optional bias: float [B, H, W, C] -> [B, H', W', features].
 
-    The bias is added after pooling: the same function, on a fraction of the values. Parameters (float32): `kernel`
+    The bias is added after pooling, which is the same function on fewer values. Parameters (float32): `kernel`
     [kernel_size, kernel_size, C, features], `bias` [features].
     """
 
@@ -45,13 +45,12 @@ class Conv(nn.Module):
 
 
 def dropout(x: jax.Array, rate: float, keys: jax.Array | None) -> jax.Array:
-    """Dropout (Srivastava et al. 2014): what is kept is scaled up, so that the mean stays.
+    """Dropout (Srivastava et al. 2014). Kept values are scaled up to preserve the mean.
 
     Args:
         x: float [B, ...].
         rate: probability that a value becomes zero, below 1.
-        keys: [B], one for each image, so that what is dropped of it depends on nothing else in the batch; `None`
-            keeps everything.
+        keys: [B], one per image, so that its mask does not depend on the rest of the batch; `None` keeps all values.
 
     Returns:
         The same shape and dtype.
@@ -67,9 +66,9 @@ def classify(
 ) -> jax.Array:
     """The output layer, for use inside a compact method: features [B, F] -> logits [B, num_classes].
 
-    With the head "sigmoid" there is one unit, whose logit z is that of the second of two classes; the first one's is 0.
-    Softmax, cross-entropy and argmax of (0, z) are the sigmoid, the binary cross-entropy and the threshold at one half
-    of z, so that nothing else need know.
+    The head "sigmoid" has one unit, whose output z is the logit of the second of two classes; that of the first is 0.
+    Softmax, cross-entropy and argmax of (0, z) are the sigmoid, the binary cross-entropy and the threshold 1/2 of z, so
+    no other code depends on the head.
     """
     units = 1 if head == "sigmoid" else num_classes
     logits = nn.Dense(units, dtype=dtype, kernel_init=kernel_init, name="output")(x)

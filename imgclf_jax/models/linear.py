@@ -10,7 +10,7 @@ from imgclf_jax.models.layers import HE_NORMAL, classify, dropout, flatten
 
 
 class Softmax(nn.Module):
-    """Multinomial logistic regression on the pixels, zero-initialised: float [B, H, W, C] -> logits [B, classes]."""
+    """Multinomial logistic regression on the pixels, zero-initialized: float [B, H, W, C] -> logits [B, classes]."""
 
     num_classes: int
     head: str = "softmax"
@@ -18,7 +18,7 @@ class Softmax(nn.Module):
 
     @nn.compact
     def __call__(self, images: jax.Array, train: bool = False, keys: jax.Array | None = None) -> jax.Array:
-        """`train` and `keys` make no difference."""
+        """`train` and `keys` have no effect."""
         return classify(flatten(images), self.num_classes, self.head, self.dtype, nn.initializers.zeros)
 
 
@@ -33,7 +33,7 @@ class MLP(nn.Module):
 
     @nn.compact
     def __call__(self, images: jax.Array, train: bool = False, keys: jax.Array | None = None) -> jax.Array:
-        """With `train`: dropout by the images' `keys` [B]."""
+        """With `train`: dropout by image `keys` [B]."""
         x = flatten(images)
         for index, units in enumerate(self.hidden):
             x = nn.relu(nn.Dense(units, dtype=self.dtype, kernel_init=HE_NORMAL, name=f"dense{index + 1}")(x))

@@ -1,4 +1,4 @@
-"""Batch normalisation with the fewest passes over the activations, forward and backward."""
+"""Batch normalization with the fewest passes over the activations, forward and backward."""
 
 import functools
 from typing import Any
@@ -9,20 +9,20 @@ import jax.numpy as jnp
 
 
 class BatchNorm(nn.Module):
-    """Batch normalisation over all axes but the last (Ioffe and Szegedy 2015, https://arxiv.org/abs/1502.03167).
+    """Batch normalization over all axes but the last (Ioffe and Szegedy 2015, https://arxiv.org/abs/1502.03167).
 
-    float [..., C] -> [..., C] in `dtype`; statistics are taken in float32, over the global batch. Parameters: `scale`
+    float [..., C] -> [..., C] in `dtype`. Statistics are computed in float32 over the global batch. Parameters: `scale`
     and `bias` [C]; running `mean` and `var` [C] in "batch_stats".
     """
 
     momentum: float = 0.9
     epsilon: float = 1e-5
     dtype: Any = jnp.float32
-    axis_name: str | None = None  # of the devices that share a batch, where each sees its part only
+    axis_name: str | None = None  # of the device axis, if each device sees only its part of a batch
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        """With `train`: the statistics of this batch, which also go into the running ones."""
+        """With `train`: uses the statistics of the batch and updates the running ones."""
         channels = (x.shape[-1],)
         scale = self.param("scale", nn.initializers.ones, channels, jnp.float32)
         bias = self.param("bias", nn.initializers.zeros, channels, jnp.float32)
@@ -43,14 +43,14 @@ def channel_mean(x: jax.Array) -> jax.Array:
     """Mean over all axes but the last: float32 [..., C] -> [C]."""
     if jax.default_backend() != "cpu":
         return x.mean(axis=tuple(range(x.ndim - 1)))
-    # On the CPU a matrix product is several times faster than a reduction over the leading axes. With a single row it
-    # would not be one: XLA makes a loop of a product with a vector.
+    # On the CPU, a matrix product is several times faster than a reduction over the leading axes. It needs more than
+    # one row: XLA compiles the product with a vector to a loop.
     rows = x.reshape(-1, x.shape[-1])
     return jnp.matmul(jnp.full((8, rows.shape[0]), 1 / rows.shape[0]), rows)[0]
 
 
 def _over_devices(means, axis_name):
-    """The means of the global batch, from those of each device's part of it, which are equally large."""
+    """The means over the global batch, from the means over the equally large parts on each device."""
     return means if axis_name is None else jax.lax.pmean(means, axis_name)
 
 
@@ -58,43 +58,43 @@ def _over_devices(means, axis_name):
 def batch_norm(
     x: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float, axis_name: str | None = None
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Zero mean and unit variance a channel, then `scale` and `bias`.
+    """Normalizes each channel to zero mean and unit variance, then applies `scale` and `bias`.
 
     Args:
         x: float32 [..., C].
         scale: float32 [C].
         bias: float32 [C].
         epsilon: added to the variance.
-        axis_name: of the devices whose `x` are parts of one batch; `None` where `x` is the batch.
+        axis_name: of the device axis, if `x` is one device's part of a batch; `None` if `x` is the whole batch.
 
     Returns:
-        float32 [..., C], and the batch's mean and variance, float32 [C]. The gradient flows through the first only;
-        the other two are for the running statistics.
+        float32 [..., C], and the mean and variance of the batch, float32 [C]. The gradient flows only through the
+        first; the other two are for the running statistics.
     """
     return _forward(x, scale, bias, epsilon, axis_name)[0]
 
 
 def _forward(x, scale, bias, epsilon, axis_name):
     mean = _over_devices(channel_mean(x), axis_name)
-    centred = x - mean
-    var = _over_devices(channel_mean(jnp.square(centred)), axis_name)
+    centered = x - mean
+    var = _over_devices(channel_mean(jnp.square(centered)), axis_name)
     inverse = jax.lax.rsqrt(var + epsilon)
-    return (centred * (inverse * scale) + bias, mean, var), (centred, inverse, scale)
+    return (centered * (inverse * scale) + bias, mean, var), (centered, inverse, scale)
 
 
 def _backward(epsilon, axis_name, saved, gradients):
-    """Two means in all, where the derivative of the formula above would take five.
+    """Takes two means in total; the derivative of the formula above would take five.
 
-    The gradient of `x` takes those of the global batch; `scale` and `bias`, whose gradients are summed over the
-    devices like all parameters', those of this device's part.
+    The gradient of `x` uses the means over the global batch. Those of `scale` and `bias` use the means over the part of
+    this device, because gradients of parameters are summed over the devices later.
     """
-    centred, inverse, scale = saved
+    centered, inverse, scale = saved
     gradient = gradients[0]
     local_mean = channel_mean(gradient)
-    local_along = channel_mean(gradient * centred) * inverse
-    count = centred.size // centred.shape[-1]
+    local_along = channel_mean(gradient * centered) * inverse
+    count = centered.size // centered.shape[-1]
     mean, along = _over_devices((local_mean, local_along), axis_name)
-    dx = (gradient - mean - centred * (inverse * along)) * (inverse * scale)
+    dx = (gradient - mean - centered * (inverse * along)) * (inverse * scale)
     return dx, local_along * count, local_mean * count
 
 

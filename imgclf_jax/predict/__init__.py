@@ -1,6 +1,6 @@
-"""A trained network as a plain function, and the tool that classifies files with it, `python -m imgclf_jax.predict`.
+"""A trained network as a plain function, and a tool that classifies files with it: `python -m imgclf_jax.predict`.
 
-From Python, on images in memory::
+From Python, for images in memory::
 
     from imgclf_jax import predict
 
@@ -11,21 +11,21 @@ From Python, on images in memory::
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:  # JAX and what needs it are slow to import: mistakes on a command line are told before.
+if TYPE_CHECKING:  # JAX is slow to import: report mistakes on the command line first.
     import numpy as np
 
     from imgclf_jax.training.trained import Trained
 
 
 def load(workdir: str | Path, checkpoint: str = "reported") -> "Predictor":
-    """The network of a run, to be called from Python.
+    """Loads the network of a run, to call from Python.
 
     Args:
         workdir: the folder of the run.
-        checkpoint: "reported": the one whose test accuracy the run printed; "last"; "best" by validation accuracy.
+        checkpoint: "reported" (the one whose test accuracy the run printed), "last", or "best" by validation accuracy.
 
     Raises:
-        UserError: no run, no checkpoint of that name, one that is damaged or of another model.
+        UserError: there is no run or no such checkpoint, or the checkpoint is damaged or belongs to another model.
     """
     from imgclf_jax.training import trained
 
@@ -37,7 +37,7 @@ class Predictor:
 
     Args:
         network: the trained network.
-        batch_size: most images that go through it at once.
+        batch_size: most images that go through the network at once.
 
     Attributes:
         class_names: by label.
@@ -54,8 +54,10 @@ class Predictor:
     def __call__(self, images: Any) -> "np.ndarray":
         """Images uint8 [N, H, W, C] -> class probabilities float32 [N, classes].
 
-        Pixels are as in files, 0 to 255; crop and normalisation are those of the evaluation. Raises `UserError` for
-        another shape or dtype.
+        Pixels are 0 to 255, as in files. Crop and normalization are those of evaluation.
+
+        Raises:
+            UserError: the images have another shape or dtype.
         """
         import numpy as np
 

@@ -1,19 +1,19 @@
-"""Classifies photos with a trained network: `python -m imgclf_jax.predict --workdir=DIR FILES|FOLDERS|GLOBS...`.
+"""Classify photos with a trained network: `python -m imgclf_jax.predict --workdir=DIR FILES|FOLDERS|GLOBS...`.
 
-Folders are searched for files, those in their subfolders included; in a quoted glob `**` does the same. The result is a
-row a file, in order, with the most probable classes: a table, `--format=csv` (columns file, class_1, probability_1 and
-so on, error) or `--format=json` (an object a line: file, class, probability, the probabilities of all classes, true
-where it is known; or file and error). A file that cannot be read has its reason instead of a class.
-In CSV, a name that a spreadsheet would take for a formula has a `'` in front; see README.md.
+Folders are searched recursively; in a quoted glob, `**` is recursive too. The result has one row per file, in order,
+with the most probable classes, in one of three formats: a table; `--format=csv` (columns file, class_1, probability_1,
+..., error); or `--format=json` (one object per line, with file, class, probability, the probabilities of all classes,
+and the true class if it is known; or with file and error). A file that cannot be read has the reason instead of a
+class. In CSV, a name that a spreadsheet would evaluate is prefixed with `'`; see README.md.
 
-Where files lie in folders that are named like classes, the predictions are scored: how many are right, and what is
-taken for what. The score follows the table; with csv, json and --output it goes to standard error.
+If files are in folders named like classes, the predictions are scored: how many are correct, and a confusion table. The
+score follows the table; with csv, json or --output it goes to standard error.
 
-Exit status: 0: all files are predicted; 1: some files cannot be read or get NaN from the network, or a name matches
-nothing; 2: no file is predicted, or there is a mistake on the command line.
+Exit status: 0: all files were classified; 1: some files cannot be read or get NaN from the network, or a name matches
+nothing; 2: no file was classified, or the command line has a mistake.
 """
 
-if __name__ == "__main__":  # Before anything is imported that swallows Ctrl-C.
+if __name__ == "__main__":  # Must come before the imports that swallow Ctrl-C.
     from imgclf_jax.terminal import interrupt
 
     interrupt.install()
@@ -35,35 +35,38 @@ FLAGS = flags.FLAGS
 
 
 def define_flags() -> None:
-    """The flags of this tool."""
+    """Defines the flags of this tool."""
     flags.DEFINE_string("workdir", None, "Folder of the run.")
     flags.DEFINE_enum(
-        "checkpoint", "reported", ["reported", "last", "best"], "Which one; reported: of the printed test accuracy."
+        "checkpoint",
+        "reported",
+        ["reported", "last", "best"],
+        "The checkpoint to use; reported: the one whose test accuracy was printed.",
     )
-    flags.DEFINE_integer("top_k", 3, "How many classes of a file to show; json has all.", lower_bound=1)
-    flags.DEFINE_enum("format", "table", ["table", "csv", "json"], "How to write the rows.")
-    flags.DEFINE_string("output", None, "A new file for the rows. Default: standard output.")
+    flags.DEFINE_integer("top_k", 3, "Number of classes to show per file; json always has all.", lower_bound=1)
+    flags.DEFINE_enum("format", "table", ["table", "csv", "json"], "Format of the rows.")
+    flags.DEFINE_string("output", None, "File to write the rows to; it must not exist. Default: standard output.")
     flags.DEFINE_integer("batch_size", 64, "Images that go through the network at once.", lower_bound=1)
 
 
 def main(argv: list[str]) -> int:
-    """Parses the command line and predicts. Returns the exit status."""
+    """Parses the command line and classifies the files. Returns the exit status."""
     define_flags()
     names = cli.parse_flags(argv, positional=True)
     from imgclf_jax.predict import files
-    from imgclf_jax.terminal import output  # standard library alone, as the next one
+    from imgclf_jax.terminal import output  # Both import only the standard library.
 
     problems = [] if FLAGS.workdir else ["--workdir is missing; give the folder that training printed"]
     if FLAGS.output is not None:
-        problems += output.problems(Path(FLAGS.output)) if FLAGS.output else ["--output= is given without a name"]
-    found = files.find(names)
+        problems += output.problems(Path(FLAGS.output)) if FLAGS.output else ["--output= is empty; name a new file"]
+    selection = files.find(names)
     if not names:
-        problems.append("no files are given; name photos, folders or globs after the flags")
-    elif not found.files:
-        problems.append("; ".join(found.problems))
+        problems.append("no files are given; add photos, folders or globs after the flags")
+    elif not selection.files:
+        problems.append("; ".join(selection.problems))
     if problems:
         raise UserError("\n".join(problems))
-    for problem in found.problems:
+    for problem in selection.problems:
         print(f"warning: {problem}", file=sys.stderr)
 
     from imgclf_jax.devices import xla
@@ -72,20 +75,20 @@ def main(argv: list[str]) -> int:
     xla.configure_xla()
     cli.begin_work()
     network = trained.load(Path(FLAGS.workdir), FLAGS.checkpoint)
-    unread, not_finite, first = _predict(network, found)
-    for count, what in ((unread, "files could not be read"), (not_finite, "files get NaN from the network")):
+    unread, not_finite, first = _predict(network, selection)
+    for count, failure in ((unread, "files could not be read"), (not_finite, "files get NaN from the network")):
         if count:
-            why = f", such as {first}" if FLAGS.output else ""  # Without --output, the rows on the terminal say it.
-            print(f"{count} of {len(found.files)} {what}{why}", file=sys.stderr)
-    lost = unread + not_finite
-    return 2 if lost == len(found.files) else 1 if lost or found.problems else 0
+            example = f", such as {first}" if FLAGS.output else ""  # Without --output, the rows are on the terminal.
+            print(f"{count} of {len(selection.files)} {failure}{example}", file=sys.stderr)
+    failed = unread + not_finite
+    return 2 if failed == len(selection.files) else 1 if failed or selection.problems else 0
 
 
-def _predict(network, found) -> tuple[int, int, str]:
+def _predict(network, selection) -> tuple[int, int, str]:
     """Writes the rows and the score.
 
     Returns:
-        How many files could not be read, how many got NaN, and the first of all these files with the reason.
+        The number of files that could not be read, the number that got NaN, and the first such file with its reason.
     """
     from imgclf_jax.predict import files, reading
     from imgclf_jax.predict.bar import Bar
@@ -94,16 +97,18 @@ def _predict(network, found) -> tuple[int, int, str]:
 
     channels = network.image_shape[2]
     if channels not in (1, 3, 4):
-        raise UserError(f"the network in {network.folder} takes images of {channels} channels; photos have 1, 3 or 4")
+        raise UserError(
+            f"the network in {network.folder} takes images with {channels} channels, but photos have 1, 3 or 4"
+        )
     labels = {name: label for label, name in enumerate(network.class_names)}
-    todo = ((str(file.path), files.label(file, labels)) for file in found.files)
+    todo = ((str(file.path), files.label(file, labels)) for file in selection.files)
     predictor = predict.Predictor(network, FLAGS.batch_size)
     score = Score(network.class_names)
     done = unread = not_finite = 0
     first = ""
     with _rows_file() as stream:
-        form = _format(network.class_names, found.files, stream)
-        bar = Bar("predicting", len(found.files))
+        form = _format(network.class_names, selection.files, stream)
+        bar = Bar("predicting", len(selection.files))
         try:
             bar.write(form.head(), stream)
             shape, resize = network.image_shape, network.config.data.resize
@@ -122,8 +127,8 @@ def _predict(network, found) -> tuple[int, int, str]:
                 bar.update(done)
         finally:
             bar.close()
-    beside = sys.stdout if stream is sys.stdout and FLAGS.format == "table" else sys.stderr
-    _show_score(score, done - unread - not_finite, found, beside)
+    score_stream = sys.stdout if stream is sys.stdout and FLAGS.format == "table" else sys.stderr
+    _show_score(score, done - unread - not_finite, selection, score_stream)
     return unread, not_finite, first
 
 
@@ -135,12 +140,12 @@ def _rows_file() -> Iterator[TextIO]:
         with output.new_file(Path(FLAGS.output)) as file:
             yield file
     else:
-        # Names of files go out as the bytes that they are, whatever the terminal's encoding.
+        # File names are written with their own bytes, independently of the encoding of the terminal.
         sys.stdout.reconfigure(encoding="utf-8", errors="surrogateescape", newline="")  # type: ignore[union-attr]
         yield sys.stdout
 
 
-def _format(class_names, found, stream):
+def _format(class_names, selected, stream):
     from imgclf_jax.predict import formats
 
     if FLAGS.format == "csv":
@@ -148,14 +153,14 @@ def _format(class_names, found, stream):
     if FLAGS.format == "json":
         return formats.JsonLines(class_names)
     width = shutil.get_terminal_size().columns if stream.isatty() else 0
-    return formats.Table(class_names, FLAGS.top_k, [str(file.path) for file in found], width)
+    return formats.Table(class_names, FLAGS.top_k, [str(file.path) for file in selected], width)
 
 
-def _show_score(score, predicted, found, stream):
+def _show_score(score, predicted, selection, stream):
     if score.count:
         gap = "\n" if stream is sys.stdout else ""
         print(gap + score.text(predicted, shutil.get_terminal_size((100, 0)).columns), end="", file=stream)
-    elif predicted and found.has_subfolders:
+    elif predicted and selection.has_subfolders:
         names = ", ".join(score.class_names[:10]) + (", ..." if len(score.class_names) > 10 else "")
         print(f"not scored: no folder is named like a class of the model ({names})", file=stream)
 

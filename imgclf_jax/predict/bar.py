@@ -1,4 +1,4 @@
-"""The progress of many files, on standard error, where that is a terminal."""
+"""A progress bar for many files, on standard error if it is a terminal."""
 
 import sys
 import time
@@ -11,10 +11,10 @@ from imgclf_jax.terminal.console import duration
 
 
 class Bar:
-    """A progress bar that text written to another stream does not run into.
+    """A progress bar that does not mix with text written to another stream.
 
     Args:
-        description: what is being done.
+        description: of the work.
         total: number of files.
     """
 
@@ -30,7 +30,7 @@ class Bar:
             self._bar.start()
 
     def write(self, text: str, stream: TextIO) -> None:
-        """Writes at once; on the terminal above the bar."""
+        """Writes and flushes the text; on a terminal, above the bar."""
         if self._shown and stream.isatty():
             self._bar.stop()
         stream.write(text)
@@ -39,7 +39,7 @@ class Bar:
             self._bar.start()
 
     def update(self, done: int) -> None:
-        """So many files are done. Times are estimated from the first call on, before which programs are compiled."""
+        """Sets the number of files done. Times are estimated from the first call, which compile time precedes."""
         began, now = self._began, time.monotonic()
         if not began:
             self._began, self._first = now, done
@@ -50,7 +50,7 @@ class Bar:
             self._bar.update(self._task, completed=done, text=f"{done:,}/{self._total:,}  ETA {left}", refresh=True)
 
     def close(self) -> None:
-        """Takes the bar away."""
+        """Removes the bar."""
         if self._shown:
             self._bar.stop()
         sys.stderr.flush()

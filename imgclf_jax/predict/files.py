@@ -1,4 +1,4 @@
-"""From what a user names (files, folders, globs) to files, and to the classes that their folders are named after."""
+"""Expands the files, folders and globs given by the user, and derives true classes from folder names."""
 
 import glob
 import os
@@ -13,8 +13,8 @@ class File(NamedTuple):
     """A file to predict.
 
     Attributes:
-        path: as it was given, or under the folder that was given.
-        root: the folder that was given, or that it was given in: the outermost whose name may be that of its class.
+        path: as given, or below the given folder.
+        root: the given folder, or the folder of the given file: the outermost folder that may be named like its class.
     """
 
     path: Path
@@ -22,12 +22,12 @@ class File(NamedTuple):
 
 
 class Found(NamedTuple):
-    """What there is under some names.
+    """The files found under some names.
 
     Attributes:
-        files: in the order of the names, sorted within each, every file once.
-        problems: what matched nothing or could not be searched, a line each.
-        has_subfolders: whether a folder was given whose files lie in folders of their own.
+        files: in the order of the names, sorted within each name, without duplicates.
+        problems: one line per name that matched nothing or could not be searched.
+        has_subfolders: whether files were found in subfolders of a given folder.
     """
 
     files: list[File]
@@ -39,41 +39,44 @@ def find(names: Sequence[str]) -> Found:
     """Finds files.
 
     Args:
-        names: files, folders (searched recursively; what is hidden in them is left out) and globs (`**` is recursive).
-            What exists is taken as it is, whatever characters its name is made of.
+        names: files, folders (searched recursively, except for hidden entries) and globs (`**` is recursive). An
+            existing file or folder is never interpreted as a glob.
     """
     files: dict[Path, File] = {}
     problems: list[str] = []
     has_subfolders = False
     for name in names:
         unreadable: list[str] = []
-        found = list(_matches(name, unreadable)) if name else []  # Path("") is the folder we are in.
+        matches = list(_matches(name, unreadable)) if name else []  # Path("") would be the current folder.
         problems += unreadable
-        if not found and not unreadable:
-            problems.append(_why_nothing(name))
-        for file in found:
+        if not matches and not unreadable:
+            problems.append(_no_match(name))
+        for file in matches:
             files.setdefault(_absolute(file.path), file)
             has_subfolders |= _absolute(file.path).parent != _absolute(file.root)
     return Found(list(files.values()), problems, has_subfolders)
 
 
 def label(file: File, labels: dict[str, int]) -> int | None:
-    """The label that the file's folder is named after: the nearest of those up to the root, its own name included.
+    """The label of the class that a folder of the file is named like: the nearest one, up to and including the root.
 
     Args:
         file: the file.
         labels: by class name.
+
+    Returns:
+        The label; `None` if no folder is named like a class.
     """
     root = _absolute(file.root)
     for folder in _absolute(file.path).parents:
-        if (found := labels.get(folder.name)) is not None:
-            return found
+        if (match := labels.get(folder.name)) is not None:
+            return match
         if folder == root:
             break
     return None
 
 
-def _why_nothing(name: str) -> str:
+def _no_match(name: str) -> str:
     if not name:
         return "an empty name matches no file"
     if os.path.isdir(name):  # noqa: PTH112
@@ -84,7 +87,7 @@ def _why_nothing(name: str) -> str:
         return f"no file matches {name!r}"
     except OSError as error:
         return f"{_shortened(name)} cannot be read: {error.strerror}"
-    return f"{name!r} is a link to nothing" if stat.S_ISLNK(mode) else f"{name!r} is not a regular file"
+    return f"{name!r} is a broken link" if stat.S_ISLNK(mode) else f"{name!r} is not a regular file"
 
 
 def _shortened(name: str) -> str:
@@ -97,7 +100,7 @@ def _matches(name: str, problems: list[str]) -> Iterator[File]:
         yield from _given(path, path.parent, problems)
         return
     start = Path(re.split(r"[*?[]", name, maxsplit=1)[0] + "_").parent  # the part before the first wildcard
-    # Unlike Path.glob it takes absolute names, leaves out what is hidden, and finds files with ** in any Python.
+    # Unlike Path.glob, glob.glob accepts absolute names, skips hidden entries, and matches files with ** in any Python.
     for match in sorted(glob.glob(name, recursive=True)):  # noqa: PTH207
         yield from _given(Path(match), start, problems)
 
@@ -105,12 +108,12 @@ def _matches(name: str, problems: list[str]) -> Iterator[File]:
 def _given(path: Path, root: Path, problems: list[str]) -> Iterator[File]:
     if os.path.isdir(path):  # noqa: PTH112
         yield from _walk(path, path, (), problems)
-    elif os.path.isfile(path):  # noqa: PTH113 (not a pipe, which would be waited for)
+    elif os.path.isfile(path):  # noqa: PTH113 (not a pipe, which would block)
         yield File(path, root)
 
 
 def _walk(folder: Path, root: Path, above: tuple[Path, ...], problems: list[str]) -> Iterator[File]:
-    """Follows links to folders, but not in circles."""
+    """Yields the files below a folder. Follows links to folders, except in cycles."""
     try:
         real = folder.resolve()
         if real in above:
@@ -124,9 +127,9 @@ def _walk(folder: Path, root: Path, above: tuple[Path, ...], problems: list[str]
             continue
         if os.path.isdir(entry):  # noqa: PTH112
             yield from _walk(entry, root, (*above, real), problems)
-        elif entry.is_file() or entry.is_symlink():  # A link to nothing or to a pipe gets a row that says so.
+        elif entry.is_file() or entry.is_symlink():  # A broken link, or a link to a pipe, gets a row with the reason.
             yield File(entry, root)
 
 
 def _absolute(path: Path) -> Path:
-    return Path(os.path.abspath(path))  # noqa: PTH100 (resolve() would follow links: two names are two files)
+    return Path(os.path.abspath(path))  # noqa: PTH100 (resolve() would follow links, but two names count as two files)

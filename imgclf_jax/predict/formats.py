@@ -1,4 +1,4 @@
-"""Rows as text: a table for people, CSV and JSON Lines for programs. Each is written row by row."""
+"""Output formats: a table for people, CSV and JSON Lines for programs. Each is written row by row."""
 
 import abc
 import json
@@ -12,11 +12,11 @@ from imgclf_jax.terminal.output import csv_line
 
 
 class Format(abc.ABC):
-    """How rows are written.
+    """A format of rows.
 
     Args:
         class_names: by label.
-        top_k: how many classes of a file are shown.
+        top_k: number of classes shown per file.
     """
 
     def __init__(self, class_names: Sequence[str], top_k: int):
@@ -24,24 +24,24 @@ class Format(abc.ABC):
         self.top_k = min(top_k, len(class_names))
 
     def head(self) -> str:
-        """What comes before the first row."""
+        """Text before the first row."""
         return ""
 
     @abc.abstractmethod
     def row(self, row: Row) -> str:
-        """A row, with the end of its line."""
+        """A row, including its line end."""
 
     def top(self, row: Row) -> list[tuple[str, np.float32]]:
-        """Returns (class name, its probability), most probable first; an empty list for a file without a prediction."""
+        """(class name, probability), most probable first; an empty list for a file without a prediction."""
         if row.probabilities is None:
             return []
         return [(self.class_names[label], row.probabilities[label]) for label in best(row.probabilities, self.top_k)]
 
 
 class Csv(Format):
-    """Columns: file, class_1, probability_1 and so on, error (empty for a file that has a prediction).
+    """CSV with the columns file, class_1, probability_1, ..., error (empty for a file with a prediction).
 
-    Names that a spreadsheet would take for formulas are escaped, see `imgclf_jax.terminal.output.csv_line`.
+    Names that a spreadsheet would evaluate are escaped, see `imgclf_jax.terminal.output.csv_line`.
     """
 
     def head(self) -> str:
@@ -50,27 +50,28 @@ class Csv(Format):
         return csv_line(["file", *pairs, "error"])
 
     def row(self, row: Row) -> str:
-        """A file without a prediction has empty classes."""
+        """A row. The classes and probabilities are empty for a file without a prediction."""
         pairs = [cell for pair in self.top(row) for cell in pair] or [""] * (2 * self.top_k)
         return csv_line([row.file, *pairs, row.reason])
 
 
 class JsonLines(Format):
-    """An object a line: file, class, probability and the probabilities of all classes, most probable first.
+    """One JSON object per line: file, class, probability and the probabilities of all classes, most probable first.
 
-    Also `true`, the class that its folder is named after, where it is. A file that could not be read has `error`.
+    `true` is the class that a folder of the file is named like, if there is one. A file without a prediction has
+    `error` instead.
     """
 
     def __init__(self, class_names: Sequence[str]):
         super().__init__(class_names, len(class_names))
 
     def row(self, row: Row) -> str:
-        """Names of files that are not UTF-8 keep their bytes as Python's surrogate escapes."""
+        """An object. Bytes of file names that are not valid UTF-8 are kept as Python's surrogate escapes."""
         content: dict[str, object] = {"file": row.file}
         if row.probabilities is None:
             content["error"] = row.reason
         else:
-            # Through the shortest text that gives the float32 back, which has fewer digits.
+            # str() gives the shortest text that restores the float32, with fewer digits than its float64 value.
             probabilities = {name: float(str(number)) for name, number in self.top(row)}
             name = next(iter(probabilities))
             content |= {"class": name, "probability": probabilities[name], "probabilities": probabilities}
@@ -80,17 +81,17 @@ class JsonLines(Format):
 
 
 class Table(Format):
-    """Aligned columns, cut to fit where that is possible.
+    """Aligned columns, truncated to the width of the terminal if possible.
 
     Args:
         class_names: by label.
-        top_k: how many classes of a file are shown.
-        files: the names that will come, so that the first row knows the width of the longest.
-        width: of the terminal, in characters; 0: nothing is cut.
+        top_k: number of classes shown per file.
+        files: all file names, which determine the width of the first column.
+        width: of the terminal, in characters; 0: nothing is truncated.
     """
 
     _GAP = 2
-    _LEAST = 20, 8  # what is left of a file's and of a class's name, however narrow the terminal is
+    _LEAST = 20, 8  # smallest width of a file name and of a class name, even on a narrow terminal
 
     def __init__(self, class_names: Sequence[str], top_k: int, files: Sequence[str], width: int):
         super().__init__(class_names, top_k)
@@ -108,7 +109,7 @@ class Table(Format):
         return self._line("file", *(set_cell_size(f"class {place + 1}", size) for place in range(self.top_k)))
 
     def row(self, row: Row) -> str:
-        """The reason stands where the classes of a file would, which could not be read."""
+        """A row. A file without a prediction has the reason in place of the classes."""
         cells = [f"{_fit(name, max(self._class, len('class')))} {number:.4f}" for name, number in self.top(row)]
         return self._line(row.file, *(cells or [row.reason]))
 
@@ -117,12 +118,12 @@ class Table(Format):
 
 
 def printable(text: str) -> str:
-    """`text` without what would move the cursor or could not be encoded."""
+    """The text with escapes for characters that would move the cursor or cannot be encoded."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def _fit(text, size, keep_end=False):
-    """`text` in exactly `size` cells of the terminal, at the cost of its start or its end."""
+    """The text in exactly `size` terminal cells: padded, or truncated at its end or, with `keep_end`, at its start."""
     text = printable(text)
     if cell_len(text) <= size:
         return set_cell_size(text, size)

@@ -1,4 +1,4 @@
-"""Photos through the network, decoded by threads ahead of it."""
+"""Classifies photos, which threads decode ahead of the network."""
 
 import collections
 import itertools
@@ -11,19 +11,19 @@ from typing import NamedTuple
 
 import numpy as np
 
-from imgclf_jax.data import decode as photos
+from imgclf_jax.data import decode
 
 NOT_FINITE = "the network gives it NaN instead of probabilities"
 
 
 class Row(NamedTuple):
-    """What became of a file.
+    """The result for a file.
 
     Attributes:
         file: its name.
         probabilities: float32 [classes]; `None` if the file could not be read or they are NaN.
-        reason: why there are none, `NOT_FINITE` if they are NaN; "" if there are some.
-        label: the class that it should be, where that is known.
+        reason: why there are no probabilities, `NOT_FINITE` if they are NaN; otherwise empty.
+        label: the true class, if it is known.
     """
 
     file: str
@@ -39,33 +39,36 @@ def predict_files(
     resize: str,
     batch_size: int,
 ) -> Iterator[list[Row]]:
-    """Rows in the order of the files, a batch at a time.
+    """Classifies files, one batch at a time, in their order.
 
     Odd photos, see `imgclf_jax.data.decode.Photo`, are reported by one `UserWarning` after the last row.
 
-    At most two batches of decoded photos are in memory, and some more for the threads that decode.
+    At most two batches of decoded photos are in memory, plus one photo per decoding thread.
 
     Args:
-        files: (name, label where it is known).
+        files: (name, label if it is known).
         predict: images uint8 [N, H, W, C] -> probabilities float32 [N, classes].
-        image_shape: (H, W, C) that it takes.
-        resize: how photos get that size, see `imgclf_jax.data.decode.fit`.
+        image_shape: (H, W, C) of the images that `predict` takes.
+        resize: how photos are resized, see `imgclf_jax.data.decode.fit`.
         batch_size: most files in a batch.
+
+    Yields:
+        The rows of one batch.
     """
 
-    noted: list[tuple[str, str]] = []
+    notes: list[tuple[str, str]] = []
     total = 0
 
-    def decode(name: str) -> np.ndarray | str:
+    def pixels(name: str) -> np.ndarray | str:
         try:
-            photo = photos.decode(Path(name), image_shape[2])
-        except photos.BadPhoto as error:
+            photo = decode.decode(Path(name), image_shape[2])
+        except decode.BadPhoto as error:
             return str(error)
         if photo.note:
-            noted.append((name, photo.note))
-        return photos.pixels(photo.image, image_shape[:2], resize)
+            notes.append((name, photo.note))
+        return decode.pixels(photo.image, image_shape[:2], resize)
 
-    decoded = _ahead(decode, files, batch_size)
+    decoded = _ahead(pixels, files, batch_size)
     while batch := list(itertools.islice(decoded, batch_size)):
         total += len(batch)
         images = [photo for _, photo in batch if not isinstance(photo, str)]
@@ -74,8 +77,8 @@ def predict_files(
             Row(name, None, photo, label) if isinstance(photo, str) else _row(name, next(scores), label)
             for (name, label), photo in batch
         ]
-    if noted:
-        warnings.warn(photos.odd(sorted(noted), total), UserWarning, stacklevel=2)
+    if notes:
+        warnings.warn(decode.odd(sorted(notes), total), UserWarning, stacklevel=2)
 
 
 def _row(name: str, probabilities: np.ndarray, label: int | None) -> Row:
@@ -85,25 +88,25 @@ def _row(name: str, probabilities: np.ndarray, label: int | None) -> Row:
 
 
 def _ahead(
-    decode: Callable[[str], np.ndarray | str], files: Iterable[tuple[str, int | None]], count: int
+    pixels: Callable[[str], np.ndarray | str], files: Iterable[tuple[str, int | None]], count: int
 ) -> Iterator[tuple[tuple[str, int | None], np.ndarray | str]]:
-    """(file, what was decoded) in order; threads work on as many as `count` that have not been asked for yet."""
+    """Yields (file, `pixels` of it) in order, with up to `count` files, plus one per thread, decoded ahead."""
     threads = min(16, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
     waiting: collections.deque[tuple[tuple[str, int | None], Future[np.ndarray | str]]] = collections.deque()
     pool = ThreadPoolExecutor(threads)
     try:
         for file in files:
-            waiting.append((file, pool.submit(decode, file[0])))
+            waiting.append((file, pool.submit(pixels, file[0])))
             if len(waiting) >= count + threads:
                 first, photo = waiting.popleft()
                 yield first, photo.result()
         while waiting:
             first, photo = waiting.popleft()
             yield first, photo.result()
-    finally:  # Nothing more is decoded for a user who has stopped the tool.
+    finally:  # Stop decoding if the user stops the tool.
         pool.shutdown(cancel_futures=True)
 
 
 def best(probabilities: np.ndarray, count: int) -> Sequence[int]:
-    """The labels of the `count` highest of [classes] probabilities, highest first."""
+    """The labels of the `count` highest probabilities [classes], highest first."""
     return [int(label) for label in np.argsort(-probabilities, kind="stable")[:count]]

@@ -1,4 +1,4 @@
-"""How many predictions are right, where the folders of the files tell, and what is taken for what."""
+"""Scores predictions of files whose folders are named like classes: accuracy and confusion."""
 
 from collections.abc import Sequence
 
@@ -7,12 +7,12 @@ from rich.cells import cell_len, set_cell_size
 
 from imgclf_jax.predict.formats import printable
 
-MOST_CLASSES = 20  # of a confusion table; of more, only the worst pairs are shown
+MOST_CLASSES = 20  # most classes in a confusion table; with more, only the worst pairs are shown
 WORST = 10
 
 
 class Score:
-    """A confusion matrix that grows.
+    """A confusion matrix that is filled file by file.
 
     Args:
         class_names: by label.
@@ -23,20 +23,20 @@ class Score:
         self.confusion = np.zeros((len(class_names), len(class_names)), np.int64)  # [true, predicted]
 
     def add(self, true: int, predicted: int) -> None:
-        """One more file."""
+        """Adds a file."""
         self.confusion[true, predicted] += 1
 
     @property
     def count(self) -> int:
-        """Files that were scored."""
+        """Number of scored files."""
         return int(self.confusion.sum())
 
     def text(self, files: int, width: int) -> str:
-        """«383 / 400 correct, 0.9575», and what was taken for what.
+        """The accuracy, as in "383 / 400 correct, 0.9575", and the confusions.
 
         Args:
-            files: that were predicted, some of which may not have been scored.
-            width: of the terminal.
+            files: number of classified files, of which some may not be scored.
+            width: of the terminal, in characters.
         """
         correct = int(self.confusion.trace())
         line = f"{correct} / {self.count} correct, {correct / self.count:.4f}"
@@ -48,9 +48,9 @@ class Score:
         return "\n".join([line, *(["", *details] if details else [])]) + "\n"
 
     def _table(self, width):
-        """Rows are the true classes that there are.
+        """The lines of the confusion table, with a row for each true class that occurs.
 
-        Where the columns' names do not fit, the classes are numbered, and all of them have a row.
+        If the class names do not fit as column heads, the classes are numbered, and all of them have a row.
         """
         digits = len(str(self.confusion.max()))
         names, columns = self.class_names, self.class_names

@@ -1,1 +1,1 @@
-"""What a finished run looks like: `python -m imgclf_jax.report --workdir=DIR` writes a page about it, with pictures."""
+"""Reports on finished runs: `python -m imgclf_jax.report --workdir=DIR` writes an HTML page with charts."""

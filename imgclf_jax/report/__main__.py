@@ -1,11 +1,11 @@
-"""A page about a finished run: `python -m imgclf_jax.report --workdir=DIR [--workdir=DIR2 ...] [--output=FOLDER]`.
+"""Report on a finished run: `python -m imgclf_jax.report --workdir=DIR [--workdir=DIR2 ...] [--output=FOLDER]`.
 
-Writes DIR/report/: index.html, which needs nothing else and no network, its pictures as SVG and PNG files, and
-predictions.csv. With several workdirs the page has the runs side by side, then each for itself; it goes into the first
-one's folder unless --output says otherwise. An earlier report in that place is replaced.
+Writes DIR/report/: a self-contained index.html that needs no network, its pictures as SVG and PNG files, and
+predictions.csv. With several workdirs, the page compares the runs and then shows each of them; it is written to the
+first workdir unless --output is given. An earlier report in the same place is replaced.
 """
 
-if __name__ == "__main__":  # Before anything is imported that swallows Ctrl-C.
+if __name__ == "__main__":  # Must come before the imports that swallow Ctrl-C.
     from imgclf_jax.terminal import interrupt
 
     interrupt.install()
@@ -22,8 +22,8 @@ FLAGS = flags.FLAGS
 
 
 def define_flags() -> None:
-    """The flags of this tool."""
-    flags.DEFINE_multi_string("workdir", None, "Folder of a run; given several times, the runs are compared.")
+    """Defines the flags of this tool."""
+    flags.DEFINE_multi_string("workdir", None, "Folder of a run. Repeat it to compare several runs.")
     flags.DEFINE_string("output", None, "Folder of the report. Default: report/ in the first workdir.")
 
 
@@ -34,7 +34,7 @@ def main(argv: list[str]) -> int:
     if not FLAGS.workdir:
         raise UserError("--workdir is missing; give the folder that training printed")
 
-    from imgclf_jax.devices import xla  # JAX is slow to import: mistakes above are told at once.
+    from imgclf_jax.devices import xla  # JAX is slow to import: report the mistakes above first.
 
     xla.configure_xla()
     cli.begin_work(needs_stdout=False)

@@ -1,4 +1,4 @@
-"""The pictures of a report that are charts."""
+"""The charts of a report."""
 
 import math
 
@@ -14,17 +14,20 @@ from imgclf_jax.report.markup import clean, shorten
 from imgclf_jax.report.measures import Calibration
 from imgclf_jax.workdir.rows import Row
 
-NUMBERED = 20  # Up to so many classes a confusion matrix has numbers and names.
-DEEPEST = 0.55  # Opacity of a full cell: on white as on the page's black its number can still be read.
+NUMBERED = 20  # most classes for which a confusion matrix shows numbers and names
+DEEPEST = 0.55  # opacity of a full cell: its number stays readable on the white and on the black page
 _SIZE = (5.0, 3.3)
 
 
 def learning_curves(rows: list[Row], field: str) -> Picture | None:
-    """Training and validation by epoch, every row of the metrics files, the best evaluation marked.
+    """Training and validation curves by epoch, from every row of the metrics files, with the best evaluation marked.
 
     Args:
         rows: of `metrics.jsonl`.
         field: "accuracy" or "loss".
+
+    Returns:
+        The chart; `None` if there are no rows to draw.
     """
     train, valid = (curves.points(rows, split, field) for split in ("train", "valid"))
     if not train and not valid:
@@ -40,11 +43,11 @@ def learning_curves(rows: list[Row], field: str) -> Picture | None:
         if field == "loss" and _spread(train + valid) > 100:
             _logarithmic(axes)
         axes.legend()
-        return drawing.finish(figure, f"learning_{field}", f"{field} by epoch, of training and of validation")
+        return drawing.finish(figure, f"learning_{field}", f"{field} by epoch for training and validation")
 
 
 def evaluation_accuracy(rows: list[Row]) -> Picture | None:
-    """Evaluation accuracy by epochs trained: the validation split's, and the test split's at the end."""
+    """Evaluation accuracy by epochs trained: the validation split during training, the test split at the end."""
     valid, test = (curves.points(rows, split, "accuracy") for split in ("valid", "test"))
     if not valid and not test:
         return None
@@ -59,7 +62,7 @@ def evaluation_accuracy(rows: list[Row]) -> Picture | None:
 
 
 def accuracy_against_validation(rows: list[Row]) -> Picture | None:
-    """Training and validation accuracy, a point an epoch."""
+    """Training and validation accuracy, one point per epoch."""
     train = curves.by_epoch(curves.points(rows, "train", "accuracy"), mean=True)
     valid = curves.by_epoch(curves.points(rows, "valid", "accuracy"), mean=False)
     if not train:
@@ -70,41 +73,42 @@ def accuracy_against_validation(rows: list[Row]) -> Picture | None:
         _line(axes, valid, ORANGE, "validation accuracy", "o-")
         _accuracy_range(axes, train + valid)
         axes.legend(loc="lower right")
-        return drawing.finish(figure, "accuracy_by_epoch", "training and validation accuracy, a point an epoch")
+        return drawing.finish(figure, "accuracy_by_epoch", "training and validation accuracy, one point per epoch")
 
 
 def overlay(runs: list[tuple[str, list[Row]]], field: str) -> Picture | None:
-    """The validation curves of several runs in one chart; the training curve, dashed, of a run without one."""
-    shown = []
+    """The validation curves of several runs in one chart; for a run without one, its training curve, dashed."""
+    curves_by_run = []
     for name, rows in runs:
         valid, train = (curves.points(rows, split, field) for split in ("valid", "train"))
-        shown.append((name, valid, "-o") if len(valid) > 1 or not train else (f"{name} (training)", train, "--"))
-    if not any(curve for _, curve, _ in shown):
+        has_valid_curve = len(valid) > 1 or not train
+        curves_by_run.append((name, valid, "-o") if has_valid_curve else (f"{name} (training)", train, "--"))
+    if not any(curve for _, curve, _ in curves_by_run):
         return None
     with drawing.drawing(5.0, 3.3 + 0.2 * len(runs)) as figure:
-        axes = _axes(figure, field, _last(*(curve for _, curve, _ in shown)))
-        for index, (name, curve, style) in enumerate(shown):
-            # A name that begins with an underscore would be left out of the legend.
+        axes = _axes(figure, field, _last(*(curve for _, curve, _ in curves_by_run)))
+        for index, (name, curve, style) in enumerate(curves_by_run):
+            # Matplotlib leaves labels that begin with an underscore out of the legend.
             label = " " + shorten(name, 48)
             axes.plot(*_xy(curve), style, ms=3, color=SERIES[index % len(SERIES)], label=label)
-        if field == "loss" and _spread([point for _, curve, _ in shown for point in curve]) > 30:
+        if field == "loss" and _spread([point for _, curve, _ in curves_by_run for point in curve]) > 30:
             _logarithmic(axes)
         figure.legend(loc="outside lower left", ncols=1)
         names = ", ".join(clean(name) for name, _ in runs)
-        return drawing.finish(figure, f"compare_{field}", f"{field} by epoch, of the runs {names}")
+        return drawing.finish(figure, f"compare_{field}", f"{field} by epoch for the runs {names}")
 
 
-def reliability(found: Calibration) -> Picture:
-    """Accuracy by confidence, and how many examples there are of each confidence."""
-    centres, width = (found.edges[:-1] + found.edges[1:]) / 2, found.edges[1] - found.edges[0]
+def reliability(calibration: Calibration) -> Picture:
+    """Accuracy by confidence, above a histogram of the confidences."""
+    centers, width = (calibration.edges[:-1] + calibration.edges[1:]) / 2, calibration.edges[1] - calibration.edges[0]
     with drawing.drawing(5.0, 4.6) as figure:
         upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1.2))
-        there = found.counts > 0
-        upper.bar(centres[there], found.accuracy[there], width * 0.92, color=BLUE, label="accuracy")
-        upper.plot([0, 1], [0, 1], "--", color=MUTED, lw=1.2, label="confidence can be taken at its word")
+        filled = calibration.counts > 0
+        upper.bar(centers[filled], calibration.accuracy[filled], width * 0.92, color=BLUE, label="accuracy")
+        upper.plot([0, 1], [0, 1], "--", color=MUTED, lw=1.2, label="perfect calibration")
         upper.plot(
-            found.confidence[there],
-            found.accuracy[there],
+            calibration.confidence[filled],
+            calibration.accuracy[filled],
             "o",
             ms=4.5,
             mfc=ORANGE,
@@ -113,17 +117,25 @@ def reliability(found: Calibration) -> Picture:
             clip_on=False,
             zorder=3,
         )
-        upper.set(xlim=(0, 1), ylim=(0, 1.02), ylabel="accuracy", title=f"Expected calibration error {found.error:.4f}")
-        lower.bar(centres, found.counts, width * 0.92, color=MUTED)
+        upper.set(
+            xlim=(0, 1), ylim=(0, 1.02), ylabel="accuracy", title=f"Expected calibration error {calibration.error:.4f}"
+        )
+        lower.bar(centers, calibration.counts, width * 0.92, color=MUTED)
         lower.set(xlabel="confidence", ylabel="examples")
         lower.yaxis.set_major_locator(MaxNLocator(3, integer=True))
         figure.legend(loc="outside lower left", ncols=2)
-        alt = f"accuracy by confidence in {len(found.counts)} bins; the expected calibration error is {found.error:.4f}"
+        bins, error = len(calibration.counts), f"{calibration.error:.4f}"
+        alt = f"accuracy by confidence in {bins} bins; the expected calibration error is {error}"
         return drawing.finish(figure, "reliability", alt)
 
 
 def confusion(matrix: np.ndarray, names: tuple[str, ...]) -> Picture:
-    """True classes by predicted classes: right predictions blue, mistakes orange, by share of the true class."""
+    """True classes by predicted classes: correct predictions blue, mistakes orange, shaded by share of the true class.
+
+    Args:
+        matrix: int [C, C], rows are true classes.
+        names: of the classes.
+    """
     classes = len(names)
     fractions = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
     side = 2.0 + 0.47 * classes if classes <= NUMBERED else 6.4
@@ -137,17 +149,17 @@ def confusion(matrix: np.ndarray, names: tuple[str, ...]) -> Picture:
             _pixels(axes, fractions)
         axes.set(xlim=(-0.5, classes - 0.5), ylim=(classes - 0.5, -0.5), xlabel="predicted", ylabel="true", aspect=1)
         axes.grid(False)
-        alt = f"confusion matrix of {classes} classes: {np.trace(matrix)} of {matrix.sum()} predictions are right"
+        alt = f"confusion matrix of {classes} classes: {np.trace(matrix)} of {matrix.sum()} predictions are correct"
         return drawing.finish(figure, "confusion", alt, tooltips)
 
 
 def _cells(axes, matrix, fractions):
     for row, column in np.ndindex(*matrix.shape):
-        colour = BLUE if row == column else ORANGE
+        color = BLUE if row == column else ORANGE
         corner = (column - 0.5, row - 0.5)
         axes.add_patch(Rectangle(corner, 1, 1, facecolor=PAPER, edgecolor=GRID, lw=0.6))
         shade = DEEPEST * float(fractions[row, column]) ** 0.5
-        axes.add_patch(Rectangle(corner, 1, 1, facecolor=colour, edgecolor="none", alpha=shade))
+        axes.add_patch(Rectangle(corner, 1, 1, facecolor=color, edgecolor="none", alpha=shade))
         weight = "bold" if row == column else "normal"
         size = 8.5 if matrix.max() < 10_000 else 7
         text = f"{matrix[row, column]}"
@@ -155,21 +167,21 @@ def _cells(axes, matrix, fractions):
 
 
 def _name_axes(axes, names):
-    shown = [shorten(name, 18) for name in names]
-    axes.set_xticks(range(len(names)), shown, rotation=45, ha="right", rotation_mode="anchor")
-    axes.set_yticks(range(len(names)), shown)
+    short_names = [shorten(name, 18) for name in names]
+    axes.set_xticks(range(len(names)), short_names, rotation=45, ha="right", rotation_mode="anchor")
+    axes.set_yticks(range(len(names)), short_names)
     axes.tick_params(length=0)
     tooltips = {}
     for axis, labels in (("x", axes.get_xticklabels()), ("y", axes.get_yticklabels())):
         for index, label in enumerate(labels):
-            if shown[index] != clean(names[index]):
+            if short_names[index] != clean(names[index]):
                 label.set_gid(f"{axis}{index}")
                 tooltips[f"{axis}{index}"] = clean(names[index])
     return tooltips
 
 
 def _pixels(axes, fractions):
-    """A pixel a cell. These colours are in an image, so they must do on any paper."""
+    """One pixel per cell. These colors are part of an image, so they must suit light and dark pages."""
     classes = len(fractions)
     image = np.zeros((classes, classes, 4), np.float32)
     image[..., :3] = to_rgb("#d9691e")
@@ -179,7 +191,7 @@ def _pixels(axes, fractions):
 
 
 def _axes(figure, field, last, xlabel="epoch"):
-    """Axes from epoch 0 to the last one, of `field` by epoch; longer runs have ticks at whole epochs only."""
+    """Axes for `field` by epoch, from 0 to the last epoch; longer runs have ticks at whole epochs only."""
     axes = figure.subplots()
     whole = last >= 4
     axes.set_xlim(0, 1.04 * last)
@@ -188,20 +200,20 @@ def _axes(figure, field, last, xlabel="epoch"):
     return axes
 
 
-def _line(axes, curve, colour, label, style="-"):
+def _line(axes, curve, color, label, style="-"):
     if curve:
-        # A single point would be no line to be seen.
-        axes.plot(*_xy(curve), "o" if len(curve) == 1 else style, ms=4, color=colour, label=label)
+        # A line through a single point would be invisible.
+        axes.plot(*_xy(curve), "o" if len(curve) == 1 else style, ms=4, color=color, label=label)
 
 
 def _logarithmic(axes):
     axes.set_yscale("log")
-    axes.yaxis.set_major_formatter("{x:g}")  # By default it writes mathematics, which is not read here.
+    axes.yaxis.set_major_formatter("{x:g}")  # By default it writes math text, which is not parsed here.
     axes.yaxis.set_minor_formatter("")
 
 
-def _last(*found: list[Point]) -> float:
-    return max(point.epoch for curve in found for point in curve)
+def _last(*all_curves: list[Point]) -> float:
+    return max(point.epoch for curve in all_curves for point in curve)
 
 
 def _xy(curve: list[Point]):
@@ -209,7 +221,7 @@ def _xy(curve: list[Point]):
 
 
 def _accuracy_range(axes, curve):
-    """From 0.5 to 1, as the tutorial has it, where everything is in there; else no narrower than a tenth."""
+    """Sets the range 0.5 to 1, as in the tutorial, if all values are in it; otherwise a range of at least 0.1."""
     values = [point.value for point in curve]
     low, high = min(values), max(values)
     if low >= 0.5:

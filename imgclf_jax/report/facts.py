@@ -1,8 +1,8 @@
-"""The tables of a report: what a run was told to do, where and with what it was done, and how long it took."""
+"""The tables of a report: results, configuration, provenance, time and parameters of a run."""
 
 from typing import Any
 
-from imgclf_jax import config as configs
+from imgclf_jax import config
 from imgclf_jax.models.cost import parameter_table
 from imgclf_jax.report.markup import Markup, join, name, table, tag
 from imgclf_jax.report.measures import wilson
@@ -11,26 +11,26 @@ from imgclf_jax.terminal.console import count, duration
 
 
 def accuracy_with_interval(result: dict[str, Any]) -> str:
-    """«0.7844 (0.7762 to 0.7924)»."""
+    """An accuracy with its 95 % interval: "0.7844 (0.7762 to 0.7924)"."""
     low, high = wilson(result["correct"], result["count"])
     return f"{result['accuracy']:.4f} ({low:.4f} to {high:.4f})"
 
 
 def results(run: Run) -> Markup:
     """Accuracy and loss by split, from `run.json`."""
-    found = {split: value for split, value in (run.record.get("results") or {}).items() if is_result(value)}
-    if not found:
-        return tag("p", "The run has not come to its final evaluation, so run.json holds no results.")
+    by_split = {split: value for split, value in (run.record.get("results") or {}).items() if is_result(value)}
+    if not by_split:
+        return tag("p", "The run has not reached its final evaluation, so run.json has no results.")
     rows = [
         (split, f"{value['accuracy']:.4f}", f"{value['correct']:,}", f"{value['count']:,}", f"{value['loss']:.4f}")
-        for split, value in found.items()
+        for split, value in by_split.items()
     ]
-    return table(("split", "accuracy", "right", "examples", "loss"), rows)
+    return table(("split", "accuracy", "correct", "examples", "loss"), rows)
 
 
 def settings(run: Run) -> Markup:
-    """Every field of the config, those that are not as they are by default first."""
-    default, mine = (configs.flatten(configs.to_json(values)) for values in (configs.default(), run.config))
+    """Every field of the config, those that differ from the default first."""
+    default, mine = (config.flatten(config.to_json(values)) for values in (config.default(), run.config))
     changed = [
         (tag("code", key), show(value), show(default[key])) for key, value in mine.items() if value != default[key]
     ]
@@ -49,14 +49,14 @@ def settings(run: Run) -> Markup:
 
 
 def show(value: Any) -> Markup:
-    """A value of a config as it would be written there."""
+    """A value of a config, as written in Python."""
     if value is None:
         return tag("span", "–", title="not given")
     return tag("code", name(repr(tuple(value) if isinstance(value, list) else value), longest=120))
 
 
 def provenance(run: Run) -> Markup:
-    """When, on what and with which versions."""
+    """When, on which data and machine, and with which versions the run was made."""
     record, origin = run.record, run.record.get("provenance") or {}
     data, git = record.get("data") or {}, origin.get("git")
     present, used = origin.get("device_count", "?"), origin.get("devices_used")
@@ -74,10 +74,10 @@ def provenance(run: Run) -> Markup:
         ("status", record.get("status", "?")),
         ("data", f"{data.get('name', '?')}, images {shape or '?'}, {len(data.get('class_names') or ())} classes"),
         ("examples", counts or "?"),
-        ("data found in", data.get("location", "?")),
-        ("fingerprint of the data", data.get("fingerprint", "?")),
+        ("data location", data.get("location", "?")),
+        ("data fingerprint", data.get("fingerprint", "?")),
         ("git commit", _commit(git)),
-        ("config file", f"{file['path']}, SHA-256 {file['sha256']}" if file else "not known"),
+        ("config file", f"{file['path']}, SHA-256 {file['sha256']}" if file else "unknown"),
         ("devices", devices + (f", {processes} processes" if processes > 1 else "")),
         ("machine", f"{origin.get('platform', '?')}, {origin.get('cpu_count', '?')} CPUs"),
         (
@@ -86,41 +86,41 @@ def provenance(run: Run) -> Markup:
         ),
         ("XLA_FLAGS", origin.get("xla_flags") or "none"),
     ]
-    found = table(("", ""), pairs, text=2, css="pairs")
+    last_session = table(("", ""), pairs, text=2, css="pairs")
     changes = [_changed(before, origin) for before in record.get("earlier_provenance") or []]
     if not changes:
-        return found
-    text = "This is the last session. Earlier sessions of this run differed from it as follows:"
-    return join([found, tag("p", text), tag("ul", *(tag("li", change) for change in changes))])
+        return last_session
+    text = "This is the last session. Earlier sessions of the run differed from it as follows:"
+    return join([last_session, tag("p", text), tag("ul", *(tag("li", change) for change in changes))])
 
 
 def _commit(git):
     if not git:
         return "none: an installed package"
     if "package_changed" not in git:  # Older records cover the tracked files of the whole repository.
-        return git["commit"] + (", with changes" if git.get("changed") else "")
-    return git["commit"] + (", but files of the package differ from it" if git["package_changed"] else "")
+        return git["commit"] + (", with uncommitted changes" if git.get("changed") else "")
+    return git["commit"] + (", with uncommitted changes to the package" if git["package_changed"] else "")
 
 
 def _changed(before, now):
-    flat = [configs.flatten(origin) for origin in (before, now)]
+    flat = [config.flatten(origin) for origin in (before, now)]
     names = sorted(name for name in flat[0].keys() | flat[1].keys() if flat[0].get(name) != flat[1].get(name))
     return ", ".join(f"{name}: {flat[0].get(name)}" for name in names)
 
 
 def time(run: Run) -> Markup:
-    """How long it took and how fast it was."""
+    """How long the run took and how fast it was."""
     record = run.record
     rate, flops = record.get("images_per_second"), record.get("flops_per_step")
     killed = record.get("killed_sessions")
-    lost = f", {killed} of them killed: their time after the last checkpoint is not counted" if killed else ""
+    lost = f", {killed} of them killed: time after their last checkpoint is not counted" if killed else ""
     pairs = [
         ("total time", total_time(run)),
         ("sessions", f"{record.get('sessions', '?')}{lost}"),
         ("steps", f"{record.get('step', 0):,}"),
         ("reported checkpoint", f"step {run.network.step:,}" if run.network else "none"),
-        ("throughput, median", f"{rate:,.0f} images/s" if rate else "not known"),
-        ("computation", f"{count(flops)}FLOP a step of {run.config.train.batch_size} images" if flops else "not known"),
+        ("throughput, median", f"{rate:,.0f} images/s" if rate else "unknown"),
+        ("computation", f"{count(flops)}FLOP per step of {run.config.train.batch_size} images" if flops else "unknown"),
     ]
     if rate and flops:
         pairs.append(("achieved", f"{count(flops * rate / run.config.train.batch_size)}FLOP/s"))
@@ -128,20 +128,20 @@ def time(run: Run) -> Markup:
 
 
 def total_time(run: Run) -> str:
-    """Of all its sessions, for people."""
+    """The formatted time of all sessions of the run."""
     seconds = run.record.get("wall_time_seconds")
-    return duration(seconds) if seconds else "not known"
+    return duration(seconds) if seconds else "unknown"
 
 
 def parameters(run: Run) -> Markup | None:
-    """Every parameter with its shape; `None` without a network."""
+    """Every parameter with its shape; `None` if the run has no network."""
     if run.network is None:
         return None
-    found = parameter_table(run.network.variables["params"])
-    rows = [(tag("code", path), "×".join(map(str, shape)), f"{size:,}") for path, shape, size in found]
+    entries = parameter_table(run.network.variables["params"])
+    rows = [(tag("code", path), "×".join(map(str, shape)), f"{size:,}") for path, shape, size in entries]
     return table(("parameter", "shape", "values"), rows, ("total", "", f"{parameter_count(run):,}"))
 
 
 def parameter_count(run: Run) -> int:
-    """All values of all parameters; 0 without a network."""
+    """The number of values of all parameters; 0 if the run has no network."""
     return sum(size for *_, size in parameter_table(run.network.variables["params"])) if run.network else 0

@@ -1,11 +1,11 @@
-"""The page: one run, or several side by side and then each for itself."""
+"""The page of a report: one run, or a comparison of several runs followed by each of them."""
 
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from imgclf_jax import config as configs
+from imgclf_jax import config
 from imgclf_jax.report import charts, facts, measures, sections
 from imgclf_jax.report.drawing import Picture, inline
 from imgclf_jax.report.markup import Markup, clean, join, name, shorten, table, tag
@@ -13,7 +13,7 @@ from imgclf_jax.report.runs import Run
 from imgclf_jax.report.sections import Section
 
 _STYLE = Path(__file__).with_name("style.css")
-# No script may run and nothing be fetched, whatever found its way into the text.
+# No script can run and nothing can be fetched, even if the text contains something unexpected.
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 
 
@@ -22,7 +22,7 @@ class Page(NamedTuple):
 
     Attributes:
         html: the whole document.
-        pictures: by the number of the run (from 0) they are of, `None` for those of all.
+        pictures: by the index of their run, from 0; `None` for those that compare runs.
     """
 
     html: str
@@ -30,18 +30,18 @@ class Page(NamedTuple):
 
 
 def build(runs: list[Run]) -> Page:
-    """The report on one or more runs."""
+    """Builds the report on one or more runs."""
     if len(runs) == 1:
-        found = sections.of(runs[0], "run")
-        body = [_header(runs[0]), _contents(found), *(_section(section) for section in found)]
-        return Page(_document(runs[0].name, body), {0: _pictures(found)})
+        run_sections = sections.of(runs[0], "run")
+        body = [_header(runs[0]), _contents(run_sections), *(_section(section) for section in run_sections)]
+        return Page(_document(runs[0].name, body), {0: _pictures(run_sections)})
     comparison = _comparison(runs)
     details: list[Markup] = []
     pictures: dict[int | None, tuple[Picture, ...]] = {None: _pictures(comparison)}
     for index, run in enumerate(runs):
-        found = sections.of(run, f"run{index + 1}")
-        pictures[index] = _pictures(found)
-        parts = (_section(section, f"run{index + 1}-", "h3") for section in found)
+        run_sections = sections.of(run, f"run{index + 1}")
+        pictures[index] = _pictures(run_sections)
+        parts = (_section(section, f"run{index + 1}-", "h3") for section in run_sections)
         summary = tag("summary", tag("span", name(run.name, 60), css="title"), " ", _accuracy(run))
         details.append(tag("details", summary, _notes(run), *parts, css="run", id=f"run{index + 1}"))
     title = f"{len(runs)} runs"
@@ -73,13 +73,13 @@ def _header(run: Run) -> Markup:
             tag("p", f"{result['accuracy']:.4f}", css="accuracy"),
             tag(
                 "p",
-                f"{_split(run)} accuracy: {result['correct']:,} of {result['count']:,} right, 95 % interval "
+                f"{_split(run)} accuracy: {result['correct']:,} of {result['count']:,} correct, 95 % interval "
                 f"{low:.4f} to {high:.4f}",
             ),
         ]
     model = f"model {run.config.model.name}"
     when = f"started {str(run.record.get('started', '?')).replace('T', ' ')[:16]} UTC"
-    parts.append(tag("p", f"{data.get('name', 'data not known')} · {model} · {when}", css="what"))
+    parts.append(tag("p", f"{data.get('name', 'unknown data')} · {model} · {when}", css="what"))
     return tag("header", *parts, _notes(run))
 
 
@@ -96,8 +96,8 @@ def _notes(run: Run) -> Markup:
     return join(tag("p", note, css="note", role="note") for note in run.notes)
 
 
-def _contents(found: list[Section], more: list[tuple[str, Any]] | None = None) -> Markup:
-    links = [(section.anchor, section.title) for section in found] + (more or [])
+def _contents(shown: list[Section], more: list[tuple[str, Any]] | None = None) -> Markup:
+    links = [(section.anchor, section.title) for section in shown] + (more or [])
     return tag("nav", *(tag("a", title, href=f"#{anchor}") for anchor, title in links), aria_label="contents")
 
 
@@ -105,15 +105,15 @@ def _section(section: Section, prefix: str = "", heading: str = "h2") -> Markup:
     return tag("section", tag(heading, section.title), section.body, id=f"{prefix}{section.anchor}")
 
 
-def _pictures(found: list[Section]) -> tuple[Picture, ...]:
-    return tuple(picture for section in found for picture in section.pictures)
+def _pictures(shown: list[Section]) -> tuple[Picture, ...]:
+    return tuple(picture for section in shown for picture in section.pictures)
 
 
 def _comparison(runs: list[Run]) -> list[Section]:
-    """What can be said of all runs together."""
+    """The sections that compare the runs."""
     rows: list[tuple[Any, ...]] = []
     for index, run in enumerate(runs):
-        result, found = run.result, run.found
+        result = run.result
         rows.append(
             (
                 tag("a", name(run.name, 40), href=f"#run{index + 1}"),
@@ -121,7 +121,7 @@ def _comparison(runs: list[Run]) -> list[Section]:
                 if result
                 else "–",
                 f"{result['loss']:.4g}" if result else "–",
-                _calibration_error(found),
+                _calibration_error(run.predictions),
                 f"{facts.parameter_count(run):,}" if run.network else "–",
                 facts.total_time(run),
                 run.record.get("status", "?"),
@@ -131,7 +131,7 @@ def _comparison(runs: list[Run]) -> list[Section]:
     body = table(head, rows)
     if different := different_data(runs):
         body = join(
-            [tag("p", f"These accuracies do not compare, for the runs differ in: {different}.", css="note"), body]
+            [tag("p", f"These accuracies are not comparable: the runs differ in {different}.", css="note"), body]
         )
     pictures = tuple(
         picture
@@ -142,7 +142,7 @@ def _comparison(runs: list[Run]) -> list[Section]:
         tag(
             "figure",
             inline(picture, "all"),
-            tag("figcaption", f"Validation {field}; dashed: training, of runs with fewer than two evaluations"),
+            tag("figcaption", f"Validation {field}; dashed: training, for runs with fewer than two evaluations"),
         )
         for picture, field in zip(pictures, ("accuracy", "loss"), strict=False)
     ]
@@ -152,15 +152,15 @@ def _comparison(runs: list[Run]) -> list[Section]:
     return [*parts, Section("differences", "What differs in the configs", _config_differences(runs))]
 
 
-def _calibration_error(found):
-    finite = found.only_finite() if found else None
+def _calibration_error(predictions):
+    finite = predictions.only_finite() if predictions else None
     if finite is None or not len(finite.labels):
         return "–"
     return f"{measures.calibration(finite.probabilities, finite.labels).error:.4f}"
 
 
 def different_data(runs: list[Run]) -> str:
-    """What makes the accuracies of these runs measurements of different things; '' where they compare."""
+    """What makes the accuracies of these runs not comparable; an empty string if they are comparable."""
     described = [run.record.get("data") or {} for run in runs]
     aspects: dict[str, list[Any]] = {
         "data set": [data.get("name") for data in described],
@@ -172,11 +172,11 @@ def different_data(runs: list[Run]) -> str:
             for run, data in zip(runs, described, strict=True)
         ],
     }
-    return ", ".join(what for what, values in aspects.items() if any(value != values[0] for value in values))
+    return ", ".join(aspect for aspect, values in aspects.items() if any(value != values[0] for value in values))
 
 
 def _has_other_images(first: Run, other: Run) -> bool:
-    """Fingerprints tell, where images have one size and are read in one way; else what the examples are called."""
+    """Compares fingerprints if the images have the same size and are read the same way, otherwise ids and labels."""
     one, two = (run.record.get("data") or {} for run in (first, other))
     prints = [str(data.get("fingerprint")).rpartition(":") for data in (one, two)]
     if prints[0] == prints[1]:
@@ -184,14 +184,17 @@ def _has_other_images(first: Run, other: Run) -> bool:
     read_alike = one.get("image_shape") == two.get("image_shape") and prints[0][0] == prints[1][0]
     if read_alike and first.config.data.resize == other.config.data.resize:
         return True
-    if first.found is None or other.found is None:
+    if first.predictions is None or other.predictions is None:
         return True
-    pairs = (first.found.ids, other.found.ids), (first.found.labels, other.found.labels)
+    pairs = (
+        (first.predictions.ids, other.predictions.ids),
+        (first.predictions.labels, other.predictions.labels),
+    )
     return not all(np.array_equal(*pair) for pair in pairs)
 
 
 def _config_differences(runs: list[Run]) -> Markup:
-    flat = [configs.flatten(configs.to_json(run.config)) for run in runs]
+    flat = [config.flatten(config.to_json(run.config)) for run in runs]
     rows = [
         (tag("code", key), *(facts.show(values[key]) for values in flat))
         for key in flat[0]

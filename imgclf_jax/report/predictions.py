@@ -1,4 +1,4 @@
-"""What a trained network says about every example of a split."""
+"""The predictions of a trained network for every example of a split."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -15,11 +15,11 @@ from imgclf_jax.training import trained
 
 
 class Chosen(LazyImages):
-    """Some of the images of a split, perhaps in another order. None is decoded or copied before it is asked for.
+    """A selection of the images of a split, in any order. Images are decoded or copied only on access.
 
     Args:
         images: uint8 [N, H, W, C].
-        indices: int [M], the places in `images`.
+        indices: int [M], indices into `images`.
     """
 
     def __init__(self, images: Images, indices: np.ndarray):
@@ -27,7 +27,7 @@ class Chosen(LazyImages):
         self._images, self._indices = images, indices
 
     def read(self, index: int) -> np.ndarray:
-        """One image, uint8 [H, W, C]."""
+        """Returns one image, uint8 [H, W, C]."""
         return np.asarray(self._images[int(self._indices[index])])
 
 
@@ -38,9 +38,9 @@ class Predictions(NamedTuple):
         split: "test" or "valid".
         class_names: by label.
         ids: str [N].
-        images: uint8 [N, H, W, C], perhaps decoded when asked for.
+        images: uint8 [N, H, W, C], possibly decoded on access.
         labels: int32 [N].
-        scores: float32 [N, C], log-probabilities: a probability may be too small for a float32.
+        scores: float32 [N, C], log-probabilities, because a probability may underflow a float32.
     """
 
     split: str
@@ -52,26 +52,26 @@ class Predictions(NamedTuple):
 
     @property
     def probabilities(self) -> np.ndarray:
-        """float32 [N, C]."""
+        """Class probabilities, float32 [N, C]."""
         return np.exp(self.scores)
 
     @property
     def finite(self) -> np.ndarray:
-        """bool [N], whether all scores of an example are finite, as exact evaluation asks of its logits."""
+        """bool [N], whether all scores of an example are finite, as exact evaluation requires of its logits."""
         return np.isfinite(self.scores).all(axis=1)
 
     @property
     def predicted(self) -> np.ndarray:
-        """int [N], the class with the highest probability; -1, which is not a class, if the probabilities are NaN."""
+        """int [N], the class with the highest probability; -1 (no class) if the probabilities are NaN."""
         return np.where(self.finite, self.scores.argmax(axis=1), -1)
 
     @property
     def correct(self) -> int:
-        """How many are right; an example whose probabilities are NaN is wrong."""
+        """Number of correct predictions. An example whose probabilities are NaN counts as wrong."""
         return int((self.predicted == self.labels).sum())
 
     def only_finite(self) -> "Predictions":
-        """Returns the examples that have probabilities, which can be measured and drawn."""
+        """Returns only the examples with finite scores, which can be measured and drawn."""
         kept = np.flatnonzero(self.finite)
         if len(kept) == len(self.labels):
             return self
@@ -87,7 +87,7 @@ class Predictions(NamedTuple):
         return self.scores[np.arange(len(self.labels)), self.labels]
 
     def near_ties(self, margin: float) -> int:
-        """How many examples have a second class whose probability is within `margin` of the first's."""
+        """Number of examples whose two highest probabilities differ by less than `margin`."""
         if self.scores.shape[1] < 2:
             return 0
         second, first = np.sort(self.probabilities, axis=1)[:, -2:].T
@@ -95,12 +95,12 @@ class Predictions(NamedTuple):
 
 
 def predict(network: trained.Trained, progress: Progress) -> Predictions:
-    """The predictions on the test split, or on the validation split of a run that has no test split.
+    """Predicts the test split, or the validation split of a run that has no test split.
 
-    The data is only looked for, never downloaded, and nothing stands in for it that the run was not trained on.
+    Data is never downloaded, and the bundled sample replaces the full data set only if the run was trained on it.
 
     Raises:
-        UserError: the data is not on this machine or is not what the run had.
+        UserError: the data is not on this machine or differs from the data of the run.
     """
     described = network.record["data"]
     split = next((name for name in ("test", "valid") if described["counts"].get(name)), None)
@@ -114,15 +114,15 @@ def predict(network: trained.Trained, progress: Progress) -> Predictions:
         dataset = data.load_split(settings, split, progress=progress, stream=strategy.streamed)
     except UserError as error:
         raise UserError(
-            f"the {split} split cannot be read ({error}). A report downloads nothing; when the run was made the "
-            f"data was in {described['location']}"
+            f"the {split} split cannot be read ({error}). A report downloads nothing; the run read the data from "
+            f"{described['location']}"
         ) from error
     if dataset.name != described["name"]:
-        raise UserError(f"the run was on {described['name']}, but found was {dataset.name} in {dataset.location}")
+        raise UserError(f"the run used {described['name']}, but {dataset.location} has {dataset.name}")
     trained.check_classes(network, dataset)
     if dataset.image_shape != network.image_shape:
         raise UserError(
-            f"the images of {dataset.location} are {_shape(dataset.image_shape)}; the network takes "
+            f"the images in {dataset.location} are {_shape(dataset.image_shape)}, but the network takes "
             f"{_shape(network.image_shape)}"
         )
     examples = dataset.splits[split]
@@ -132,21 +132,25 @@ def predict(network: trained.Trained, progress: Progress) -> Predictions:
     return Predictions(split, network.class_names, examples.ids, examples.images, examples.labels, scores)
 
 
-def write_csv(path: Path, found: Predictions) -> None:
-    """A line for each example: id, true and predicted class, their probabilities, then those of all classes.
+def write_csv(path: Path, predictions: Predictions) -> None:
+    """Writes one line per example: id, true class, predicted class, their probabilities, then those of all classes.
 
-    An example whose probabilities are NaN has no predicted class. Names that a spreadsheet would take for formulas are
-    escaped, see `imgclf_jax.terminal.output.csv_line`. Raises `OSError`.
+    An example whose probabilities are NaN has no predicted class. Names that a spreadsheet would evaluate are escaped,
+    see `imgclf_jax.terminal.output.csv_line`.
+
+    Raises:
+        OSError: the file cannot be written.
     """
-    names, probabilities = found.class_names, found.probabilities
+    names, probabilities = predictions.class_names, predictions.probabilities
     columns = ["id", "true", "predicted", "probability", "probability_of_true", *(f"p({name})" for name in names)]
-    # File names that are no text, as some systems allow them, come out as they went in.
+    # The bytes of file names that are not valid UTF-8 are preserved.
     with path.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
         file.write(csv_line(columns))
-        for name, label, guess, row in zip(found.ids, found.labels, found.predicted, probabilities, strict=True):
-            taken, probability = (names[guess], row[guess]) if guess >= 0 else ("", np.nan)
+        examples = zip(predictions.ids, predictions.labels, predictions.predicted, probabilities, strict=True)
+        for name, label, guess, row in examples:
+            guessed, probability = (names[guess], row[guess]) if guess >= 0 else ("", np.nan)
             values = (float(f"{value:.6g}") for value in (probability, row[label], *row))
-            file.write(csv_line([str(name), names[label], taken, *values]))
+            file.write(csv_line([str(name), names[label], guessed, *values]))
 
 
 def _shape(sizes):

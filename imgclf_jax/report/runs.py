@@ -1,4 +1,4 @@
-"""What is known of a run: its files, its network, its predictions, and what of these could not be had."""
+"""Reads a run for a report: its files, its network and its predictions, with notes on what is missing."""
 
 from pathlib import Path
 from typing import Any, NamedTuple, TypeGuard
@@ -10,10 +10,11 @@ from imgclf_jax.errors import UserError
 from imgclf_jax.report import predictions
 from imgclf_jax.report.predictions import Predictions
 from imgclf_jax.training import trained
-from imgclf_jax.workdir import checkpoint_folder, record, saved_config
+from imgclf_jax.workdir import checkpoint_folder, record
 from imgclf_jax.workdir.rows import Row, read_rows
+from imgclf_jax.workdir.saved_config import load_config
 
-# Of a probability: where two are closer than this, another device or batch size may swap them.
+# If two probabilities differ by less than this, another device or batch size may swap their order.
 _ROUNDING = {"float32": 1e-4, "bfloat16": 2e-2}
 
 
@@ -21,14 +22,14 @@ class Run(NamedTuple):
     """A run, as far as it can be read on this machine.
 
     Attributes:
-        name: short, and of no other run in the report.
+        name: short, and unique in the report.
         folder: its workdir.
         config: its config.
         record: its `run.json`.
         rows: of its `metrics.jsonl`.
-        network: its reported checkpoint, `None` where there is none that can be read.
-        found: the network's predictions, `None` where they could not be made.
-        notes: what the reader must know before believing anything, a sentence each.
+        network: its reported checkpoint; `None` if no checkpoint can be read.
+        predictions: of the network; `None` if they could not be made.
+        notes: what the reader must know to trust the report, each a sentence or two.
     """
 
     name: str
@@ -37,32 +38,32 @@ class Run(NamedTuple):
     record: dict[str, Any]
     rows: list[Row]
     network: trained.Trained | None
-    found: Predictions | None
+    predictions: Predictions | None
     notes: tuple[str, ...]
 
     @property
     def split(self) -> str:
-        """The split that is reported: "test", or "valid" of a run without one."""
+        """The split that is reported: "test", or "valid" if the run has no test split."""
         counts = (self.record.get("data") or {}).get("counts") or {}
         return "valid" if counts.get("valid") and not counts.get("test") else "test"
 
     @property
     def result(self) -> dict[str, Any] | None:
-        """`correct`, `count`, `accuracy` and `loss` on that split: of the predictions, else those of `run.json`."""
-        if self.found is None:
-            told = (self.record.get("results") or {}).get(self.split)
-            return told if is_result(told) else None
-        correct, count = self.found.correct, len(self.found.labels)
+        """`correct`, `count`, `accuracy` and `loss` on that split, from the predictions or else from `run.json`."""
+        if self.predictions is None:
+            recorded = (self.record.get("results") or {}).get(self.split)
+            return recorded if is_result(recorded) else None
+        correct, count = self.predictions.correct, len(self.predictions.labels)
         return {
             "correct": correct,
             "count": count,
             "accuracy": correct / count,
-            "loss": float(-self.found.own_scores().mean(dtype="float64")),
+            "loss": float(-self.predictions.own_scores().mean(dtype="float64")),
         }
 
 
 def is_result(value: Any) -> TypeGuard[dict[str, Any]]:
-    """Returns whether a value is the result of an evaluation, as `run.json` holds it."""
+    """Whether a value is the result of an evaluation, as stored in `run.json`."""
     return isinstance(value, dict) and all(
         isinstance(value.get(name), int | float) for name in ("correct", "count", "accuracy", "loss")
     )
@@ -72,14 +73,18 @@ def read(folders: list[Path], progress: Progress) -> list[Run]:
     """Reads runs and predicts with their networks.
 
     Raises:
-        UserError: a line for each folder that holds no run, or is given twice.
+        UserError: a folder has no run or is given twice; one line for each.
     """
     check(folders)
     return [_read(folder, name, progress) for folder, name in zip(folders, names(folders), strict=True)]
 
 
 def check(folders: list[Path]) -> None:
-    """Raises `UserError` with a line for each folder that holds no run, or is given twice; reads little."""
+    """Checks the folders without reading much.
+
+    Raises:
+        UserError: a folder has no run or is given twice; one line for each.
+    """
     problems: list[str] = []
     seen: set[Path] = set()
     for folder in folders:
@@ -87,7 +92,7 @@ def check(folders: list[Path]) -> None:
             problems.append(f"--workdir={folder} is given twice")
         seen.add(folder.resolve())
         try:
-            saved_config.load_config(folder)
+            load_config(folder)
             if record.read(folder) is None and not checkpoint_folder.exists(folder):
                 problems.append(f"{folder} holds no run (no run.json); give the workdir that training printed")
             read_rows(folder)
@@ -98,75 +103,77 @@ def check(folders: list[Path]) -> None:
 
 
 def names(folders: list[Path]) -> list[str]:
-    """Short names that differ: as much of the ends of the paths as that takes, and at least `NAME/TIME` of a run."""
+    """Short unique names: the shortest ends of the paths that differ, and at least `NAME/TIME` of a run."""
     parts = [folder.resolve().parts for folder in folders]
     for length in range(1, max(map(len, parts)) + 1):
-        found = ["/".join(path[-max(length, 1 + path[-1].replace("-", "").isdigit()) :]) for path in parts]
-        if len(set(found)) == len(found):
-            return found
+        ends = ["/".join(path[-max(length, 1 + path[-1].replace("-", "").isdigit()) :]) for path in parts]
+        if len(set(ends)) == len(ends):
+            return ends
     raise AssertionError(f"equal folders among {folders}")
 
 
 def _read(folder: Path, name: str, progress: Progress) -> Run:
-    config, content = saved_config.load_config(folder), record.read(folder) or {}
+    config, content = load_config(folder), record.read(folder) or {}
     notes = _incomplete(content)
-    network, found = None, None
+    network, predicted = None, None
     try:
         network = trained.load(folder, "reported")
         content = network.record
         notes += _replaced(network)
-        found = predictions.predict(network, progress)
+        predicted = predictions.predict(network, progress)
     except UserError as error:
-        what = "There are no predictions in this report" if network else "There is no network in this report"
-        notes.append(f"{what}, only curves and settings: {' '.join(str(error).split())}.")
-    if found is not None:
-        if found.split != "test":
+        missing = "predictions" if network else "network"
+        notes.append(f"This report has only curves and settings, no {missing}: {' '.join(str(error).split())}.")
+    if predicted is not None:
+        if predicted.split != "test":
             notes.append(
-                "The run has no test split: this report is on its validation split, by which checkpoints and settings "
-                "may have been chosen, so its accuracy may flatter."
+                "The run has no test split, so this report is about its validation split. If checkpoints or settings "
+                "were chosen by it, its accuracy is too optimistic."
             )
-        if lost := int((~found.finite).sum()):
+        if not_finite := int((~predicted.finite).sum()):
             notes.append(
-                f"For {lost:,} of {len(found.labels):,} examples of the {found.split} split the network's "
-                "probabilities are NaN. They count as wrong in the accuracy; everything else is about the others."
+                f"For {not_finite:,} of {len(predicted.labels):,} examples of the {predicted.split} split, the "
+                "network's probabilities are NaN. They count as wrong in the accuracy and are left out of everything "
+                "else."
             )
-        notes += _different(found, content, config)
-    return Run(name, folder, config, content, read_rows(folder), network, found, tuple(notes))
+        notes += _different(predicted, content, config)
+    return Run(name, folder, config, content, read_rows(folder), network, predicted, tuple(notes))
 
 
 def _incomplete(record):
     status = record.get("status", "of unknown status")
     if status == "complete":
         return []
-    where = f", its last checkpoint is that of step {record['step']:,}" if record.get("step") else ""
-    why = f" ({record['error']})" if record.get("error") else ""
-    return [f"Not complete: the run is {status}{why}{where}. What follows is its state so far, not its result."]
+    checkpoint = f", and its last checkpoint is from step {record['step']:,}" if record.get("step") else ""
+    reason = f" ({record['error']})" if record.get("error") else ""
+    return [f"Not complete: the run is {status}{reason}{checkpoint}. This is its state so far, not its result."]
 
 
 def _replaced(network):
-    """Returns a note if the reported checkpoint is damaged or gone, so that the network is that of another one."""
+    """Returns a note if the network is from another checkpoint because the reported one is damaged or missing."""
     reported = network.record.get("reported_step")
     if reported is None or reported == network.step:
         return []
     return [
-        f"The reported checkpoint, that of step {reported:,}, cannot be read: what follows is about that of step "
-        f"{network.step:,}, which the accuracies in run.json do not belong to."
+        f"The reported checkpoint, from step {reported:,}, cannot be read. This report is about the checkpoint from "
+        f"step {network.step:,}; the accuracies in run.json do not belong to it."
     ]
 
 
-def _different(found, record, config):
-    """The accuracy of these predictions must be that of the run, or this is a report on something else."""
-    told = (record.get("results") or {}).get(found.split)
-    if not is_result(told) or (told["correct"], told["count"]) == (found.correct, len(found.labels)):
+def _different(predicted, record, config):
+    """Returns a note if the accuracy of the predictions is not the recorded accuracy of the run."""
+    recorded = (record.get("results") or {}).get(predicted.split)
+    correct, count = predicted.correct, len(predicted.labels)
+    if not is_result(recorded) or (recorded["correct"], recorded["count"]) == (correct, count):
         return []
-    what = (
-        f"This is not quite the result of the run: {found.correct:,} of {len(found.labels):,} predictions are right, "
-        f"run.json says {told['correct']:,} of {told['count']:,}. "
+    difference = (
+        f"This is not exactly the result of the run: {correct:,} of {count:,} predictions are correct, but run.json "
+        f"says {recorded['correct']:,} of {recorded['count']:,}. "
     )
-    ties = found.near_ties(_ROUNDING[config.model.dtype])
-    if told["count"] == len(found.labels) and abs(told["correct"] - found.correct) <= ties:
+    ties = predicted.near_ties(_ROUNDING[config.model.dtype])
+    if recorded["count"] == count and abs(recorded["correct"] - correct) <= ties:
         return [
-            f"{what}For {ties:,} examples the two likeliest classes are as good as equal, so that rounding on another "
-            "device can account for this."
+            f"{difference}For {ties:,} examples the two most probable classes are nearly equal, so rounding on another "
+            "device can explain this."
         ]
-    return [f"{what}The data or the checkpoint has changed since, and what follows is about what is there now."]
+    return [f"{difference}The data or the checkpoint has changed since; this report is about the current ones."]

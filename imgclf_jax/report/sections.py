@@ -1,4 +1,4 @@
-"""The parts of a report on one run."""
+"""The sections of a report on one run."""
 
 from typing import NamedTuple
 
@@ -12,17 +12,17 @@ from imgclf_jax.report.runs import Run
 from imgclf_jax.report.thumbnails import Thumbnail, encode, grid, is_tiny
 
 TOP = (1, 2, 3, 5)
-PAIRS = 10  # of classes that are confused most
+PAIRS = 10  # most confused pairs of classes to list
 
 
 class Section(NamedTuple):
-    """A part of a page.
+    """A section of a page.
 
     Attributes:
-        anchor: its id on the page, without the run's prefix.
+        anchor: its id on the page, without the prefix of the run.
         title: its heading.
-        body: all else.
-        pictures: for files.
+        body: its content.
+        pictures: to write as files.
     """
 
     anchor: str
@@ -32,19 +32,19 @@ class Section(NamedTuple):
 
 
 def of(run: Run, prefix: str) -> list[Section]:
-    """All parts that there is something to say in.
+    """All sections that the run has content for.
 
     Args:
         run: the run.
         prefix: of the ids in its pictures.
     """
-    found: list[Section | None] = [_curves(run, prefix)]
-    if run.found is not None:
-        found += _of_predictions(run.found, prefix)
+    sections: list[Section | None] = [_curves(run, prefix)]
+    if run.predictions is not None:
+        sections += _of_predictions(run.predictions, prefix)
     if run.network is not None:
-        found.append(_weights(run))
-    found += [_configuration(run), _provenance(run)]
-    return [section for section in found if section is not None]
+        sections.append(_weights(run))
+    sections += [_configuration(run), _provenance(run)]
+    return [section for section in sections if section is not None]
 
 
 def _curves(run, prefix):
@@ -54,12 +54,12 @@ def _curves(run, prefix):
     epochs = [charts.evaluation_accuracy(rows), charts.accuracy_against_validation(rows)]
     pictures = tuple(picture for picture in learning + epochs if picture)
     if not pictures:
-        return Section("curves", "Learning curves", tag("p", "No row has been written yet."))
+        return Section("curves", "Learning curves", tag("p", "The metrics files have no rows yet."))
     titles = (
-        "Accuracy, each row of metrics.jsonl",
-        "Loss, each row of metrics.jsonl",
+        "Accuracy, every row of metrics.jsonl",
+        "Loss, every row of metrics.jsonl",
         "Evaluation accuracy by epochs trained",
-        "Accuracy against validation accuracy, by epoch",
+        "Training and validation accuracy, by epoch",
     )
     shown = [
         tag("figure", inline(picture, prefix), tag("figcaption", title))
@@ -72,8 +72,8 @@ def _curves(run, prefix):
             tag("div", *shown, css="pair"),
             tag(
                 "p",
-                "Training values are means since the row before, measured while the network learned: on augmented "
-                "images and with dropout, where the run has them. So they may lie below those of validation.",
+                "Training values are means since the previous row, measured during training: with augmentation and "
+                "dropout, if the run uses them. Training accuracy can therefore be below validation accuracy.",
                 css="small",
             ),
         ]
@@ -81,38 +81,39 @@ def _curves(run, prefix):
     return Section("curves", "Learning curves", body, pictures)
 
 
-def _of_predictions(found: Predictions, prefix):
-    """Returns the parts that need probabilities; they are about the examples that have some."""
-    finite = found.only_finite()
+def _of_predictions(predictions: Predictions, prefix):
+    """The sections that need probabilities, about the examples that have finite ones."""
+    finite = predictions.only_finite()
     if len(finite.labels):
-        return [_quality(found, finite, prefix), _classes(finite, prefix), _examples(finite)]
-    text = f"All {len(found.labels):,} predictions on the {found.split} split are NaN, so there is nothing to show."
-    return [Section("quality", f"Accuracy, {found.split} split", tag("p", text))]
+        return [_quality(predictions, finite, prefix), _classes(finite, prefix), _examples(finite)]
+    split, count = predictions.split, len(predictions.labels)
+    text = f"All {count:,} predictions on the {split} split are NaN, so there is nothing to show."
+    return [Section("quality", f"Accuracy, {split} split", tag("p", text))]
 
 
-def _quality(every: Predictions, found: Predictions, prefix):
-    """Returns accuracy over all examples, and top-k and calibration over those that have probabilities."""
-    classes, count = len(found.class_names), len(every.labels)
-    calibration = measures.calibration(found.probabilities, found.labels)
+def _quality(predictions: Predictions, finite: Predictions, prefix):
+    """Accuracy over all examples, and top-k accuracy and calibration over those with finite probabilities."""
+    classes, count = len(finite.class_names), len(predictions.labels)
+    calibration = measures.calibration(finite.probabilities, finite.labels)
     picture = charts.reliability(calibration)
-    low, high = measures.wilson(found.correct, count)
-    ranks = [(f"top {k}", f"{measures.top_k(found.scores, found.labels, k):.4f}") for k in TOP if k < classes]
-    confidence = float(found.probabilities.max(axis=1).mean())
-    accuracy = found.correct / count
-    side = "more" if confidence > found.correct / len(found.labels) else "less"
+    low, high = measures.wilson(finite.correct, count)
+    ranks = [(f"top {k}", f"{measures.top_k(finite.scores, finite.labels, k):.4f}") for k in TOP if k < classes]
+    confidence = float(finite.probabilities.max(axis=1).mean())
+    accuracy = finite.correct / count
+    side = "above" if confidence > finite.correct / len(finite.labels) else "below"
     left = join(
         [
             tag(
                 "p",
-                f"{found.correct:,} of {count:,} examples of the {found.split} split are right: accuracy "
-                f"{accuracy:.4f}, with a 95 % interval from {low:.4f} to {high:.4f} (Wilson), which is what chance in "
-                "the choice of the examples alone makes uncertain.",
+                f"{finite.correct:,} of {count:,} examples of the {finite.split} split are classified correctly: "
+                f"accuracy {accuracy:.4f}, with a 95 % interval from {low:.4f} to {high:.4f} (Wilson). The interval "
+                "covers only the uncertainty from the choice of the examples.",
             ),
             table(("the true class is in the", "accuracy"), ranks) if len(ranks) > 1 else "",
             tag(
                 "p",
-                f"Mean confidence is {confidence:.4f}, {side} than the accuracy. The expected calibration error, the "
-                f"mean distance between confidence and accuracy over {measures.BINS} bins of equal width, is "
+                f"Mean confidence is {confidence:.4f}, {side} the accuracy. The expected calibration error, the mean "
+                f"difference between confidence and accuracy over {measures.BINS} bins of equal width, is "
                 f"{calibration.error:.4f}.",
             ),
         ]
@@ -120,30 +121,30 @@ def _quality(every: Predictions, found: Predictions, prefix):
     figure = tag(
         "figure",
         inline(picture, prefix),
-        tag("figcaption", "Reliability: a dot is a bin's mean confidence and accuracy"),
+        tag("figcaption", "Reliability: each dot is the mean confidence and the accuracy of a bin"),
     )
     body = tag("div", tag("div", left), figure, css="pair")
-    return Section("quality", f"Accuracy and calibration, {found.split} split", body, (picture,))
+    return Section("quality", f"Accuracy and calibration, {finite.split} split", body, (picture,))
 
 
-def _classes(found: Predictions, prefix):
+def _classes(predictions: Predictions, prefix):
     """Confusion matrix, precision and recall."""
-    names = found.class_names
-    matrix = measures.confusion(found.labels, found.predicted, len(names))
+    names = predictions.class_names
+    matrix = measures.confusion(predictions.labels, predictions.predicted, len(names))
     picture = charts.confusion(matrix, names)
     numbered = len(names) <= charts.NUMBERED
-    caption = "Confusion matrix: the shade is the root of the share of the true class, so that rare mistakes show"
+    caption = "Confusion matrix, shaded by the square root of the share of the true class to show rare mistakes"
     parts = [tag("figure", inline(picture, prefix, wide=6 < len(names) <= charts.NUMBERED), tag("figcaption", caption))]
     lists = [_by_class(matrix, names)]
     pairs = measures.most_confused(matrix, PAIRS)
     if pairs:
-        head = ("true", "predicted", "times", "of the class")
+        head = ("true", "predicted", "count", "of the class")
         rows = [
             (name(names[a], 18), name(names[b], 18), f"{n:,}", f"{n / matrix[a].sum():.1%}".replace("%", " %"))
             for a, b, n in pairs
         ]
         lists.append(tag("div", tag("h3", "Most frequent mistakes"), table(head, rows, text=2)))
-    # A list of many classes is closed at first, so what is short comes before it.
+    # With many classes the list is collapsed, so the shorter list comes first.
     parts.append(tag("div", *(lists if numbered else reversed(lists)), css="pair"))
     return Section("classes", "Classes", join(parts), (picture,))
 
@@ -156,32 +157,32 @@ def _by_class(matrix, names):
         for index, label in enumerate(names)
     ]
     foot = ("macro mean", *(f"{means[key]:.4f}" for key in means), f"{matrix.sum():,}")
-    found = table(("class", "precision", "recall", "F1", "examples"), rows, foot)
+    listing = table(("class", "precision", "recall", "F1", "examples"), rows, foot)
     if len(names) > charts.NUMBERED:
-        found = tag("details", tag("summary", f"All {len(names)} classes"), found)
-    parts = [tag("h3", "By class"), found]
+        listing = tag("details", tag("summary", f"All {len(names)} classes"), listing)
+    parts = [tag("h3", "By class"), listing]
     if np.isnan(by_class.precision).any():
-        text = "A class that was never predicted has no precision; in the macro mean that counts as 0."
+        text = "A class that was never predicted has no precision, which counts as 0 in the macro mean."
         parts.append(tag("p", text, css="small"))
     return tag("div", *parts)
 
 
-def _examples(found: Predictions):
-    """Mistakes, and the extremes of each class."""
-    wrong, extremes = examples.mistakes(found), examples.hardest_and_easiest(found)
+def _examples(predictions: Predictions):
+    """Mistakes, and the hardest and easiest examples of each class."""
+    wrong, extremes = examples.mistakes(predictions), examples.hardest_and_easiest(predictions)
     pictures: list[Picture] = []
     parts: list[Markup] = []
     if wrong:
-        every = len(found.labels) - found.correct
-        which = f"{len(wrong)} of {every:,} mistakes" if every > len(wrong) else f"All {every} mistakes"
+        total = len(predictions.labels) - predictions.correct
+        shown = f"{len(wrong)} of {total:,} mistakes" if total > len(wrong) else f"All {total} mistakes"
         alt = f"the {len(wrong)} most confident mistakes"
         pictures.append(grid(wrong, "mistakes", alt, columns=min(5, len(wrong))))
         parts += [
-            tag("p", f"{which}, the most confident first: true class, what the network said, how sure it was."),
+            tag("p", f"{shown}, the most confident first: true class, predicted class (guess) and its probability."),
             tag("div", *map(_thumbnail, wrong), css="grid"),
         ]
     else:
-        parts.append(tag("p", f"None of the {len(found.labels):,} predictions is wrong."))
+        parts.append(tag("p", f"None of the {len(predictions.labels):,} predictions is wrong."))
     if extremes:
         cells = [
             tag("div", tag("h4", name(label)), _thumbnail(hardest), _thumbnail(easiest), css="extremes")
@@ -191,14 +192,14 @@ def _examples(found: Predictions):
         pictures.append(
             grid(flat, "hardest_and_easiest", "hardest and easiest example of each class", min(4, len(flat)))
         )
-        left_out = len(found.class_names) - len(extremes)
-        more = f" These are {len(extremes)} of {len(found.class_names)} classes." if left_out else ""
+        classes = len(predictions.class_names)
+        more = f" These are {len(extremes)} of {classes} classes." if classes > len(extremes) else ""
         parts += [
             tag("h3", "Hardest and easiest of each class"),
             tag(
                 "p",
-                "Left the example whose true class got the lowest probability, right the one where it got the highest; "
-                f"under each what the network said, how sure it was, and that probability.{more}",
+                "On the left, the example whose true class got the lowest probability; on the right, the highest. Under"
+                f" each, the predicted class (guess), its probability, and that of the true class.{more}",
             ),
             tag("div", *cells, css="classes"),
         ]
@@ -206,37 +207,37 @@ def _examples(found: Predictions):
 
 
 def _weights(run):
-    """What the first layer looks for."""
+    """The weights of the first layer."""
     templates = weights.templates(run.network)
     if templates:
-        shown = [Thumbnail(picture, (label,)) for label, picture in templates.items()]
+        thumbnails = [Thumbnail(picture, (label,)) for label, picture in templates.items()]
         text = (
-            "The weights of a softmax classifier are an image for each class, each scaled for itself. Mid-grey is no "
-            "influence; where a template is bright in a colour, more of that colour there speaks for the class, where "
-            "it is dark, against it. A template shows what tells the class from the others, not what it looks like."
+            "The weights of a softmax classifier form one image (template) per class, each scaled separately. Mid-gray "
+            "has no influence. A template that is bright in a color takes it as evidence for the class, a dark one as "
+            "evidence against it. Templates show what separates a class from the others, not what the class looks like."
         )
-        picture = grid(shown, "templates", "the weights of the classes as images", columns=min(5, len(shown)))
-        body = join([tag("p", text), tag("div", *map(_thumbnail, shown), css="grid")])
+        picture = grid(thumbnails, "templates", "the weights of the classes as images", columns=min(5, len(thumbnails)))
+        body = join([tag("p", text), tag("div", *map(_thumbnail, thumbnails), css="grid")])
         return Section("weights", "What the classes look like to the network", body, (picture,))
-    found = weights.filters(run.network)
-    if found is None:
+    filters = weights.filters(run.network)
+    if filters is None:
         return None
-    shown = [
-        Thumbnail(kernel, (), f"length of the weights {norm:.3g}")
-        for kernel, norm in zip(found.images, found.norms, strict=True)
+    thumbnails = [
+        Thumbnail(kernel, (), f"norm of the weights: {norm:.3g}")
+        for kernel, norm in zip(filters.images, filters.norms, strict=True)
     ]
-    kind = (
-        "in their three colours, from those that see light and dark alone to those that see colour alone"
-        if found.channels == 3
-        else "as grey, the strongest first" + ("" if found.channels == 1 else f", means over {found.channels} channels")
-    )
-    height, width = found.images.shape[1:3]
+    if filters.channels == 3:
+        kind = "in color, from pure brightness to pure color"
+    else:
+        averaged = "" if filters.channels == 1 else f", averaged over {filters.channels} channels"
+        kind = f"in gray, the strongest first{averaged}"
+    height, width = filters.images.shape[1:3]
     text = (
-        f"The {len(shown)} kernels of {height}×{width} pixels of the first convolution ({found.layer}), {kind}. Each "
-        "is scaled for itself; mid-grey is a weight of 0."
+        f"The {len(thumbnails)} kernels ({height}×{width} pixels) of the first convolution ({filters.layer}), {kind}. "
+        "Each is scaled separately; mid-gray is a weight of 0."
     )
-    picture = grid(shown, "filters", "the kernels of the first convolution", columns=min(8, len(shown)))
-    body = join([tag("p", text), tag("div", *map(_thumbnail, shown), css="grid filters")])
+    picture = grid(thumbnails, "filters", "the kernels of the first convolution", columns=min(8, len(thumbnails)))
+    body = join([tag("p", text), tag("div", *map(_thumbnail, thumbnails), css="grid filters")])
     return Section("weights", "First-layer filters", body, (picture,))
 
 
@@ -252,11 +253,10 @@ def _provenance(run):
     return Section("record", "Record of the run", join(parts))
 
 
-def _thumbnail(shown: Thumbnail) -> Markup:
-    lines = [tag("span", name(line, 30)) for line in shown.caption]
-    picture = image(
-        encode(shown.image), shown.title or ", ".join(shown.caption), is_tiny(shown.image), shown.title or None
-    )
+def _thumbnail(thumbnail: Thumbnail) -> Markup:
+    lines = [tag("span", name(line, 30)) for line in thumbnail.caption]
+    alt = thumbnail.title or ", ".join(thumbnail.caption)
+    picture = image(encode(thumbnail.image), alt, is_tiny(thumbnail.image), thumbnail.title or None)
     return tag("figure", picture, tag("figcaption", *lines) if lines else "", css="thumbnail")
 
 

@@ -1,4 +1,4 @@
-"""Images of a data set, and weights, as small pictures with a line or two under each."""
+"""Images of a data set, and weights, as small pictures with captions."""
 
 import base64
 import io
@@ -10,17 +10,17 @@ from imgclf_jax.report import drawing
 from imgclf_jax.report.drawing import Picture
 from imgclf_jax.report.markup import shorten
 
-LARGEST = 160  # pixels; larger images are scaled down to it
-TINY = 64  # pixels; images up to this are shown pixel by pixel
+LARGEST = 160  # pixels; larger images are scaled down to this
+TINY = 64  # pixels; images up to this size are enlarged with sharp pixels
 
 
 class Thumbnail(NamedTuple):
     """A small picture.
 
     Attributes:
-        image: uint8 [H, W, C] of 1, 3 or 4 channels.
-        caption: its lines; what is too long is shortened where it is shown.
-        title: more about it.
+        image: uint8 [H, W, C] with 1, 3 or 4 channels.
+        caption: its lines; long ones are shortened for display.
+        title: tooltip with details.
     """
 
     image: np.ndarray
@@ -29,12 +29,12 @@ class Thumbnail(NamedTuple):
 
 
 def is_tiny(image: np.ndarray) -> bool:
-    """Whether an image [H, W, C] is to be shown larger than it is, with sharp pixels."""
+    """Whether to show an image [H, W, C] enlarged, with sharp pixels."""
     return max(image.shape[:2]) <= TINY
 
 
 def small(image: np.ndarray) -> np.ndarray:
-    """The image uint8 [H, W, C], scaled down where it is larger than `LARGEST`."""
+    """The image uint8 [H, W, C], scaled down if it is larger than `LARGEST`."""
     from PIL import Image
 
     height, width = image.shape[:2]
@@ -56,13 +56,13 @@ def encode(image: np.ndarray) -> str:
 
 
 def grid(thumbnails: list[Thumbnail], name: str, alt: str, columns: int) -> Picture:
-    """One picture of many, for files; the page shows them one by one.
+    """Draws all thumbnails in one picture, for the files. The page shows them one by one.
 
     Args:
         thumbnails: at least one.
         name: of the files.
-        alt: what is shown.
-        columns: how many side by side.
+        alt: text alternative.
+        columns: number of thumbnails in a row.
     """
     rows = -(-len(thumbnails) // columns)
     lines = max(len(thumbnail.caption) for thumbnail in thumbnails)
@@ -70,28 +70,28 @@ def grid(thumbnails: list[Thumbnail], name: str, alt: str, columns: int) -> Pict
     width, height = 1.45, tallest + 0.15 + 0.16 * lines  # of a cell, in inches
     with drawing.drawing(width * columns, height * rows) as figure:
         figure.set_layout_engine("none")
-        axes = figure.add_axes((0, 0, 1, 1))  # One for all: a layout of many takes seconds.
+        axes = figure.add_axes((0, 0, 1, 1))  # One axes for all: the layout of many takes seconds.
         axes.set_axis_off()
         for index, thumbnail in enumerate(thumbnails):
             left, top = index % columns * width, index // columns * height
             high, wide = _size(thumbnail.image)
-            centre, foot = left + width / 2, top + 0.05 + tallest
+            center, foot = left + width / 2, top + 0.05 + tallest
             axes.imshow(
                 _for_pil(thumbnail.image),
                 cmap="gray",
                 vmin=0,
                 vmax=255,
                 interpolation="none" if is_tiny(thumbnail.image) else None,
-                extent=(centre - wide / 2, centre + wide / 2, foot, foot - high),
+                extent=(center - wide / 2, center + wide / 2, foot, foot - high),
             )
             text = "\n".join(shorten(line, 20) for line in thumbnail.caption)
-            axes.text(centre, foot + 0.05, text, ha="center", va="top", fontsize=8)
+            axes.text(center, foot + 0.05, text, ha="center", va="top", fontsize=8)
         axes.set(xlim=(0, width * columns), ylim=(height * rows, 0))
         return drawing.finish(figure, name, alt)
 
 
 def _size(image):
-    """(height, width) in inches, on a drawing."""
+    """(height, width) in inches in the drawing."""
     height, width = image.shape[:2]
     return 1.25 * height / max(height, width), 1.25 * width / max(height, width)
 

@@ -1,4 +1,4 @@
-"""What the first layer of a network looks for, as pictures."""
+"""Pictures of the weights of the first layer of a network."""
 
 from typing import Any, NamedTuple
 
@@ -9,13 +9,13 @@ from imgclf_jax.training.trained import Trained
 
 
 class Filters(NamedTuple):
-    """The kernels of the first convolution, in an order for people.
+    """The kernels of the first convolution, in an order to look at.
 
     Attributes:
         layer: the name of the parameter.
-        images: uint8 [O, kh, kw, C], C being 3 for kernels that see colours and else 1.
-        norms: float [O], the length of each kernel's vector of weights.
-        channels: how many the layer sees.
+        images: uint8 [O, kh, kw, C], where C is 3 for kernels with three input channels, otherwise 1.
+        norms: float [O], the Euclidean norm of each kernel.
+        channels: number of input channels of the layer.
     """
 
     layer: str
@@ -27,8 +27,8 @@ class Filters(NamedTuple):
 def templates(network: Trained) -> dict[str, np.ndarray] | None:
     """The weights of a softmax classifier by class, each an image uint8 [H, W, C]; `None` for other models.
 
-    Mid-grey is a weight of 0; what is brighter in a channel speaks for the class, what is darker against it. Of a
-    sigmoid head there is one, that of the second class.
+    Mid-gray is a weight of 0; in each channel, brighter is evidence for the class and darker against it. A sigmoid head
+    has one template, for the second class.
     """
     if network.config.model.name != "softmax":
         return None
@@ -39,24 +39,24 @@ def templates(network: Trained) -> dict[str, np.ndarray] | None:
 
 
 def filters(network: Trained) -> Filters | None:
-    """The kernels of the first convolution, from those that see brightness alone to those that see colour alone.
+    """The kernels of the first convolution, sorted from pure brightness to pure color.
 
-    Of kernels that do not see three channels each is its mean over them, and the largest come first. `None` for a
+    If there are not three input channels, each kernel is averaged over them, and the largest come first. `None` for a
     network without convolutions.
     """
     table = parameter_table(network.variables["params"])
     layer = next((name for name, shape, _ in table if len(shape) == 4), None)
     if layer is None:
         return None
-    found: Any = network.variables["params"]
+    parameter: Any = network.variables["params"]
     for part in layer.split("/"):
-        found = found[part]
-    kernels = np.asarray(found, np.float32).transpose(3, 0, 1, 2)
+        parameter = parameter[part]
+    kernels = np.asarray(parameter, np.float32).transpose(3, 0, 1, 2)
     channels = kernels.shape[-1]
     norms = np.sqrt((kernels**2).sum(axis=(1, 2, 3)))
     if channels == 3:
-        colour = kernels - kernels.mean(axis=-1, keepdims=True)
-        order = np.argsort((colour**2).sum(axis=(1, 2, 3)) / np.maximum(norms**2, 1e-12), kind="stable")
+        color = kernels - kernels.mean(axis=-1, keepdims=True)
+        order = np.argsort((color**2).sum(axis=(1, 2, 3)) / np.maximum(norms**2, 1e-12), kind="stable")
     else:
         kernels = kernels.mean(axis=-1, keepdims=True)
         order = np.argsort(-norms, kind="stable")
@@ -64,6 +64,6 @@ def filters(network: Trained) -> Filters | None:
 
 
 def _visible(weights):
-    """Mid-grey is 0; the largest weights, but for the most extreme percent, are black or white."""
+    """Scales weights to uint8: 0 becomes mid-gray; the 99th percentile of their magnitude, black or white."""
     largest = np.percentile(np.abs(weights), 99) or 1.0
     return np.round(127.5 + 127.5 * np.clip(weights / largest, -1, 1)).astype(np.uint8)

@@ -1,1 +1,1 @@
-"""What a person types and sees: flags, config files, progress, output files and interrupts. Imports no JAX."""
+"""The command-line interface: flags, config files, progress, output files and interrupts. Does not import JAX."""

@@ -1,4 +1,4 @@
-"""Command lines of the tools: flags, config files with overrides, and how a tool begins and ends."""
+"""The command lines of the tools: flags, config files with overrides, and how a tool starts and ends."""
 
 import faulthandler
 import logging
@@ -13,47 +13,47 @@ from absl import logging as absl_logging
 from ml_collections import ConfigDict
 from ml_collections.config_flags import config_flags
 
-from imgclf_jax.errors import UserError, told
+from imgclf_jax.errors import UserError, format_error
 from imgclf_jax.terminal import config_file, interrupt, streams
 from imgclf_jax.terminal.config_file import config_path as config_path
 
 FLAGS = flags.FLAGS
 PATH_FLAGS = ("workdir", "output", "save_dir", "image")  # of all tools
-_cache_told = False
+_cache_warned = False
 EXIT_STATUS = """Exit status:
-    0        all is done
-    1        training diverged; or not everything could be done, as standard error says; or the program has a fault,
-             which it shows with a traceback
-    2        there is a mistake, or something cannot be read or written; standard error says what to do
-    3        another process of the job has ended or no longer answers
-    128 + N  ended by signal N: 130 Ctrl-C, 143 SIGTERM, 129 the terminal was closed, 141 nobody reads the output"""
+    0        success
+    1        training diverged; or only part of the work succeeded, see standard error; or the program has a bug and
+             printed a traceback
+    2        the command has a mistake, or a file cannot be read or written; standard error says what to do
+    3        another process of the job has ended or no longer responds
+    128 + N  ended by signal N: 130 Ctrl-C, 143 SIGTERM, 129 the terminal was closed, 141 the output has no reader"""
 
 
 def parse(argv: list[str]) -> ConfigDict | None:
     """Parses flags and the config file with its overrides.
 
     Args:
-        argv: the command line, program name first. The tool's own flags have been defined.
+        argv: the command line, program name first. The flags of the tool must be defined before.
 
     Returns:
-        The locked config, or `None` where no `--config` was given.
+        The locked config, or `None` if `--config` was not given.
 
     Raises:
-        UserError: whatever is wrong with flags, file or overrides.
+        UserError: a flag, the config file or an override is wrong.
     """
     if "config" not in FLAGS:
         config_flags.DEFINE_config_file(
-            "config", None, "The experiment, a Python file with get_config().", FLAGS, sys_argv=argv
+            "config", None, "Config file of the experiment, a Python file with get_config().", FLAGS, sys_argv=argv
         )
     path = config_path(argv)
     if path == "":
-        raise UserError("--config is given without a value; for example --config=configs/cnn.py")
+        raise UserError("--config has no value; for example --config=configs/cnn.py")
     if path is not None:
         config_file.check(path)
     with config_file.loading(path):
         rest = FLAGS(argv)[1:]
         config = FLAGS["config"].value
-        hasattr(config, "seed")  # An OSError in get_config() comes out only when the config is looked at.
+        hasattr(config, "seed")  # An OSError in get_config() is raised only when the config is accessed.
     if rest:
         raise UserError(f"unexpected argument {rest[0]!r}; flags are written --name=value")
     _expand_paths()
@@ -68,14 +68,14 @@ def parse_flags(argv: list[str], positional: bool = False) -> list[str]:
     """Parses the flags of a tool that takes no `--config`.
 
     Args:
-        argv: the command line, program name first. The tool's flags have been defined.
-        positional: whether there may be arguments that are no flags.
+        argv: the command line, program name first. The flags of the tool must be defined before.
+        positional: whether positional arguments are allowed.
 
     Returns:
-        Those arguments.
+        The positional arguments.
 
     Raises:
-        UserError: an unknown flag, a value that it cannot have, an argument that is not expected.
+        UserError: a flag is unknown or has an invalid value, or a positional argument is not allowed.
     """
     try:
         rest = FLAGS(argv)[1:]
@@ -88,7 +88,7 @@ def parse_flags(argv: list[str], positional: bool = False) -> list[str]:
 
 
 def _expand_paths():
-    """Expands `~`: the shell does not expand it in `--flag=~/x`, and a folder of that name is never meant."""
+    """Expands `~`, because the shell does not expand it in `--flag=~/x`."""
     for name in PATH_FLAGS:
         if name in FLAGS and (value := FLAGS[name].value):
             expand = os.path.expanduser
@@ -96,11 +96,11 @@ def _expand_paths():
 
 
 def begin_work(needs_stdout: bool = True) -> None:
-    """Ends the phase in which a tool only reads its command line and imports; see `interrupt.begin_work`.
+    """Marks the end of command-line parsing and imports; see `interrupt.begin_work`.
 
     Args:
-        needs_stdout: whether the result of the tool goes to standard output. If it does not, the tool continues when
-            standard output is lost.
+        needs_stdout: whether the tool writes its result to standard output. If not, it continues when standard output
+            is lost.
     """
     interrupt.begin_work()
     if not needs_stdout:
@@ -108,36 +108,36 @@ def begin_work(needs_stdout: bool = True) -> None:
 
 
 def run_tool(main: Callable[[list[str]], int], takes_config: bool = True) -> int:
-    """Calls the `main(argv)` of a tool and returns its exit status. Every failure prints a line or a traceback.
+    """Calls the `main(argv)` of a tool and returns its exit status. Every failure prints a message or a traceback.
 
     Args:
         main: see `imgclf_jax.main.main`.
-        takes_config: whether the tool has `--config`, of which `--help` then speaks.
+        takes_config: whether the tool has `--config`; `--help` then explains overrides.
     """
     interrupt.install()
     streams.prepare()
     streams.ignore_in_threads()
-    faulthandler.enable(file=2)  # If native code crashes, this shows where in Python that was.
+    faulthandler.enable(file=2)  # If native code crashes, show the Python stack.
     warnings.simplefilter("default", UserWarning)
     warnings.showwarning = _show_warning
     sys.unraisablehook = _show_unraisable
-    absl_logging.set_verbosity(absl_logging.FATAL)  # Orbax logs tracebacks of what it raises as well.
+    absl_logging.set_verbosity(absl_logging.FATAL)  # Orbax also logs tracebacks of the exceptions that it raises.
     logging.getLogger("jax").setLevel(logging.ERROR)
-    logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # Likewise.
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # It also logs exceptions that Orbax raises.
     argv = sys.argv
     try:
         wants_help = {"--help", "-h", "-help"} & set(argv[1:])
         status = _help(main, takes_config) if wants_help else main(argv)
     except UserError as error:
-        print(told(error), file=sys.stderr)
+        print(format_error(error), file=sys.stderr)
         status = 2
     except KeyboardInterrupt as error:
         status, line = interrupt.ending(error)
         print(line, file=sys.stderr)
     except streams.OutputLost:
         status = 0  # `streams.status` determines the exit status.
-    except SystemExit as error:  # Our tools end by returning, so a library did this.
-        print(f"error: the program was ended by sys.exit({error.code!r}) in a library", file=sys.stderr)
+    except SystemExit as error:  # Our tools end by returning, so a library called it.
+        print(f"error: a library ended the program with sys.exit({error.code!r})", file=sys.stderr)
         status = 1
     except MemoryError as error:
         print(f"error: out of memory{f': {error}' if str(error) else ''}", file=sys.stderr)
@@ -147,15 +147,15 @@ def run_tool(main: Callable[[list[str]], int], takes_config: bool = True) -> int
 
 
 def _show_unraisable(unraisable):
-    if isinstance(unraisable.exc_value, interrupt.Stopped):  # It was raised within a callback of the garbage collector.
+    if isinstance(unraisable.exc_value, interrupt.Stopped):  # It was raised in a callback of the garbage collector.
         interrupt.raise_later(unraisable.exc_value.number)
         return
     if streams.is_about_tensorboard(unraisable.exc_value):
         return
-    # When a checkpoint cannot be written, its other writes, in C++, find nobody left to tell that they failed as well;
-    # when it cannot be read, its other reads are given up, and say so at a length of a thousand lines.
-    given_up = getattr(getattr(unraisable.object, "cr_code", None), "co_filename", "")
-    if str(unraisable.exc_value) != "Event loop is closed" and "orbax" not in Path(given_up).parts:
+    # After a checkpoint cannot be written, its other writes, in C++, fail to report their own failure to a closed event
+    # loop. After it cannot be read, its other reads are abandoned, each with a message of about a thousand lines.
+    abandoned = getattr(getattr(unraisable.object, "cr_code", None), "co_filename", "")
+    if str(unraisable.exc_value) != "Event loop is closed" and "orbax" not in Path(abandoned).parts:
         sys.__unraisablehook__(unraisable)
 
 
@@ -164,7 +164,7 @@ def _help(main, takes_config):
     sys.modules[main.__module__].define_flags()
     print(FLAGS.module_help(sys.modules[main.__module__]) or FLAGS.main_module_help())
     if takes_config:
-        print("\nEvery field of the config can be overridden: --config.train.epochs=3. Fields: imgclf_jax/config.py")
+        print("\nEvery config field can be overridden: --config.train.epochs=3. All fields: imgclf_jax/config.py")
     print(f"\n{EXIT_STATUS}")
     return 0
 
@@ -172,22 +172,22 @@ def _help(main, takes_config):
 def _show_warning(message, category, filename, lineno, file=None, line=None):
     text = str(message)
     if "persistent compilation cache" in text:
-        text = _cache_trouble(text)
+        text = _cache_warning(text)
     if text and issubclass(category, UserWarning):
         print(f"warning: {text}", file=sys.stderr)
 
 
-def _cache_trouble(text):
-    """One line about a compilation cache that cannot be used, and then nothing: JAX warns for every program."""
-    global _cache_told
-    if _cache_told:
+def _cache_warning(text):
+    """One line about an unusable compilation cache, then empty strings: JAX warns for every program."""
+    global _cache_warned
+    if _cache_warned:
         return ""
-    _cache_told = True
-    import jax  # It has been imported already: the warning comes from it.
+    _cache_warned = True
+    import jax  # It is imported already: the warning comes from it.
 
     folder = jax.config.values["jax_compilation_cache_dir"]
     reason = text.partition("': ")[2][:200] or text
     return (
-        f"the compilation cache {folder} cannot be used ({reason}): programs are compiled again at each start. Make "
-        "room there, delete it, or choose another folder with the environment variable JAX_COMPILATION_CACHE_DIR"
+        f"the compilation cache {folder} cannot be used ({reason}): programs are recompiled at each start. Free some "
+        "space there, delete it, or choose another folder with the environment variable JAX_COMPILATION_CACHE_DIR"
     )

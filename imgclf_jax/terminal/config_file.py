@@ -1,4 +1,4 @@
-"""Config files: Python files with `get_config()`. Mistakes in them are reported in one line each."""
+"""Config files: Python files with `get_config()`. Each mistake in them is reported in one line."""
 
 import ast
 import contextlib
@@ -15,7 +15,7 @@ from imgclf_jax.errors import UserError
 
 
 class _LastTuple(config_flags._ConfigFieldMultiFlag):  # type: ignore[name-defined]
-    """A tuple that is overridden twice takes its last value, like any other field. The original class appends."""
+    """Makes a tuple that is overridden twice take its last value, like any other field. The base class appends."""
 
     def parse(self, arguments):
         self.present = 0
@@ -26,7 +26,7 @@ config_flags._ConfigFieldMultiFlag = _LastTuple  # type: ignore[attr-defined]
 
 
 def config_path(argv: list[str]) -> str | None:
-    """The value of `--config` on a command line: `None` if there is no such flag, empty if it has no value."""
+    """The value of `--config` on a command line; `None` if the flag is missing, empty if it has no value."""
     for index, argument in enumerate(argv):
         name, equals, value = argument.lstrip("-").partition("=")
         if argument.startswith("-") and name == "config":
@@ -35,17 +35,21 @@ def config_path(argv: list[str]) -> str | None:
 
 
 def check(path: str) -> None:
-    """Raises `UserError` for a config file that is missing, cannot be read or is not Python."""
+    """Checks that a config file can be parsed.
+
+    Raises:
+        UserError: the file is missing, cannot be read or is not Python.
+    """
     file = Path(path)
     if file.is_dir() or not file.exists():
         folder = file if file.is_dir() else file.parent
         near = sorted(other.as_posix() for other in folder.glob("*.py")) if folder.is_dir() else []
         wrong = "is a folder" if file.is_dir() else "does not exist"
-        raise UserError(f"config file {path} {wrong}" + (f"; there are {', '.join(near)}" if near else ""))
+        raise UserError(f"config file {path} {wrong}" + (f"; this folder has {', '.join(near)}" if near else ""))
     if not file.is_file():
         raise UserError(f"config file {path} is not a regular file")
     try:
-        ast.parse(file.read_bytes(), filename=path)  # From bytes: they may begin with a BOM or declare an encoding.
+        ast.parse(file.read_bytes(), filename=path)  # As bytes: they may begin with a BOM or declare an encoding.
     except SyntaxError as error:
         line = f", line {error.lineno}" if error.lineno else ""
         raise UserError(f"config file {path}{line}: {error.msg}") from error
@@ -55,13 +59,13 @@ def check(path: str) -> None:
 
 @contextlib.contextmanager
 def loading(path: str | None) -> Iterator[None]:
-    """Lets the block that loads a config file import the modules beside the file, as a script can.
+    """Lets a block that loads a config file import modules from the folder of the file, as a script can.
 
     Raises:
-        UserError: the block has raised an exception; the message has one line.
+        UserError: the block raised an exception; the message has one line.
     """
     folder = None if path is None else str(Path(path).resolve().parent)
-    # Python recognises compiled files by a time in seconds: after two edits within one second, the first would stay.
+    # Python matches compiled files by a time in whole seconds: of two edits within a second, it may miss the second.
     writes_no_bytecode, sys.dont_write_bytecode = sys.dont_write_bytecode, True
     if folder:
         sys.path.insert(0, folder)
@@ -71,16 +75,16 @@ def loading(path: str | None) -> Iterator[None]:
         cause = _raised_by(path, error)
         text = str(error)
         if cause or "Traceback" in text:  # The parser puts the traceback into its message.
-            raise _failed(path, _told(cause) if cause else text.strip().splitlines()[-1]) from error
+            raise _failed(path, _typed_reason(cause) if cause else text.strip().splitlines()[-1]) from error
         raise UserError(one_line(error)) from error
     except SystemExit as error:
         raise _failed(path, f"it ended the program with sys.exit({error.code!r})") from error
     except Exception as error:
         if isinstance(error, AttributeError) and "has no attribute 'get_config'" in str(error):
-            text = f"config file {path} defines no get_config(); it must return a config made by default()"
+            text = f"config file {path} has no get_config(); define one that returns a config made by default()"
             raise UserError(text) from error
         if cause := _raised_by(path, error):
-            raise _failed(path, _told(cause)) from error
+            raise _failed(path, _typed_reason(cause)) from error
         raise UserError(f"bad override of {path}: {_reason(error)}") from error
     finally:
         sys.dont_write_bytecode = writes_no_bytecode
@@ -100,7 +104,7 @@ def _failed(path, reason):
 
 
 def _raised_by(path, error):
-    """The exception among the causes of `error` that the code of the config file raised, or `None`."""
+    """The exception in the chain of `error` that the code of the config file raised, or `None`."""
     cause = None
     while error is not None and path is not None:
         files = (frame.f_code.co_filename for frame, _ in traceback.walk_tb(error.__traceback__))
@@ -110,12 +114,12 @@ def _raised_by(path, error):
     return cause
 
 
-def _told(error):
+def _typed_reason(error):
     return f"{type(error).__name__}: {_reason(error)}"
 
 
 def _reason(error):
-    """Like `one_line`, but shortens what ConfigDict says about a field that does not exist."""
+    """Like `one_line`, but with a shorter message for a field that ConfigDict does not have."""
     text = one_line(error)
     if near := re.search(r'Did you mean "(.+)" instead of "(.+)"\?', text):
         return f"there is no field {near[2]}; did you mean {near[1]}?"

@@ -1,4 +1,4 @@
-"""What a person sees while a run goes on: a progress bar on a terminal, plain lines elsewhere."""
+"""Console output of a run: a progress bar on a terminal, plain lines elsewhere."""
 
 import time
 from collections.abc import Sequence
@@ -13,9 +13,9 @@ class Console:
     """Prints to standard output; warnings go to standard error.
 
     Args:
-        mode: "bar", "lines", "none" or "auto", which is "bar" on a terminal and "lines" elsewhere; "silent" prints
-            no warnings either.
-        line_seconds: least time between plain lines; 0 prints every row.
+        mode: "bar", "lines", "none", "auto" ("bar" on a terminal and "lines" elsewhere) or "silent" ("none", and no
+            warnings).
+        line_seconds: least seconds between plain lines; 0 prints every row.
     """
 
     def __init__(self, mode: str = "auto", line_seconds: float = 10.0):
@@ -25,20 +25,20 @@ class Console:
         self._last_line = 0.0
         self._progress: Progress | None = None
         self._start = (0, 0.0)
-        self._task = ("", 0, 0.0)  # what is being done, where it began, when
+        self._task = ("", 0, 0.0)  # description, units done at its start, time of its start
 
     def print(self, text: str = "") -> None:
-        """A line of text, above the progress bar where there is one."""
+        """Prints a line of text, above the progress bar if there is one."""
         if self._mode not in ("none", "silent"):
             self._rich.print(text, markup=False)
 
     def warn(self, text: str) -> None:
-        """A warning, on standard error, in any mode."""
+        """Prints a warning to standard error, in every mode but "silent"."""
         if self._mode != "silent":
             RichConsole(stderr=True, highlight=False, soft_wrap=True).print(text, style="bold yellow", markup=False)
 
     def table(self, columns: Sequence[str], rows: Sequence[Sequence[Any]], total: Sequence[str] = ()) -> None:
-        """A table; columns other than the first are aligned to the right."""
+        """Prints a table; all columns but the first are right-aligned."""
         table = Table(box=None, pad_edge=False, show_footer=bool(total))
         footers = total or [""] * len(columns)
         for index, (column, footer) in enumerate(zip(columns, footers, strict=True)):
@@ -49,7 +49,7 @@ class Console:
             self._rich.print(table)
 
     def task(self, description: str, done: int, total: int) -> None:
-        """Progress of something other than training: decoding, downloading. Units are the caller's."""
+        """Shows progress of work other than training, such as decoding or downloading, in units of the caller."""
         if description != self._task[0]:
             self._task = (description, done, time.monotonic())
         text = f"ETA {_left(*self._task[1:], done, total)}" if done < total else ""
@@ -61,15 +61,15 @@ class Console:
             self.print(f"{description}: {done / max(total, 1):.0%}  {text}".rstrip())
 
     def start(self, step: int) -> None:
-        """Training starts or goes on at `step`; times are estimated from here."""
+        """Training starts or resumes at `step`. Remaining times are estimated from here."""
         self._start = (step, time.monotonic())
 
     def train(self, step: int, steps: int, text: str, row: bool) -> None:
-        """Progress of training.
+        """Shows progress of training.
 
         Args:
-            step: steps taken.
-            steps: steps of the whole run.
+            step: steps done.
+            steps: total steps of the run.
             text: epoch, loss and so on.
             row: whether a row of the metrics files was just written.
         """
@@ -80,7 +80,7 @@ class Console:
             self.print(f"step {step:>{len(str(steps))}}/{steps}  {text}")
 
     def finish(self) -> None:
-        """Takes the progress bar away."""
+        """Removes the progress bar."""
         if self._progress:
             self._progress.stop()
             self._progress = None
@@ -102,7 +102,7 @@ class Console:
 
 
 def duration(seconds: float) -> str:
-    """A time for people: «4.2 s», «3:07 min», «2:05:30 h»."""
+    """Formats a duration: "4.2 s", "3:07 min", "2:05:30 h"."""
     if seconds < 59.95:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
@@ -111,8 +111,8 @@ def duration(seconds: float) -> str:
 
 
 def count(value: float) -> str:
-    """A large number for people: «1.23 M», «45.6 G»."""
-    value = float(f"{value:.3g}")  # so that 999,999 is «1 M»
+    """Formats a large number with a prefix, to put before a unit: "1.23 M", "45.6 G"."""
+    value = float(f"{value:.3g}")  # so that 999,999 becomes "1 M"
     for size, unit in ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
         if value >= size:
             return f"{value / size:.3g} {unit}"
@@ -120,7 +120,7 @@ def count(value: float) -> str:
 
 
 def _left(first, began, done, total):
-    """How long it takes from `done` to `total`, at the rate since `first` at the time `began`."""
+    """The time that remains from `done` to `total`, at the average rate since `first` at time `began`."""
     if done <= first:
         return "?"
     return duration((time.monotonic() - began) / (done - first) * (total - done))

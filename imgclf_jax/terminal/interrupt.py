@@ -1,4 +1,4 @@
-"""How signals end a tool: at once while it imports, by an exception while it works, after a save while it trains."""
+"""How signals end a tool: immediately during imports, by an exception during work, after a save during training."""
 
 import contextlib
 import os
@@ -7,14 +7,18 @@ from collections.abc import Iterator
 from types import FrameType
 from typing import Any
 
-# Sent by Ctrl-C, by a cluster whose time is up, and by a terminal that is closed. Windows has no SIGHUP.
+# Sent by Ctrl-C, by a scheduler whose time limit is reached, and by closing the terminal. Windows has no SIGHUP.
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
 _POLL_SECONDS = 0.05
 _working = False
 
 
 class Stopped(KeyboardInterrupt):
-    """A signal asked the process to end. `number` is the number of the signal."""
+    """A signal asked the process to end.
+
+    Attributes:
+        number: of the signal.
+    """
 
     def __init__(self, number: int):
         super().__init__(f"stopped by {signal.Signals(number).name}")
@@ -22,7 +26,7 @@ class Stopped(KeyboardInterrupt):
 
 
 class Interrupt:
-    """How a run takes signals: they raise `Stopped` until `defer` is called. After that, the first only sets `number`.
+    """Signal handling of a run: signals raise `Stopped` until `defer` is called. Then the first only sets `number`.
 
     Attributes:
         number: the first signal since `defer` was called, or 0.
@@ -33,10 +37,10 @@ class Interrupt:
     _raised = 0
 
     def defer(self) -> None:
-        """From now on, the first signal only sets `number`, which the caller must check. A second raises `Stopped`.
+        """From now on, the first signal only sets `number`, which the caller must check. A second one raises `Stopped`.
 
         Raises:
-            Stopped: a signal came before, but a library has caught the exception and gone on.
+            Stopped: a signal came before, but a library caught the exception.
         """
         self._deferred = True
         if self._raised:
@@ -51,10 +55,10 @@ class Interrupt:
 
 
 def install() -> None:
-    """Handles `SIGNALS`: until `begin_work` is called, they print a line and end the process at once.
+    """Installs handlers for `SIGNALS`: until `begin_work` is called, they print a line and end the process.
 
-    A tool calls this before its other imports, because some extension modules swallow a `KeyboardInterrupt` that is
-    raised while they are imported. A signal that is ignored, as after `nohup`, stays ignored.
+    A tool calls this before its other imports, because some extension modules swallow a `KeyboardInterrupt` raised
+    during their import. Ignored signals, as under `nohup`, stay ignored.
     """
     for number in SIGNALS:
         if signal.getsignal(number) not in (signal.SIG_IGN, _handle):
@@ -62,25 +66,25 @@ def install() -> None:
 
 
 def begin_work() -> None:
-    """From now on, a signal raises `Stopped`, so that unfinished work is cleaned up."""
+    """From now on, a signal raises `Stopped`, so that unfinished work can be cleaned up."""
     global _working
     _working = True
 
 
 def end_work() -> None:
-    """From now on, a signal ends the process at once again: only the shutdown of Python is left."""
+    """From now on, a signal ends the process immediately again: only the shutdown of Python is left."""
     global _working
     _working = False
 
 
 def raise_later(number: int) -> None:
-    """Raises `Stopped` a moment later: raised now, it would be lost, or it was lost in a callback of Python."""
+    """Raises `Stopped` a moment later, because raised now it would be lost, as in a callback of Python."""
     signal.signal(signal.SIGALRM, lambda _, frame: _raise(number, frame))
     signal.setitimer(signal.ITIMER_REAL, _POLL_SECONDS)
 
 
 def ending(error: KeyboardInterrupt) -> tuple[int, str]:
-    """The exit status and the last line of a process that a signal stops."""
+    """The exit status and the last line of output of a process stopped by a signal."""
     return _ending(getattr(error, "number", signal.SIGINT))
 
 
@@ -90,7 +94,7 @@ def _ending(number):
 
 @contextlib.contextmanager
 def catch() -> Iterator[Interrupt]:
-    """Handles `SIGNALS` as `Interrupt` describes while the block lasts. Signals that are ignored stay ignored."""
+    """Handles `SIGNALS` as described in `Interrupt` within the block. Ignored signals stay ignored."""
     flag = Interrupt()
     before: dict[int, Any] = {}
     for number in SIGNALS:
@@ -113,7 +117,7 @@ def _handle(number: int, frame: FrameType | None) -> None:
 
 
 def _raise(number: int, frame: FrameType | None) -> None:
-    """Raises `Stopped`; within an import, which might swallow it, only when the import is over."""
+    """Raises `Stopped`; during an import, which might swallow it, only after the import."""
     if not (_importing(frame) and hasattr(signal, "setitimer")):
         raise Stopped(number)
     raise_later(number)

@@ -1,4 +1,4 @@
-"""Files that a tool writes for its user, whole or not at all and never over an existing one; and lines of CSV."""
+"""Output files of the tools, written completely or not at all and never over an existing file; and CSV lines."""
 
 import contextlib
 import errno
@@ -11,21 +11,21 @@ from typing import Any
 
 from imgclf_jax.errors import UserError
 
-# A spreadsheet evaluates a cell that begins with one of the first seven, and names of files and classes may come from
-# anywhere. An apostrophe is escaped as well, so that removing one from the front always gives the name back.
+# Spreadsheets may evaluate a cell that begins with one of the first seven, and names of files and classes may come from
+# anywhere. An apostrophe is escaped too, so that removing a leading one always restores the name.
 # See https://owasp.org/www-community/attacks/CSV_Injection.
 _ESCAPED = ("=", "+", "-", "@", "\t", "\r", "\n", "'")
-_QUOTED = frozenset(',;"\t\r\n')  # If the comma is the decimal sign, spreadsheets separate cells with semicolons.
+_QUOTED = frozenset(',;"\t\r\n')  # Spreadsheets separate cells with semicolons in locales with a decimal comma.
 
 
 def csv_line(cells: Iterable[object]) -> str:
-    """Returns a line of a CSV file (RFC 4180, except for its line end) in which no spreadsheet sees a formula.
+    """Returns a line of a CSV file (RFC 4180, except for the line end) without cells that spreadsheets evaluate.
 
-    Text that begins with `=`, `+`, `-`, `@`, a tab, a line end or `'` gets a `'` in front: whoever reads the file
-    removes one leading `'` from a cell of text. Numbers stay as they are.
+    Text that begins with `=`, `+`, `-`, `@`, a tab, a line end or `'` is prefixed with `'`; to read it back, remove one
+    leading `'` from each text cell. Numbers are not changed.
 
     Args:
-        cells: text, or numbers, which are written as `str` writes them.
+        cells: text, or numbers, which are formatted with `str`.
     """
     return ",".join(_cell(value) if isinstance(value, str) else str(value) for value in cells) + "\n"
 
@@ -37,7 +37,7 @@ def _cell(text):
 
 
 def problems(path: Path, flag: str = "--output") -> list[str]:
-    """Why `new_file` would refuse `path`, as a line; to be asked before long work."""
+    """Returns a line that says why `new_file` would reject `path`, or an empty list. Call it before long work."""
     try:
         mode = os.lstat(path).st_mode
     except (FileNotFoundError, NotADirectoryError):
@@ -46,17 +46,17 @@ def problems(path: Path, flag: str = "--output") -> list[str]:
         return [f"cannot write {path}: {error.strerror}; choose another {flag}"]
     if stat.S_ISREG(mode) or stat.S_ISLNK(mode):
         return [f"{path} exists; choose another {flag} or delete it"]
-    what = "is a folder" if stat.S_ISDIR(mode) else "exists and is not a regular file"
-    return [f"{path} {what}; choose another {flag}"]
+    reason = "is a folder" if stat.S_ISDIR(mode) else "exists and is not a regular file"
+    return [f"{path} {reason}; choose another {flag}"]
 
 
 def folder_problems(folder: Path, flag: str, missing: bool = False) -> list[str]:
-    """Returns a line that says why no file can be made in `folder`; an empty list if one can be made.
+    """Returns a line that says why no file can be created in `folder`, or an empty list.
 
     Args:
         folder: the folder.
-        flag: the flag that the user gave it with.
-        missing: whether the folder and those above it may be missing, because they will be made.
+        flag: the flag that gave the folder.
+        missing: whether the folder and its parents may be missing, because they will be created.
     """
     for place in (folder, *folder.absolute().parents):
         try:
@@ -64,7 +64,7 @@ def folder_problems(folder: Path, flag: str, missing: bool = False) -> list[str]
             break
         except (FileNotFoundError, NotADirectoryError):
             if not missing:
-                return [f"there is no folder {folder}; make it or choose another {flag}"]
+                return [f"folder {folder} does not exist; create it or choose another {flag}"]
         except OSError as error:
             return [f"cannot write {folder}: {error.strerror}; choose another {flag}"]
     folder = place
@@ -77,18 +77,21 @@ def folder_problems(folder: Path, flag: str, missing: bool = False) -> list[str]
 
 @contextlib.contextmanager
 def new_file(path: Path, mode: str = "w", flag: str = "--output") -> Iterator[Any]:
-    """A file to write to, which appears under its name when the block has ended well.
+    """Opens a new file for writing. It appears under its name only when the block ends without an exception.
 
     Args:
-        path: its name.
-        mode: "w" for text (UTF-8; names of files that are not, come out as they were) or "wb".
-        flag: that the user gave the name with.
+        path: the name of the file.
+        mode: "w" for text (UTF-8; the bytes of file names in other encodings are preserved) or "wb".
+        flag: the flag that gave the name.
+
+    Yields:
+        The open file.
 
     Raises:
-        UserError: there is a file of that name, the folder does not exist, or it cannot be written.
+        UserError: the file exists, its folder does not exist, or it cannot be written.
     """
-    if found := problems(path, flag):
-        raise UserError(found[0])
+    if reasons := problems(path, flag):
+        raise UserError(reasons[0])
     temporary = path.with_name(f".tmp-{secrets.token_hex(8)}")
     text: dict[str, Any] = {} if "b" in mode else {"encoding": "utf-8", "errors": "surrogateescape", "newline": ""}
     try:
@@ -105,7 +108,7 @@ def new_file(path: Path, mode: str = "w", flag: str = "--output") -> Iterator[An
 
 
 def _publish(temporary, path):
-    """Unlike a rename, a link is refused where there has come to be a file of that name."""
+    """Puts the file in place by a link, which, unlike a rename, fails if a file of that name has appeared meanwhile."""
     try:
         os.link(temporary, path)
     except FileExistsError:

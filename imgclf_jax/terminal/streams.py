@@ -1,4 +1,4 @@
-"""Standard output and standard error that may be closed or full, lose their reader, or lack a character."""
+"""Robust standard output and standard error: either may be closed, full, without a reader, or lack a character."""
 
 import contextlib
 import errno
@@ -15,24 +15,24 @@ _survives = False
 
 
 class OutputLost(Exception):
-    """Standard output can no longer be written. Not an `OSError`, so that nobody takes it for trouble with a file."""
+    """Standard output can no longer be written. Not an `OSError`, so that it is not mistaken for a file error."""
 
     def __init__(self, error: OSError):
         super().__init__(f"cannot write standard output: {error.strerror or error}")
 
 
 def prepare() -> None:
-    """Makes both streams safe to write to. A tool calls this before it writes anything or opens a file.
+    """Makes both streams safe to write to. A tool calls this before it writes or opens anything.
 
-    Characters that standard output cannot show are replaced. A failure to write to standard error is ignored. A failure
-    to write to standard output raises `OutputLost`. In both cases, what is written afterwards is discarded.
+    Characters that standard output cannot encode are replaced. A failure to write to standard error is ignored; a
+    failure to write to standard output raises `OutputLost`. After either, further output is discarded.
     """
     for number in range(3):
         try:
             os.fstat(number)
         except OSError:
-            # It is closed. The next file to be opened would get this number, and what libraries print would go into
-            # that file. Read-only, so that writing fails and is noticed.
+            # It is closed. The next file opened would get this number, and the output of libraries would go into that
+            # file. Read-only, so that writing fails and is noticed.
             os.open(os.devnull, os.O_RDONLY if number < 2 else os.O_WRONLY)
     for number, name in ((1, "stdout"), (2, "stderr")):
         stream = getattr(sys, name)
@@ -45,7 +45,7 @@ def prepare() -> None:
 
 
 def survive() -> None:
-    """From now on, losing standard output raises nothing: the tool continues, because its results go into files."""
+    """From now on, losing standard output raises nothing: the tool continues, because its results go to files."""
     global _survives
     _survives = True
 
@@ -56,10 +56,10 @@ def lost() -> str:
 
 
 def status() -> int:
-    """Flushes both streams and returns the exit status of a tool that has lost its standard output, or 0 if it has not.
+    """Flushes both streams and returns the exit status for a lost standard output, or 0 if it is not lost.
 
-    The status is 141, as for a process that SIGPIPE has killed, if the reader is gone, as after `| head`. Otherwise it
-    is 2, and a line is printed. After `survive`, it is always 0.
+    The status is 141, as for a process killed by SIGPIPE, if the reader is gone, as with `| head`. Otherwise it is 2,
+    and a line is printed. After `survive`, it is always 0.
     """
     with contextlib.suppress(OutputLost):
         sys.stdout.flush()
@@ -105,7 +105,7 @@ class _Stream:
 
     def _lose(self, error):
         _lost.setdefault(self._name, error)
-        # What is still in the buffers, and what native code prints, must not fail again when Python exits.
+        # Buffered output and the output of native code must not fail again when Python exits.
         with contextlib.suppress(OSError, ValueError):
             nowhere = os.open(os.devnull, os.O_WRONLY)
             os.dup2(nowhere, self._stream.fileno())
@@ -115,7 +115,7 @@ class _Stream:
 
 
 def ignore_in_threads() -> None:
-    """Lets a thread end without a traceback if all it did was to draw a progress bar or to write for TensorBoard."""
+    """Suppresses the traceback of a thread that failed while drawing a progress bar or writing TensorBoard files."""
     before = threading.excepthook
 
     def hook(arguments):
@@ -126,9 +126,9 @@ def ignore_in_threads() -> None:
 
 
 def is_about_tensorboard(error: BaseException | None) -> bool:
-    """Whether TensorBoard's files cannot be written, seen in the threads and at the end of tensorboardX.
+    """Whether the error is a failed write by tensorboardX, which its threads and its exit handler raise too.
 
-    The main thread reports the same when it flushes them.
+    The main thread reports the same failure when it flushes the files.
     """
     if not isinstance(error, OSError):
         return False
