@@ -1,4 +1,4 @@
-"""What scripts/scaling.py times: the whole step under a strategy on some devices, its input, its collectives."""
+"""The cases that scripts/scaling.py times: the whole step with each strategy, its input, its collectives."""
 
 import math
 from collections.abc import Callable
@@ -24,7 +24,7 @@ from imgclf_jax.training import experiment, multistep, sampling
 from imgclf_jax.training.steps import Batch
 from imgclf_jax.training.validate import Plan, validate
 
-MOST_BYTES = 2**27  # of random images on each device; larger data sets are imitated in this size
+MOST_BYTES = 2**27  # of random images on each device; larger data sets are cut to this size
 
 
 class Point(NamedTuple):
@@ -32,7 +32,7 @@ class Point(NamedTuple):
 
     Attributes:
         strategy: "jit", "shard_map" or "pmap".
-        devices: how many.
+        devices: the number of devices.
     """
 
     strategy: str
@@ -40,7 +40,7 @@ class Point(NamedTuple):
 
     @property
     def name(self) -> str:
-        """For tables and the names of cases."""
+        """The name for tables and cases."""
         return f"{self.strategy} on {self.devices}"
 
 
@@ -50,8 +50,8 @@ class Prepared(NamedTuple):
     Attributes:
         setup: its experiment and the data on its devices.
         cases: `whole`, `input` and, on several devices, `collectives`, by these names.
-        collectives: those of a step, from the compiled program.
-        kernels: operations that a device starts in a step, likewise.
+        collectives: the collectives of a step, read from the compiled program.
+        kernels: the number of operations that a device starts in a step, read from the compiled program.
     """
 
     setup: Setup
@@ -61,19 +61,19 @@ class Prepared(NamedTuple):
 
 
 def at_point(config: ConfigDict, point: Point, mode: str) -> ConfigDict:
-    """The config at a point.
+    """Returns the config for a point.
 
     Args:
-        config: `train.batch_size` is that of one device with mode "weak", of all of them with "strong".
+        config: `train.batch_size` is for one device with mode "weak", for all of them with "strong".
         point: strategy and number of devices.
         mode: "weak" or "strong".
 
     Raises:
-        UserError: where the config itself says how many devices or which strategy.
+        UserError: the config itself sets the number of devices, the strategy or the mesh.
     """
     for field, free in (("devices", (0,)), ("strategy", ("auto",)), ("mesh", ((),))):
         if config.parallel[field] not in free:
-            raise UserError(f"parallel.{field}: --devices and --strategies say what is measured; leave it out")
+            raise UserError(f"parallel.{field}: use --devices and --strategies instead; leave the field out")
     config = config.copy_and_resolve_references()
     config.parallel.update(strategy=point.strategy, devices=point.devices)
     if mode == "weak":
@@ -84,7 +84,7 @@ def at_point(config: ConfigDict, point: Point, mode: str) -> ConfigDict:
 
 
 def validated(configs: dict[Point, ConfigDict]) -> tuple[dict[Point, Plan], Info]:
-    """The plan of each config, and the data set that is imitated. Raises `UserError` with what is wrong of any."""
+    """Returns each config's plan, and facts about the data set. Raises `UserError` with the problems of all configs."""
     problems: dict[str, None] = {}
     plans = {}
     for point, config in configs.items():
@@ -98,7 +98,7 @@ def validated(configs: dict[Point, ConfigDict]) -> tuple[dict[Point, Plan], Info
 
 
 def random_data(plan: Plan, info: Info) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Images uint8 [N, H, W, C], labels int32 [N] and an epoch's order int32 [N], of the data set's size or less."""
+    """Makes images uint8 [N, H, W, C], labels int32 [N] and an epoch's order int32 [N]; `MOST_BYTES` limits N."""
     count = max(1, min(plan.train_count, MOST_BYTES // math.prod(info.image_shape)))
     random = np.random.default_rng(0)
     images = random.integers(0, 256, (count, *info.image_shape), np.uint8)
@@ -107,7 +107,7 @@ def random_data(plan: Plan, info: Info) -> tuple[np.ndarray, np.ndarray, np.ndar
 
 
 def prepare(point: Point, config: ConfigDict, plan: Plan, info: Info, data: tuple[np.ndarray, ...]) -> Prepared:
-    """Compiles the step of a valid config; its other cases are compiled when they first run."""
+    """Compiles the step of a valid config. Its other cases are compiled when they first run."""
     images, labels, order = data
     epoch = sampling.steps_per_epoch(len(images), config.train.batch_size, config.train.last_batch)
     plan = plan._replace(train_count=len(images), steps_per_epoch=max(1, epoch))
@@ -117,19 +117,19 @@ def prepare(point: Point, config: ConfigDict, plan: Plan, info: Info, data: tupl
     placed = (*strategy.put_examples((images, labels)), strategy.put(order))
     setup = Setup(config, plan, built, normalize, strategy, placed)
     run, text = whole_step(setup)
-    found = hlo_collectives.in_loops(hlo_collectives.read(text))
+    collectives = hlo_collectives.in_loops(hlo_collectives.read(text))
     size = config.train.batch_size
     cases = {
         "whole": Case(f"{point.name}: whole step", run, images=size),
         "input": Case(f"{point.name}: input", input_alone(setup), images=size),
     }
-    if found:
-        cases["collectives"] = Case(f"{point.name}: collectives", collectives_alone(strategy, found))
-    return Prepared(setup, cases, found, hlo_collectives.kernels(text))
+    if collectives:
+        cases["collectives"] = Case(f"{point.name}: collectives", collectives_alone(strategy, collectives))
+    return Prepared(setup, cases, collectives, hlo_collectives.kernels(text))
 
 
 def whole_step(setup: Setup) -> tuple[Callable[[int], None], str]:
-    """Steps as training takes them, so many in one dispatch; and the compiled program's text."""
+    """Returns steps as training takes them, all in one dispatch, and the text of the compiled program."""
     built, strategy = setup.experiment, setup.strategy
     run_steps = experiment.compile_run_steps(built, strategy)
     state = experiment.compile_init(built, strategy)(built.key)
@@ -145,17 +145,17 @@ def whole_step(setup: Setup) -> tuple[Callable[[int], None], str]:
 
 
 def check(sums: dict[str, jax.Array], steps: int) -> None:
-    """Waits for the sums over some steps. Raises `UserError` where training ended early."""
+    """Waits for the sums over some steps. Raises `UserError` if training ended early."""
     if int(sums["steps"]) != steps:
         raise UserError("the loss or a gradient is not finite, even on random data; lower optim.learning_rate")
 
 
 class Ready(NamedTuple):
-    """What stands in for a training state where only the input is made.
+    """Replaces the training state when only the input is computed.
 
     Attributes:
-        step: its number, int32.
-        images: its batch, float32 [parts, B / parts, H, W, C], in the parts that gradients are accumulated over.
+        step: the step, int32.
+        images: the batch, float32 [parts, B / parts, H, W, C], in the parts that gradients are accumulated over.
         labels: int32 [parts, B / parts].
     """
 
@@ -165,7 +165,7 @@ class Ready(NamedTuple):
 
 
 def input_alone(setup: Setup) -> Callable[[int], None]:
-    """Gathering, augmentation and normalisation, in the loop that training runs, with nothing after them."""
+    """Gathering, augmentation and normalization in the loop that training runs, without the network."""
     config, built, strategy = setup.config, setup.experiment, setup.strategy
     size, parts = config.train.batch_size, config.train.accumulate
 
@@ -176,7 +176,7 @@ def input_alone(setup: Setup) -> Callable[[int], None]:
     def input_step(state: Any, batch: Batch, key: jax.Array) -> tuple[Any, Any]:
         batch = jax.tree.map(lambda x: x.reshape(parts, -1, *x.shape[1:]), batch)
         images = lax.map(lambda part: ready(key, part), batch) if parts > 1 else ready(key, _only(batch))[None]
-        # Of what the loop carries the images are the last turn's, but no compiler knows which turn that will be.
+        # Only the last turn's images are used, but the compiler cannot know which turn is the last.
         metrics = multistep.empty_meter()
         return Ready(state.step + 1, images, batch["label"]), metrics
 
@@ -210,29 +210,29 @@ def _only(tree):
 
 
 def references(prepared: dict[Point, Prepared]) -> dict[str, Case]:
-    """What the steps are compared with: the device's matrix product, and, where one device is measured, a plain loop.
+    """Makes the cases to compare with: the device's matrix product, and a plain loop if one device is measured.
 
     Returns:
-        `product` and, perhaps, `plain`, by these names.
+        `product` and possibly `plain`, by these names.
     """
     first = min(prepared, key=lambda point: point.devices)
     setup = prepared[first].setup
     product = product_case(setup._replace(strategy=parallel.alone()))
-    found = {"product": product}
+    cases = {"product": product}
     if first.devices == 1:
-        found["plain"] = Case("plain jax.jit", plain_loop(setup), images=setup.config.train.batch_size)
-    return found
+        cases["plain"] = Case("plain jax.jit", plain_loop(setup), images=setup.config.train.batch_size)
+    return cases
 
 
 def on_one_device(prepared: dict[Point, Prepared]) -> list[Case]:
-    """The whole steps that `references`' plain loop is compared with."""
+    """Returns the whole steps that the plain loop of `references` is compared with."""
     return [one.cases["whole"] for point, one in prepared.items() if point.devices == 1]
 
 
 def plain_loop(setup: Setup) -> Callable[[int], None]:
-    """The training step in a loop that is written by hand and knows nothing of strategies, on one device.
+    """The training step on one device, in a hand-written loop without a strategy.
 
-    The same work: the batch is gathered, the step taken, its metrics are added up.
+    It does the same work: it gathers the batch, takes the step and adds up its metrics.
     """
     config, built, epoch = setup.config, setup.experiment, setup.plan.steps_per_epoch
     size, count = config.train.batch_size, setup.plan.train_count
