@@ -161,7 +161,7 @@ def shared_cores(count: int) -> str:
     bar = "!" * 80
     return (
         f"{bar}\nNO SPEED-UP CAN BE SEEN HERE: the {count} devices are parts of one CPU that share its cores.\n"
-        f"These times show the overhead of splitting a step up, not how it scales.\n{bar}"
+        f"These times show the overhead of splitting a step, not how it scales.\n{bar}"
     )
 
 

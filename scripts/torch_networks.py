@@ -97,7 +97,7 @@ def load(network: nn.Sequential, variables: dict[str, Any], image_shape: tuple[i
 
     Args:
         network: from `create`.
-        variables: "params" and, with batch normalisation, "batch_stats".
+        variables: "params" and, with batch normalization, "batch_stats".
         image_shape: (H, W, C) of the network's input.
     """
     layers = dict(network.named_children())

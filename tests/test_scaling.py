@@ -1,4 +1,4 @@
-"""scripts/scaling.py runs and adds up; scripts/scaling_model.py behaves as a model of communication must."""
+"""scripts/scaling.py runs and its numbers add up; scripts/scaling_model.py behaves like a model of communication."""
 
 import json
 import os
@@ -106,7 +106,7 @@ def test_it_draws_a_picture(measured):
         ([*SOFTMAX, "--config.parallel.devices=2"], "parallel.devices: use --devices"),
     ],
 )
-def test_mistakes_are_told_in_one_line(options, message):
+def test_mistakes_are_reported_in_one_line(options, message):
     done = run(*options)
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()

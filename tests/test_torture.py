@@ -1,4 +1,4 @@
-"""scripts/torture.py: a short pass of it, and that it notices what it is there to notice."""
+"""scripts/torture.py: a short pass, and whether it notices the problems that it looks for."""
 
 import json
 import os
