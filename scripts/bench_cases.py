@@ -1,4 +1,4 @@
-"""What scripts/bench_step.py times: our step, whole and in parts, PyTorch's, and the machine's matrix product."""
+"""The cases that scripts/bench_step.py times: our step and its parts, PyTorch's step, the machine's matrix product."""
 
 import math
 from collections.abc import Callable
@@ -23,20 +23,20 @@ from imgclf_jax.training.batches import Epoch, Examples
 from imgclf_jax.training.experiment import Experiment, build
 from imgclf_jax.training.plan import Plan
 
-MOST_BYTES = 2**29  # of random images on the device; smaller data sets are imitated in their own size
+MOST_BYTES = 2**29  # of random images on the device; smaller data sets keep their size
 PRODUCT, WHOLE, NETWORK = "matrix product", "whole step", "network step"
-INPUT, FORWARD, BOTH, UPDATE = "gather, augment", "forward", "forward and backward", "optimiser"
+INPUT, FORWARD, BOTH, UPDATE = "gather, augment", "forward", "forward and backward", "optimizer"
 
 
 class Case(NamedTuple):
     """Something to be timed.
 
     Attributes:
-        name: for tables.
-        run: steps -> None: takes so many steps and waits until they are done.
-        flops: of the convolutions and matrix products of a step; 0 where there are none.
-        images: examples a step; 0 where there are none.
-        moved: bytes that a step must read and write at the least; 0 where that is not simple to say.
+        name: its name in tables.
+        run: steps -> None: takes this number of steps and waits until they are done.
+        flops: FLOPs of the convolutions and matrix products of a step; 0 if there are none.
+        images: examples per step; 0 if there are none.
+        moved: the minimum number of bytes that a step reads and writes; 0 if it is hard to determine.
     """
 
     name: str
@@ -61,9 +61,9 @@ class Setup(NamedTuple):
 
 
 def on_one_device(config: ConfigDict) -> ConfigDict:
-    """The config with what is never measured here taken out: more devices, and learning rates that may diverge."""
+    """Returns the config for one device, with a small learning rate. Raises `UserError` if it asks for more devices."""
     if config.parallel.devices not in (0, 1):
-        raise UserError(f"parallel.devices={config.parallel.devices}: one device is measured; leave it out")
+        raise UserError(f"parallel.devices={config.parallel.devices}: only one device is measured; leave the field out")
     config = config.copy_and_resolve_references()
     config.parallel.devices = 1
     config.optim.learning_rate *= 1e-3
@@ -71,17 +71,17 @@ def on_one_device(config: ConfigDict) -> ConfigDict:
 
 
 def without_augmentation(config: ConfigDict) -> ConfigDict:
-    """The same experiment on images that are fed to the network as they are."""
+    """Returns the config of the same experiment on images that are not augmented."""
     config = config.copy_and_resolve_references()
     config.augment.update(default().augment)
     return config
 
 
 def set_up(config: ConfigDict, plan: Plan, image_shape: tuple[int, int, int], classes: int) -> Setup:
-    """Random data and the experiment's functions.
+    """Makes random data and the experiment's functions.
 
     Args:
-        config: from `on_one_device`, valid.
+        config: a valid config from `on_one_device`.
         plan: its durations.
         image_shape: (H, W, C) of the data.
         classes: number of labels.
@@ -116,11 +116,11 @@ def with_data(experiment: Experiment, images: np.ndarray, labels: np.ndarray, or
 
 
 def our_cases(whole: Setup, network: Setup) -> list[Case]:
-    """The machine's matrix product, both steps and the parts of them, not yet compiled.
+    """Makes the cases for the machine's matrix product, for both steps and for their parts; nothing is compiled yet.
 
     Args:
         whole: the config's experiment.
-        network: the same without augmentation.
+        network: the same experiment without augmentation.
     """
     forward, step = network.experiment.network_flops()
     size = network.experiment.config.train.batch_size
@@ -141,10 +141,10 @@ def our_cases(whole: Setup, network: Setup) -> list[Case]:
 
 
 def product_case(setup: Setup) -> Case:
-    """A square matrix product in the config's arithmetic, large enough to run at the machine's full rate."""
+    """Makes the case of a square matrix product in the config's dtype, large enough for the machine's full rate."""
     side = 2048 if jax.default_backend() == "cpu" else 8192
     dtype = jnp.dtype(setup.experiment.config.model.dtype)
-    # So scaled that products of products neither overflow nor vanish.
+    # Scaled so that products of products neither overflow nor vanish.
     strategy = setup.experiment.strategy
     matrix = strategy.put(np.random.default_rng(0).standard_normal((side, side), np.float32) / math.sqrt(side))
     matrix = matrix.astype(dtype)
@@ -160,7 +160,7 @@ def product_case(setup: Setup) -> Case:
 
 
 def training(setup: Setup) -> Callable[[int], None]:
-    """Steps as training takes them: so many in one dispatch."""
+    """Steps as training takes them: all of them in one dispatch."""
     run_steps = setup.experiment.compile_run_steps()
     state, key = setup.experiment.compile_init()(setup.experiment.key), setup.experiment.key
     fixed = {"normalization": setup.normalization, "data": setup.data, "key": key}
@@ -175,11 +175,11 @@ def training(setup: Setup) -> Callable[[int], None]:
 
 
 def input_part(setup: Setup) -> Callable[[int], None]:
-    """What comes before the network: the examples of the batch, augmented and normalized."""
+    """The input of the network: gathers a batch, augments and normalizes it."""
     experiment, size = setup.experiment, setup.experiment.sampler.batch_size
 
     def body(index, batch, data):
-        # Never 1, which the compiler cannot know: so no step can be left out for the next one.
+        # The comparison is never true, but the compiler cannot know that: it cannot leave out any step.
         step = index + (batch[0, 0, 0, 0] > 1e30)
         images, _ = data.batch(experiment.strategy, experiment.sampler, step, experiment.key, 1)
         key = step_keys(experiment.key, step).augment
@@ -189,7 +189,7 @@ def input_part(setup: Setup) -> Callable[[int], None]:
 
 
 def make_loss(experiment: Experiment) -> Callable[..., tuple[jax.Array, Any]]:
-    """(params, batch_stats, images float32 [B, H, W, C], labels [B], step) -> (sum of losses, batch_stats)."""
+    """Makes (params, batch_stats, images float32 [B, H, W, C], labels [B], step) -> (sum of losses, batch_stats)."""
 
     def loss(params, batch_stats, images, labels, step):
         variables = {"params": params, "batch_stats": batch_stats}
@@ -202,7 +202,7 @@ def make_loss(experiment: Experiment) -> Callable[..., tuple[jax.Array, Any]]:
 
 
 def forward_part(setup: Setup) -> Callable[[int], None]:
-    """The loss of a batch that is ready for the network."""
+    """The forward pass: the loss of a batch of network inputs."""
     loss = make_loss(setup.experiment)
 
     def body(index, carry, labels):
@@ -215,20 +215,20 @@ def forward_part(setup: Setup) -> Callable[[int], None]:
 
 
 def backward_part(setup: Setup) -> Callable[[int], None]:
-    """The loss and the gradients of a batch that is ready for the network."""
+    """The forward and backward pass: the loss and gradients of a batch of network inputs."""
     differentiate = jax.value_and_grad(make_loss(setup.experiment), has_aux=True)
 
     def body(index, carry, labels):
         images, params, batch_stats, _ = carry
         (total, batch_stats), gradients = differentiate(params, batch_stats, images, labels, index)
-        return *touch((images, params), total), batch_stats, gradients  # carried, so that all of them are written
+        return *touch((images, params), total), batch_stats, gradients  # carried, so that all are written
 
     images, labels, state = ready_batch(setup)
     return looped(setup, body, (images, state.params, state.batch_stats, state.params), labels)
 
 
 def update_part(setup: Setup) -> Callable[[int], None]:
-    """From the summed gradients to new parameters, with the gradients' norm and the moving average."""
+    """The update: new parameters from summed gradients, with the gradients' norm and the moving average."""
     config, size = setup.experiment.config, setup.experiment.config.train.batch_size
     optimizer = optim.create_optimizer(config.optim, setup.experiment.schedule)
     decay = config.optim.ema_decay
@@ -248,17 +248,17 @@ def update_part(setup: Setup) -> Callable[[int], None]:
 
 
 def ready_batch(setup: Setup) -> tuple[jax.Array, jax.Array, Any]:
-    """Images float32 [B, H, W, C] as the network sees them, labels int32 [B], and an initial state."""
+    """Makes network inputs float32 [B, H, W, C], labels int32 [B], and an initial state."""
     experiment = setup.experiment
     images, labels = setup.data.batch(experiment.strategy, experiment.sampler, jnp.int32(0), experiment.key, 1)
     return setup.normalization(images[0] / 255), labels[0], experiment.compile_init()(experiment.key)
 
 
 def touch(tree: Any, value: jax.Array) -> Any:
-    """Adds next to nothing of `value` to one element of each array, in place.
+    """Adds a tiny multiple of `value` to one element of each array, in place.
 
-    To the compiler the arrays are now new in every iteration: nothing that is computed from them can be moved out of
-    the loop, and `value` must be known before the next iteration begins.
+    To the compiler, the arrays are then new in every iteration. It cannot move computations on them out of the loop,
+    and it needs `value` before the next iteration begins.
     """
 
     def one(array):
@@ -270,7 +270,7 @@ def touch(tree: Any, value: jax.Array) -> Any:
 
 
 def looped(setup: Setup, body: Callable[..., Any], start: Any, constants: Any) -> Callable[[int], None]:
-    """Compiled iterations of `body(index, carry, constants) -> carry`, all in one dispatch."""
+    """Compiles iterations of `body(index, carry, constants) -> carry`, all in one dispatch."""
 
     def loop(count, start, constants):
         return jax.lax.fori_loop(0, count, lambda index, carry: body(index, carry, constants), start)
@@ -286,7 +286,7 @@ def looped(setup: Setup, body: Callable[..., Any], start: Any, constants: Any) -
 def torch_cases(
     network: Setup, torch_networks: ModuleType, cores: int, torch_compile: bool, console: Console
 ) -> list[Case]:
-    """The network step in PyTorch, in both memory formats where there are convolutions."""
+    """Makes the cases of the network step in PyTorch, in both memory formats if there are convolutions."""
     device = torch_networks.configure(jax.default_backend(), cores)
     experiment, size = network.experiment, network.experiment.config.train.batch_size
     flops = experiment.network_flops()[1]

@@ -1,4 +1,4 @@
-"""How scripts/bench_step.py tells what it measured: tables of times, rates, and where the time goes."""
+"""The tables of scripts/bench_step.py: times, rates, and where the time goes."""
 
 from typing import Any
 
@@ -10,13 +10,17 @@ from imgclf_jax.terminal.console import Console
 
 
 def summarize(cases: list[Case], seconds: dict[str, list[float]]) -> dict[str, Any]:
-    """Medians, rates and ratios.
+    """Computes medians, rates and ratios.
+
+    Args:
+        cases: what was measured.
+        seconds: seconds per step of every case in every round, by the case's name.
 
     Returns:
-        `cases`: by name, in the order of measurement: `seconds` a step of every round, their `median` and `quartiles`,
-        `flops`, `moved` (bytes) and `images` a step, and `rate`: FLOP/s as a fraction of the matrix product's.
-        `ratios`: by the name of PyTorch's case and then of our step, how many times PyTorch's throughput ours has:
-        `median` (ratio of the medians) and `rounds` (of each round).
+        `cases`: by name, in the order of measurement: `seconds` per step in every round, their `median` and
+        `quartiles`, `flops`, `moved` (bytes) and `images` per step, and `rate`: FLOP/s as a fraction of the matrix
+        product's. `ratios`: by the name of PyTorch's case and then of our step, our throughput divided by PyTorch's:
+        `median` (of the medians) and `rounds` (of each round).
     """
     medians = {name: float(np.median(values)) for name, values in seconds.items()}
     product = next(case for case in cases if case.name == PRODUCT)
@@ -43,33 +47,34 @@ def summarize(cases: list[Case], seconds: dict[str, list[float]]) -> dict[str, A
 
 
 def report(console: Console, config: ConfigDict, results: dict[str, Any]) -> None:
-    """Prints what `summarize` found."""
+    """Prints the results of `summarize`."""
     cases, ratios = results["cases"], results["ratios"]
     size, rounds = config.train.batch_size, len(cases[PRODUCT]["seconds"])
     side = round((cases[PRODUCT]["flops"] / 2) ** (1 / 3))
     console.print(
-        f"{config.model.name}, {config.model.dtype}, {config.optim.name}, {size} images a step, "
+        f"{config.model.name}, {config.model.dtype}, {config.optim.name}, {size} images per step, "
         f"{cases[NETWORK]['flops'] / 1e9:.3g} GFLOP; medians of {rounds} rounds; "
         f"peak: the product of {side} × {side} matrices\n"
     )
     names = [PRODUCT, WHOLE, NETWORK, *ratios]
-    columns = ("", "ms a step", "quartiles", "images/s", "GFLOP/s", "of peak")
+    columns = ("", "ms per step", "quartiles", "images/s", "GFLOP/s", "of peak")
     console.table(columns, [_rate_row(name, cases[name]) for name in names])
     console.print()
-    columns = ("where the whole step's time goes", "ms", "share", "at peak", "least MB", "GB/s")
+    columns = ("where the whole step's time goes", "ms", "share", "at peak", "minimum MB", "GB/s")
     console.table(columns, list(_part_rows(cases)))
     console.print()
     console.print(
-        f"network step: {cases[NETWORK]['rate']:.0%} of peak, whole step, with augmentation: "
+        f"network step: {cases[NETWORK]['rate']:.0%} of peak, whole step with augmentation: "
         f"{cases[WHOLE]['rate']:.0%} (medians of {rounds} rounds)"
     )
     if not ratios:
         return
     rows = [(torch, _ratio(ratios[torch][NETWORK]), _ratio(ratios[torch][WHOLE])) for torch in ratios]
     console.print()
-    console.table(("our throughput, times that of", "network step", "whole step"), rows)
+    console.table(("our throughput, divided by that of", "network step", "whole step"), rows)
     console.print(
-        "ratios of medians; in brackets, lowest and highest of a round; PyTorch is spared augmentation and metrics"
+        "ratios of medians; in brackets, the lowest and highest of a round; "
+        "the PyTorch timing leaves out augmentation and metrics"
     )
 
 
@@ -87,9 +92,10 @@ def _milliseconds(seconds):
 
 
 def _part_rows(cases):
-    """Parts of the whole step; «at peak»: milliseconds that their products would take at the matrix product's rate.
+    """Yields a row for each part of the whole step.
 
-    Measured one by one they need not add up to the whole: the last row says what is missing, or too much.
+    "At peak" is the time that the part's products would take at the matrix product's rate. The parts are measured one
+    by one and need not add up to the whole. The last row is the difference.
     """
     whole, peak = cases[WHOLE]["median"], cases[PRODUCT]["flops"] / cases[PRODUCT]["median"]
     backward = {key: cases[BOTH][key] - cases[FORWARD][key] for key in ("median", "flops", "moved")}
@@ -100,7 +106,7 @@ def _part_rows(cases):
         UPDATE: cases[UPDATE],
     }
     rest = whole - sum(case["median"] for case in parts.values())
-    parts["metrics, loop; what fuses"] = {"median": rest, "flops": 0, "moved": 0}
+    parts["metrics, loop, fusion"] = {"median": rest, "flops": 0, "moved": 0}
     for name, case in parts.items():
         seconds, moved = case["median"], case["moved"]
         yield (

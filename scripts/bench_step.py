@@ -1,18 +1,18 @@
-"""Times the training step of a config, beside the same network in PyTorch and the machine's matrix product.
+"""Times the training step of a config, the same network in PyTorch, and the machine's matrix product.
 
     python scripts/bench_step.py --config=configs/tutorial_cnn.py --torch
     python scripts/bench_step.py --config=configs/cnn.py --config.train.batch_size=128 --rounds=7 --json=step.json
 
-All contenders run in one process and take turns, so that whatever else the machine does hits all of them; medians
-over the rounds are compared. «Whole step» is the step as training runs it: many in one dispatch, on images that lie on
-the device as uint8, with gathering, augmentation and metrics. «Network step» is the same on images that already have
-the network's size, without augmentation. It is what PyTorch is compared with, whose images are ready-made floats in
-the layout it is measured with, and which computes no metrics and follows no schedule. Images and labels are random, no
-data is read, and the learning rate is a thousandth of the config's: no time depends on it, and nothing diverges.
-Everything runs on one device, PyTorch (`pip install -e '.[bench]'`) on the one that JAX uses, eagerly.
+All contenders run in one process and take turns, so other load on the machine affects all of them. Medians over the
+rounds are compared. "Whole step" is the step as training runs it: many in one dispatch, on uint8 images on the device,
+with gathering, augmentation and metrics. "Network step" is the same on images that already have the network's size,
+without augmentation. PyTorch is compared with the network step: its images are ready-made floats in the memory format
+that is measured, and it computes no metrics and follows no schedule. Images and labels are random, and no data is read.
+The learning rate is a thousandth of the config's; this affects no time, and nothing diverges. Everything runs on one
+device. PyTorch (`pip install -e '.[bench]'`) runs eagerly, on the device that JAX uses.
 
-FLOPs are those that a step cannot do without: each layer's products, as many again for the gradient of its
-parameters, and, except in the first layer, as many for the gradient of its input.
+FLOPs count only the necessary work: each layer's products, as many again for the gradient of its parameters, and,
+except in the first layer, as many again for the gradient of its input.
 """
 
 import datetime
@@ -38,18 +38,18 @@ from imgclf_jax.training.validate import validate
 from imgclf_jax.workdir import provenance
 
 FLAGS = flags.FLAGS
-LEAST_SECONDS = 0.2  # of one measurement: what is shorter takes more steps
+LEAST_SECONDS = 0.2  # of one measurement; shorter ones take more steps
 PAUSE_SECONDS = 0.05  # before a measurement: the other library's threads spin for a while before they sleep
 
 
 def define_flags() -> None:
-    """The flags of this tool; `--config` and its overrides are added by `imgclf_jax.terminal.cli`."""
-    flags.DEFINE_integer("rounds", 7, "Times that everything is measured, in turns.", lower_bound=1)
+    """Defines the flags of this tool. `imgclf_jax.terminal.cli` adds `--config` and its overrides."""
+    flags.DEFINE_integer("rounds", 7, "How often everything is measured, in turns.", lower_bound=1)
     flags.DEFINE_integer("steps", 20, "Least number of steps in a measurement.", lower_bound=1)
     flags.DEFINE_bool("torch", False, "Also measure the same network in PyTorch.")
     flags.DEFINE_bool("torch_compile", False, "With --torch: also through torch.compile.")
-    flags.DEFINE_integer("threads", 0, "CPU cores to use. 0: all that this process may.", lower_bound=0)
-    flags.DEFINE_string("json", None, "File that all numbers are written to.")
+    flags.DEFINE_integer("threads", 0, "CPU cores to use. 0: all that this process may use.", lower_bound=0)
+    flags.DEFINE_string("json", None, "File to write all numbers to.")
 
 
 def main(argv: list[str]) -> int:
@@ -61,10 +61,10 @@ def main(argv: list[str]) -> int:
     if FLAGS.torch_compile and not FLAGS.torch:
         raise UserError("--torch_compile needs --torch")
     if FLAGS.json and not Path(FLAGS.json).absolute().parent.is_dir():
-        raise UserError(f"--json={FLAGS.json}: there is no such folder")
+        raise UserError(f"--json={FLAGS.json}: the folder does not exist")
     cores = limit_cores(FLAGS.threads)
     torch_networks = import_torch() if FLAGS.torch else None
-    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # leaves PyTorch its share of a GPU's memory
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # leaves GPU memory for PyTorch
     xla.configure_xla()
 
     console = Console()
@@ -77,7 +77,9 @@ def main(argv: list[str]) -> int:
     machine = describe_machine(cores, torch_networks)
     console.print(", ".join(machine.values()))
     if hasattr(os, "getloadavg") and os.getloadavg()[0] > cores / 2:
-        console.warn(f"load average {os.getloadavg()[0]:.1f} on {cores} cores: others compute too; trust no times")
+        console.warn(
+            f"load average {os.getloadavg()[0]:.1f} on {cores} cores: others compute too; do not trust the times"
+        )
     if torch_networks:
         cases += torch_cases(network, torch_networks, cores, FLAGS.torch_compile, console)
     results = summarize(cases, measure(cases, FLAGS.rounds, FLAGS.steps, console))
@@ -89,9 +91,12 @@ def main(argv: list[str]) -> int:
 
 
 def limit_cores(threads: int) -> int:
-    """Restricts this process to so many CPU cores (0: leaves it as it is); returns how many it may use.
+    """Restricts this process to `threads` CPU cores, or not at all with 0; returns how many it may use.
 
-    JAX and PyTorch both start as many threads as there are cores to be had when they start.
+    JAX and PyTorch both start as many threads as there are cores available when they start.
+
+    Raises:
+        UserError: more cores than there are, or a system that cannot restrict them.
     """
     if not hasattr(os, "sched_setaffinity"):
         if threads:
@@ -106,7 +111,7 @@ def limit_cores(threads: int) -> int:
 
 
 def import_torch() -> ModuleType:
-    """The module beside this one, which needs the optional extra."""
+    """Imports `torch_networks`. Raises `UserError` if PyTorch, an optional extra, is missing."""
     try:
         import torch_networks
     except ModuleNotFoundError as error:
@@ -117,7 +122,7 @@ def import_torch() -> ModuleType:
 
 
 def describe_machine(cores: int, torch_networks: ModuleType | None) -> dict[str, str]:
-    """What the times depend on, in words."""
+    """Describes the hardware and software that the times depend on."""
     origin = provenance.collect()
     kind = origin["device_kind"]
     if origin["backend"] == "cpu" and Path("/proc/cpuinfo").is_file():
@@ -136,25 +141,29 @@ def describe_machine(cores: int, torch_networks: ModuleType | None) -> dict[str,
 
 
 def measure(cases: list[Case], rounds: int, steps: int, console: Console) -> dict[str, list[float]]:
-    """Seconds a step of every case in every round; at least `steps` steps each time."""
+    """Measures every case in every round, with at least `steps` steps each time.
+
+    Returns:
+        Seconds per step in every round, by the case's name.
+    """
     lengths = {}
     for done, case in enumerate(cases, start=1):
         with xla.quiet():
             case.run(1)  # compiles
-        seconds = _seconds_a_step(case, steps)
+        seconds = _seconds_per_step(case, steps)
         lengths[case.name] = max(steps, math.ceil(LEAST_SECONDS / seconds))
         console.task("warm-up", done, len(cases))
-    found: dict[str, list[float]] = {case.name: [] for case in cases}
+    times: dict[str, list[float]] = {case.name: [] for case in cases}
     for index in range(rounds):
-        # Every other round backwards, so that none always follows the same one.
+        # Every other round runs backwards, so that no case always follows the same one.
         for case in cases if index % 2 == 0 else reversed(cases):
             time.sleep(PAUSE_SECONDS)
-            found[case.name].append(_seconds_a_step(case, lengths[case.name]))
+            times[case.name].append(_seconds_per_step(case, lengths[case.name]))
         console.task("rounds", index + 1, rounds)
-    return found
+    return times
 
 
-def _seconds_a_step(case, steps):
+def _seconds_per_step(case, steps):
     begin = time.perf_counter()
     case.run(steps)
     return (time.perf_counter() - begin) / steps

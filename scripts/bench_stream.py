@@ -1,11 +1,11 @@
-"""How fast photos that stay on disk are decoded for training, beside one thread that does nothing else.
+"""Times the decoding of photos that stay on disk during training, and of a single thread that does nothing else.
 
     python scripts/bench_stream.py [--photos=DIR] [--side=224] [--batch_size=64] [--workers 0 1 2]
 
-Times the images a second that `imgclf_jax.data.stream` hands over, in chunks as the training loop takes them, with each
-number of worker processes (0: threads), and those that a loop over `Photos.read` decodes. They take
-turns, alone on the machine; the start of processes and what is ready when the clock starts do not count. Without
-`--photos` it makes 256 JPEG files of 500×375 pixels.
+Measures the images/s that `imgclf_jax.data.stream` delivers, in chunks as the training loop takes them, for each number
+of worker processes (0: threads), and the images/s of a plain loop over `Photos.read`. They take turns. Starting the
+processes, and what is ready when the clock starts, do not count. Without `--photos` the script makes 256 JPEG files of
+500×375 pixels.
 """
 
 import argparse
@@ -22,15 +22,15 @@ from PIL import Image
 from imgclf_jax.data.folder import Photos
 from imgclf_jax.data.stream import Chunks, Reader, in_flight
 
-STEPS = 2  # batches a chunk
-CHUNKS = 8  # in a measurement
+STEPS = 2  # batches per chunk
+CHUNKS = 8  # per measurement
 
 
 def main() -> None:
-    """Prints a row for each way."""
+    """Prints one row for each way of decoding."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--photos", type=Path, help="folder that is searched for .jpg files")
-    parser.add_argument("--side", type=int, default=224, help="of the images after resizing, in pixels")
+    parser.add_argument("--photos", type=Path, help="folder to search for .jpg files")
+    parser.add_argument("--side", type=int, default=224, help="side of the resized images, in pixels")
     parser.add_argument("--batch_size", type=int, default=64)
     parser.add_argument("--workers", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--rounds", type=int, default=5)
@@ -64,7 +64,8 @@ def _plain(photos: Photos, options: argparse.Namespace) -> float:
 
 
 def _streamed(photos: Photos, options: argparse.Namespace, workers: int) -> float:
-    # As much again as may be decoded ahead, first to get going, last so that nobody runs out of work.
+    # Extra chunks, as many as may be decoded ahead: before the clock starts, to warm up, and at the end, so that no
+    # worker runs out of work.
     ahead = 2 + in_flight(workers) // STEPS
     places = np.random.default_rng(0).integers(0, len(photos), ((2 * ahead + CHUNKS) * STEPS, options.batch_size))
     with Chunks(Reader(photos, places.__getitem__), 0, len(places), STEPS, workers, options.batch_size) as chunks:
@@ -77,7 +78,7 @@ def _streamed(photos: Photos, options: argparse.Namespace, workers: int) -> floa
 
 
 def _make_photos(folder: Path) -> Path:
-    """Smooth noise, which compresses as photographs do."""
+    """Writes photos of smooth noise, which compresses like photographs."""
     draws = np.random.default_rng(0)
     for index in range(256):
         small = Image.fromarray(draws.integers(0, 256, (24, 32, 3), dtype=np.uint8))

@@ -1,8 +1,8 @@
-"""What a compiled program sends between devices, read from the text of its HLO (`compiled.as_text()`).
+"""Reads what a compiled program sends between devices from the text of its HLO (`compiled.as_text()`).
 
-A program that takes many training steps is a loop; what lies in it happens every step. The text is what XLA prints
-(https://openxla.org/xla/operation_semantics); what is read are the operation's name, the shape of its result, and which
-computations a loop calls.
+A program that takes many training steps is a loop; what is in the loop happens every step. The format of the text is
+XLA's (https://openxla.org/xla/operation_semantics). This module reads each operation's name, the shape of its result,
+and the computations that a loop calls.
 """
 
 import math
@@ -16,7 +16,7 @@ _COMPUTATION = re.compile(r"^(?:ENTRY )?%?([\w.-]+) \(.*\{$")
 _RESULT = re.compile(r"(?:ROOT )?%?[\w.-]+ = ")
 _NAME = re.compile(r" ([a-z][a-z0-9-]*)\(")
 _CALLED = re.compile(r"\b(body|condition|to_apply|calls|\w+_computations?)=(\{[^}]*\}|%?[\w.-]+)")
-# Names for what is there already, and copies.
+# Operations that only name existing data, and copies.
 _NO_KERNELS = {"parameter", "constant", "tuple", "get-tuple-element", "bitcast", "copy", "copy-start", "copy-done"}
 _BODY = re.compile(r"\bbody=%?([\w.-]+)")
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
@@ -28,8 +28,8 @@ class Buffer(NamedTuple):
     """An array that is sent.
 
     Attributes:
-        dtype: as HLO writes it, such as "f32" or "u8".
-        shape: on one device.
+        dtype: the dtype in HLO's notation, such as "f32" or "u8".
+        shape: the shape on one device.
     """
 
     dtype: str
@@ -37,7 +37,7 @@ class Buffer(NamedTuple):
 
     @property
     def bytes(self) -> int:
-        """Size on one device; what has less than a byte is packed."""
+        """Size on one device. Elements of less than a byte are packed."""
         return -(-math.prod(self.shape) * _bits(self.dtype) // 8)
 
 
@@ -45,11 +45,11 @@ class Collective(NamedTuple):
     """One collective operation of a program.
 
     Attributes:
-        kind: one of `KINDS`; the asynchronous form (`-start`) is not told from the synchronous one.
-        buffers: its results, on one device; several where the compiler combined operations.
-        depth: number of loops that it lies in; 0: it runs once.
-        repeats: how often the loops around it run it for each turn of the outermost one, as far as the compiler knows
-            their lengths.
+        kind: one of `KINDS`; the asynchronous form (`-start`) counts as the synchronous one.
+        buffers: its results on one device; several if the compiler combined operations.
+        depth: the number of loops around it; 0: it runs once.
+        repeats: how often it runs in each turn of the outermost loop around it, as far as the compiler knows the
+            lengths of the loops.
     """
 
     kind: str
@@ -59,48 +59,48 @@ class Collective(NamedTuple):
 
     @property
     def bytes(self) -> int:
-        """Of all results, on one device, each time that it runs."""
+        """Size of all results on one device, each time that it runs."""
         return sum(buffer.bytes for buffer in self.buffers)
 
 
 def read(text: str) -> list[Collective]:
-    """The collectives of a program, in the order of its text.
+    """Returns the collectives of a program, in the order of its text.
 
     Args:
-        text: the optimised HLO module.
+        text: the optimized HLO module.
     """
     computations = _computations(text)
     loops = _loops(computations)
-    found = []
+    collectives = []
     for name, lines in computations.items():
         for line in lines:
             shape, operation = _operation(line)
             kind = operation.removesuffix("-start")
             if kind in KINDS:
                 buffers = _buffers(shape if kind == operation else _result(shape, kind))
-                found.append(Collective(kind, buffers, *loops[name]))
-    return found
+                collectives.append(Collective(kind, buffers, *loops[name]))
+    return collectives
 
 
-def in_loops(found: Iterable[Collective]) -> list[Collective]:
-    """Those that lie in a loop: of a program that takes many steps, the steps' own."""
-    return [collective for collective in found if collective.depth]
+def in_loops(collectives: Iterable[Collective]) -> list[Collective]:
+    """Returns the collectives that are in a loop. In a program that takes many steps, these are the steps' own."""
+    return [collective for collective in collectives if collective.depth]
 
 
-def count(found: Iterable[Collective]) -> int:
-    """How often devices meet, a turn of the outermost loop."""
-    return sum(collective.repeats for collective in found)
+def count(collectives: Iterable[Collective]) -> int:
+    """Returns how many collectives run in each turn of the outermost loop."""
+    return sum(collective.repeats for collective in collectives)
 
 
-def total_bytes(found: Iterable[Collective]) -> int:
-    """Bytes of all results on one device, a turn of the outermost loop."""
-    return sum(collective.repeats * collective.bytes for collective in found)
+def total_bytes(collectives: Iterable[Collective]) -> int:
+    """Returns the bytes of all results on one device, per turn of the outermost loop."""
+    return sum(collective.repeats * collective.bytes for collective in collectives)
 
 
 def kernels(text: str) -> int:
-    """Operations that a device starts one after the other in a turn of a program's longest loop; 0 without a loop.
+    """Counts the operations that a device starts in a turn of a program's longest loop; 0 without a loop.
 
-    What is fused into one counts as one, and so does a loop within that loop; collectives and copies do not count.
+    A fusion counts as one operation, and so does a loop within that loop. Collectives and copies do not count.
     """
     computations = _computations(text)
     loops = _loops(computations)
@@ -115,7 +115,7 @@ def _is_kernel(line):
 
 
 def _operation(line):
-    """(shape of the result, name) of the operation in a line; empty where there is none."""
+    """Returns (shape of the result, name) of the operation in a line; both are empty if there is none."""
     match = _RESULT.match(line)
     if not match:
         return "", ""
@@ -126,7 +126,7 @@ def _operation(line):
 
 
 def _computations(text):
-    """Name -> lines, without comments, of every computation of a module."""
+    """Returns name -> lines, without comments, for every computation of a module."""
     computations: dict[str, list[str]] = {}
     lines: list[str] = []
     for line in text.splitlines():
@@ -139,7 +139,7 @@ def _computations(text):
 
 
 def _loops(computations):
-    """Name -> (number of loops around it, repeats), for the computations that loops call, directly or not."""
+    """Returns name -> (number of loops around it, repeats) for every computation."""
     callers: dict[str, list[tuple[str, bool, int]]] = {name: [] for name in computations}
     for name, lines in computations.items():
         for line in lines:
@@ -149,33 +149,33 @@ def _loops(computations):
                     if one in callers:
                         callers[one].append((name, role in ("body", "condition"), trips))
 
-    found: dict[str, tuple[int, int]] = {}
+    loops: dict[str, tuple[int, int]] = {}
 
     def visit(name):
-        if name not in found:
+        if name not in loops:
             around = [(visit(caller), is_loop, trips) for caller, is_loop, trips in callers[name]]
-            # The outermost loop's own length is left out: repeats are for each of its turns.
-            found[name] = max(
+            # The outermost loop's own length does not count: repeats are per turn of that loop.
+            loops[name] = max(
                 (
                     (depth + is_loop, repeats * (trips if is_loop and depth else 1))
                     for (depth, repeats), is_loop, trips in around
                 ),
                 default=(0, 1),
             )
-        return found[name]
+        return loops[name]
 
     for name in computations:
         visit(name)
-    return found
+    return loops
 
 
 def _result(shape, kind):
-    """The part of an asynchronous start's tuple (operands, results, ...) that is the result."""
+    """Returns the result in the tuple (operands, results, ...) of an asynchronous start."""
     return shape if kind == "all-reduce" else _split(shape[1:-1], ",")[1]
 
 
 def _split(text, separator):
-    """`text.split(separator)`, but not within brackets."""
+    """Splits like `text.split(separator)`, but not within brackets."""
     parts, depth = [""], 0
     for character in text:
         depth += (character in "([{") - (character in ")]}")
@@ -188,9 +188,9 @@ def _split(text, separator):
 
 def _buffers(shape):
     layouts = re.sub(r"\{[^{}]*\}", "", shape)
-    found = _ARRAY.findall(layouts)
+    arrays = _ARRAY.findall(layouts)
     return tuple(
-        Buffer(kind, tuple(int(side.lstrip("<=")) for side in sides.split(",") if side)) for kind, sides in found
+        Buffer(kind, tuple(int(side.lstrip("<=")) for side in sides.split(",") if side)) for kind, sides in arrays
     )
 
 

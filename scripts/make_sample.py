@@ -1,10 +1,10 @@
-"""Makes the sample of CIFAR-10 that comes with the package: 4,000 training and 1,000 test images, 400 and 100 a class.
+"""Makes the bundled sample of CIFAR-10: 4,000 training and 1,000 test images, 400 and 100 per class.
 
     python scripts/make_sample.py --data_dir=DIR
 
-DIR holds the real set, prepared as array_record (DIR/cifar10/3.0.2). Images are chosen by a seeded shuffle within each
-class and dealt out one class after the other in a fresh order each round, so any prefix is balanced to within one image
-a class. Pixels are untouched, ids are the original ones, and the same input gives the same examples in the same order.
+DIR holds the real set, prepared as array_record (DIR/cifar10/3.0.2). A seeded shuffle chooses the images of each class.
+They are written in rounds of one image per class, in a new order each round, so the class counts of any prefix differ
+by at most one. Pixels and ids are unchanged. The same input gives the same examples in the same order.
 """
 
 import argparse
@@ -20,9 +20,9 @@ import numpy as np
 from imgclf_jax.data.tfds import catalog, prepared, records, sample
 from imgclf_jax.storage import seals
 
-SEED = 20090408  # any number does; it must only stay the same
+SEED = 20090408  # arbitrary, but must not change
 PER_CLASS = {"train": 400, "test": 100}
-SHARD_BYTES = 1_600_000  # of records: with padding files stay under 2 MB
+SHARD_BYTES = 1_600_000  # of records; with padding, files stay under 2 MB
 DESCRIPTION = (
     "A SAMPLE of CIFAR-10, not the data set: 4,000 of the 50,000 training images (400 a class) and 1,000 of the "
     "10,000 test images (100 a class), pixels and ids unchanged, in an order of which any prefix is balanced. For "
@@ -31,10 +31,15 @@ DESCRIPTION = (
 
 
 def choose(labels: np.ndarray, per_class: int, rng: np.random.Generator) -> list[int]:
-    """Indices of `per_class` examples of each class, in an order of which any prefix is balanced.
+    """Chooses `per_class` examples of each class, in an order in which every prefix is balanced.
 
     Args:
         labels: int [N].
+        per_class: how many examples of each class.
+        rng: the source of randomness.
+
+    Returns:
+        The indices of the examples.
     """
     classes = np.unique(labels)
     chosen = np.stack([rng.permutation(np.flatnonzero(labels == c))[:per_class] for c in classes])  # [class, rank]
@@ -42,7 +47,7 @@ def choose(labels: np.ndarray, per_class: int, rng: np.random.Generator) -> list
 
 
 def encode(image: np.ndarray) -> bytes:
-    """The smallest PNG that Pillow makes of a uint8 [H, W, 3] image."""
+    """Encodes a uint8 [H, W, 3] image as the smallest PNG that Pillow can make."""
     from PIL import Image
 
     buffer = io.BytesIO()
@@ -51,7 +56,7 @@ def encode(image: np.ndarray) -> bytes:
 
 
 def read_chosen(source: prepared.Stored, name: str, rng: np.random.Generator) -> list[dict]:
-    """The chosen examples of a stored split in order, ready to be written."""
+    """Reads the chosen examples of a stored split, in order and ready to be written."""
     images, labels, ids = zip(*records.read_split(source, source.splits[name], source.image_shape), strict=True)
     all_images, all_labels = np.concatenate(images), np.concatenate(labels)
     all_ids = [i for batch in ids for i in batch]
@@ -68,13 +73,13 @@ def write(examples: dict[str, list[dict]], source: prepared.Stored, root: Path) 
     parent = tfds.builder_cls(catalog.SAMPLED)
 
     class SmallShards(shard_utils.ShardConfig):
-        """TFDS's own rule never makes a shard of less than 64 MiB."""
+        """Makes small shards. TFDS's own rule never makes one below 64 MiB."""
 
         def get_number_shards(self, total_size: int, *args, **kwargs) -> int:
             return math.ceil(total_size / SHARD_BYTES)
 
     class Config(download.DownloadConfig):
-        """Hands out `SmallShards`."""
+        """A download config that uses `SmallShards`."""
 
         def get_shard_config(self) -> shard_utils.ShardConfig:
             return SmallShards()
@@ -82,7 +87,7 @@ def write(examples: dict[str, list[dict]], source: prepared.Stored, root: Path) 
     with tfds.core.registered.skip_registration():
 
         class Sample(parent):  # type: ignore[misc, valid-type]
-            """CIFAR-10's features, other examples."""
+            """CIFAR-10 with other examples."""
 
             name = catalog.SAMPLED
 
@@ -95,7 +100,7 @@ def write(examples: dict[str, list[dict]], source: prepared.Stored, root: Path) 
                     supervised_keys=info.supervised_keys,
                     homepage=info.homepage,
                     citation=info.citation,
-                    disable_shuffling=True,  # the order is the point
+                    disable_shuffling=True,  # keep the balanced order
                 )
 
             def _split_generators(self, dl_manager):
@@ -117,7 +122,7 @@ def main() -> None:
     args = parser.parse_args()
     folder = prepared.find(args.data_dir, catalog.SAMPLED)
     if folder is None:
-        parser.error(f"{args.data_dir}: no prepared {catalog.SAMPLED} there")
+        parser.error(f"--data_dir={args.data_dir}: does not hold a prepared {catalog.SAMPLED}")
     source = prepared.read(folder)
     rng = np.random.default_rng(SEED)
     examples = {name: read_chosen(source, name, rng) for name in PER_CLASS}

@@ -1,4 +1,4 @@
-"""Draws the README's picture from the runs of `scripts/reproduce.py`: learning curves, and what softmax learned.
+"""Draws the README's picture from the runs of `scripts/reproduce.py`: learning curves, and the softmax weights.
 
     python scripts/plot_results.py
 
@@ -26,7 +26,7 @@ CONFIGS = ("cnn", "mlp", "softmax_tuned")  # tutorial_cnn has no validation spli
 
 
 def main() -> None:
-    """Draws the picture from whatever runs are complete."""
+    """Draws the picture from the complete runs."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--root", type=Path, default=PROJECT / "runs" / "reproduce")
     parser.add_argument("--output", type=Path, default=PROJECT / "docs" / "results.png")
@@ -41,7 +41,7 @@ def main() -> None:
 
 
 def _curves(axes, root: Path) -> None:
-    """Validation accuracy by epoch, a line a seed, with the mean test accuracy at its end."""
+    """Plots validation accuracy by epoch, one line per seed, labeled with the mean test accuracy."""
     for index, name in enumerate(CONFIGS):
         runs = [path.parent for path in sorted((root / name).glob("seed-*/run.json"))]
         runs = [run for run in runs if (record.read(run) or {}).get("status") == "complete"]
@@ -55,16 +55,16 @@ def _curves(axes, root: Path) -> None:
             axes.annotate(
                 text, (epochs[-1], accuracies[-1]), (6, 0), textcoords="offset points", color=f"C{index}", va="center"
             )
-    axes.set(xlabel="epoch", ylabel="accuracy", title="Validation accuracy, a line a seed", xlim=(0, 24))
+    axes.set(xlabel="epoch", ylabel="accuracy", title="Validation accuracy, one line per seed", xlim=(0, 24))
     axes.margins(y=0.1)
     axes.grid(alpha=0.3)
 
 
 def _templates(figure, workdir: Path) -> None:
-    """The weights of the softmax classifier, an image a class."""
+    """Draws the weights of the softmax classifier, one image per class."""
     run = record.read(workdir) or {}
     names, shape = run["data"]["class_names"], run["data"]["image_shape"]
-    absl_logging.set_verbosity(absl_logging.ERROR)  # Orbax says at length that it only reads.
+    absl_logging.set_verbosity(absl_logging.ERROR)  # Orbax logs many lines about reading only.
     checkpoints = Checkpoints(workdir, read_only=True)
     saved = checkpoints.restore(checkpoints.steps()[-1])
     kernel = np.asarray(saved["state"]["params"]["output"]["kernel"])

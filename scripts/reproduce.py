@@ -1,14 +1,13 @@
-"""Runs the published tutorials over seeds and writes the README's table of results from the runs' `run.json` files.
+"""Trains the published tutorials with several seeds and writes the README's tables from the runs' `run.json` files.
 
     python scripts/reproduce.py                       # all of CIFAR-10, three seeds each; about an hour on 2 cores
     python scripts/reproduce.py --configs cnn mlp --seeds 0 1 2 3 4
-    python scripts/reproduce.py --photos=DIR          # also those on photos, five seeds each
+    python scripts/reproduce.py --photos=DIR          # also the photo tutorials, five seeds each
     python scripts/reproduce.py --table               # only the tables, from the runs that are there
 
-DIR holds photos of cars and elephants: {train,validation,test}/{cars,elephants}. Each run lies in
-`ROOT/CONFIG/seed-N`. A run that is complete is not repeated, one that was interrupted goes on. With `--table`, or when
-all runs are complete, the tables that there are runs for, which stand between marks in README.md, are written anew; a
-run of the bundled sample never gets there.
+DIR holds photos of cars and elephants: {train,validation,test}/{cars,elephants}. Each run is in `ROOT/CONFIG/seed-N`.
+Complete runs are not repeated, interrupted ones are resumed. With `--table`, or when all runs are complete, the script
+replaces the text between the marks in README.md, for each table that has runs. Runs on the bundled sample are left out.
 """
 
 import argparse
@@ -26,11 +25,11 @@ MARKS = "<!-- {}: begin -->", "<!-- {}: end -->"
 
 
 class Published(NamedTuple):
-    """A published tutorial's model, or one beside it.
+    """A row of a table: the model of a published tutorial, or one to compare it with.
 
     Attributes:
-        what: it is, in a few words.
-        accuracy: that was published, as text.
+        what: a short description of the model.
+        accuracy: the published accuracy, as text; empty if there is none.
     """
 
     what: str
@@ -49,19 +48,19 @@ PHOTOS = {
     "elephants_cars": Published(
         "the Keras photo classifier: 3 convolutions, RMSprop, 50 epochs", "0.9375 validation, 0.96 new photos"
     ),
-    "elephants_cars_best": Published("batch normalisation, stronger augmentation, averaged weights"),
+    "elephants_cars_best": Published("batch normalization, stronger augmentation, averaged weights"),
 }
 SEEDS = dict.fromkeys(CIFAR10, (0, 1, 2)) | dict.fromkeys(PHOTOS, (0, 1, 2, 3, 4))
 
 
 def main() -> int:
-    """Returns 0 if all runs are complete, 1 otherwise."""
+    """Trains and writes the tables. Returns 0 if all runs are complete, 1 otherwise."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--configs", nargs="+", choices=SEEDS, metavar="NAME", help="default: all that have data")
-    parser.add_argument("--seeds", nargs="+", type=int, help="default: 0 1 2, on photos 0 1 2 3 4")
+    parser.add_argument("--seeds", nargs="+", type=int, help="default: 0 1 2; for photos 0 1 2 3 4")
     parser.add_argument("--photos", type=Path, help="folder of the photos of cars and elephants")
     parser.add_argument("--root", type=Path, default=PROJECT / "runs" / "reproduce")
-    parser.add_argument("--table", action="store_true", help="run nothing, write the tables")
+    parser.add_argument("--table", action="store_true", help="only write the tables, from existing runs")
     options = parser.parse_args()
     names = options.configs or [*CIFAR10, *(PHOTOS if options.photos else ())]
     if not options.table and not options.photos and (without := [name for name in names if name in PHOTOS]):
@@ -70,7 +69,7 @@ def main() -> int:
     tables = {"results": _cifar10_table(options.root), "photos": _photos_table(options.root)}
     print("\n\n".join("\n".join(lines) for lines in tables.values() if lines))
     if failed:
-        print(f"not complete: {', '.join(failed)}; README.md is left as it is", file=sys.stderr)
+        print(f"not complete: {', '.join(failed)}; README.md is unchanged", file=sys.stderr)
         return 1
     readme = PROJECT / "README.md"
     text = readme.read_text()
@@ -89,7 +88,7 @@ def _run_all(names: list[str], options: argparse.Namespace) -> list[str]:
     for index, (name, seed) in enumerate(jobs, start=1):
         workdir = options.root / name / f"seed-{seed}"
         print(f"[{index}/{len(jobs)}] {name}, seed {seed}", flush=True)
-        if _load(workdir).get("status") == "complete":
+        if _read_record(workdir).get("status") == "complete":
             continue
         command = [sys.executable, "-m", "imgclf_jax.main", f"--config=configs/{name}.py", f"--config.seed={seed}"]
         command += [f"--workdir={workdir}", "--config.data.allow_sample=false"]
@@ -99,13 +98,13 @@ def _run_all(names: list[str], options: argparse.Namespace) -> list[str]:
     return failed
 
 
-def _load(workdir: Path) -> dict:
+def _read_record(workdir: Path) -> dict:
     path = workdir / "run.json"
     return json.loads(path.read_text()) if path.exists() else {}
 
 
-def _complete(root: Path, name: str) -> list[dict]:
-    runs = [_load(path.parent) for path in sorted((root / name).glob("seed-*/run.json"))]
+def _complete_runs(root: Path, name: str) -> list[dict]:
+    runs = [_read_record(path.parent) for path in sorted((root / name).glob("seed-*/run.json"))]
     return [
         run
         for run in runs
@@ -114,12 +113,12 @@ def _complete(root: Path, name: str) -> list[dict]:
 
 
 def _cifar10_table(root: Path) -> list[str]:
-    runs = [run for name in CIFAR10 for run in _complete(root, name)]
+    runs = [run for name in CIFAR10 for run in _complete_runs(root, name)]
     if not runs:
         return []
     head = [
-        "CIFAR-10: test accuracy on the 10,000 test images, mean ± standard deviation over seeds; time is the median "
-        f"of a whole run, from command to result. {_where(runs)} Written by `python scripts/reproduce.py`.",
+        "CIFAR-10: accuracy on the 10,000 test images, mean ± standard deviation over the seeds. The time is the "
+        f"median over whole runs, from command to result. {_where(runs)} Written by `python scripts/reproduce.py`.",
         "",
         "| config | what it is | published | test accuracy | seeds | time |",
         "|---|---|---|---|---|---|",
@@ -128,15 +127,16 @@ def _cifar10_table(root: Path) -> list[str]:
 
 
 def _photos_table(root: Path) -> list[str]:
-    runs = [run for name in PHOTOS for run in _complete(root, name)]
+    runs = [run for name in PHOTOS for run in _complete_runs(root, name)]
     if not runs:
         return []
     counts = runs[0]["data"]["counts"]
     head = [
         f"Cars and elephants: {counts['train']} training, {counts['valid']} validation and {counts['test']} test "
-        "photographs. They are not the tutorial's own, and they are easy, as the linear baseline shows: the published "
-        "accuracy and ours do not compare, ours and the baseline's do. Accuracies are those after the last epoch, mean "
-        f"± standard deviation over seeds. {_where(runs)} Written by `python scripts/reproduce.py --photos=DIR`.",
+        "photographs. They are not the tutorial's photographs, and they are easy, as the linear baseline shows: "
+        "compare our accuracies with the baseline's, not with the published ones. The accuracies are measured after "
+        f"the last epoch, mean ± standard deviation over the seeds. {_where(runs)} Written by `python "
+        "scripts/reproduce.py --photos=DIR`.",
         "",
         "| config | what it is | published | validation accuracy | test accuracy | seeds | time |",
         "|---|---|---|---|---|---|---|",
@@ -149,7 +149,7 @@ def _table(
 ) -> list[str]:
     lines = list(head)
     for name, published in rows.items():
-        if not (runs := _complete(root, name)):
+        if not (runs := _complete_runs(root, name)):
             continue
         seeds = " ".join(sorted(str(run["seed"]) for run in runs))
         seconds = statistics.median(run["wall_time_seconds"] for run in runs)
@@ -166,7 +166,7 @@ def _accuracy(runs: list[dict], split: str) -> str:
 
 
 def _where(runs: list[dict]) -> str:
-    """«2 CPU cores, JAX 0.10.1, 2026-11-22.»"""
+    """The machines, versions and dates of runs, for example "2 CPU cores, JAX 0.10.1, 2026-11-22."."""
     machines = sorted({f"{run['provenance']['cpu_count']} CPU cores" for run in runs if _on_cpu(run)})
     machines += sorted({f"{run['provenance']['device_count']}× {_kind(run)}" for run in runs if not _on_cpu(run)})
     jax = sorted({run["provenance"]["packages"]["jax"] for run in runs})

@@ -1,4 +1,4 @@
-"""What scripts/scaling.py times: the whole step under a strategy on some devices, its input, its collectives."""
+"""The cases that scripts/scaling.py times: the whole step with each strategy, its input, its collectives."""
 
 import dataclasses
 import functools
@@ -28,7 +28,7 @@ from imgclf_jax.training.plan import Plan
 from imgclf_jax.training.steps import Batch
 from imgclf_jax.training.validate import validate
 
-MOST_BYTES = 2**27  # of random images on each device; larger data sets are imitated in this size
+MOST_BYTES = 2**27  # of random images on each device; larger data sets are cut to this size
 
 
 class Point(NamedTuple):
@@ -36,7 +36,7 @@ class Point(NamedTuple):
 
     Attributes:
         strategy: "jit", "shard_map" or "pmap".
-        devices: how many.
+        devices: the number of devices.
     """
 
     strategy: str
@@ -44,7 +44,7 @@ class Point(NamedTuple):
 
     @property
     def name(self) -> str:
-        """For tables and the names of cases."""
+        """The name for tables and cases."""
         return f"{self.strategy} on {self.devices}"
 
 
@@ -54,8 +54,8 @@ class Prepared(NamedTuple):
     Attributes:
         setup: its experiment and the data on its devices.
         cases: `whole`, `input` and, on several devices, `collectives`, by these names.
-        collectives: those of a step, from the compiled program.
-        kernels: operations that a device starts in a step, likewise.
+        collectives: the collectives of a step, read from the compiled program.
+        kernels: the number of operations that a device starts in a step, read from the compiled program.
     """
 
     setup: Setup
@@ -65,19 +65,19 @@ class Prepared(NamedTuple):
 
 
 def at_point(config: ConfigDict, point: Point, mode: str) -> ConfigDict:
-    """The config at a point.
+    """Returns the config for a point.
 
     Args:
-        config: `train.batch_size` is that of one device with mode "weak", of all of them with "strong".
+        config: `train.batch_size` is for one device with mode "weak", for all of them with "strong".
         point: strategy and number of devices.
         mode: "weak" or "strong".
 
     Raises:
-        UserError: where the config itself says how many devices or which strategy.
+        UserError: the config itself sets the number of devices, the strategy or the mesh.
     """
     for field, free in (("devices", (0,)), ("strategy", ("auto",)), ("mesh", ((),))):
         if config.parallel[field] not in free:
-            raise UserError(f"parallel.{field}: --devices and --strategies say what is measured; leave it out")
+            raise UserError(f"parallel.{field}: use --devices and --strategies instead; leave the field out")
     config = config.copy_and_resolve_references()
     config.parallel.update(strategy=point.strategy, devices=point.devices)
     if mode == "weak":
@@ -88,7 +88,7 @@ def at_point(config: ConfigDict, point: Point, mode: str) -> ConfigDict:
 
 
 def validated(configs: dict[Point, ConfigDict]) -> tuple[dict[Point, Plan], Info]:
-    """The plan of each config, and the data set that is imitated. Raises `UserError` with what is wrong of any."""
+    """Returns each config's plan, and facts about the data set. Raises `UserError` with the problems of all configs."""
     problems: dict[str, None] = {}
     plans = {}
     for point, config in configs.items():
@@ -136,17 +136,17 @@ def whole_step(setup: Setup) -> tuple[Callable[[int], None], str]:
 
 
 def check(sums: dict[str, jax.Array], steps: int) -> None:
-    """Waits for the sums over some steps. Raises `UserError` where training ended early."""
+    """Waits for the sums over some steps. Raises `UserError` if training ended early."""
     if int(sums["steps"]) != steps:
         raise UserError("the loss or a gradient is not finite, even on random data; lower optim.learning_rate")
 
 
 class Ready(NamedTuple):
-    """What stands in for a training state where only the input is made.
+    """Replaces the training state when only the input is computed.
 
     Attributes:
-        step: its number, int32.
-        images: its batch, float32 [parts, B / parts, H, W, C], in the parts that gradients are accumulated over.
+        step: the step, int32.
+        images: the batch, float32 [parts, B / parts, H, W, C], in the parts that gradients are accumulated over.
         labels: int32 [parts, B / parts].
     """
 
@@ -194,10 +194,10 @@ def _only(tree):
 
 
 def references(prepared: dict[Point, Prepared]) -> dict[str, Case]:
-    """What the steps are compared with: the device's matrix product, and, where one device is measured, a plain loop.
+    """Makes the cases to compare with: the device's matrix product, and a plain loop if one device is measured.
 
     Returns:
-        `product` and, perhaps, `plain`, by these names.
+        `product` and possibly `plain`, by these names.
     """
     first = min(prepared, key=lambda point: point.devices)
     setup = prepared[first].setup
@@ -210,14 +210,14 @@ def references(prepared: dict[Point, Prepared]) -> dict[str, Case]:
 
 
 def on_one_device(prepared: dict[Point, Prepared]) -> list[Case]:
-    """The whole steps that `references`' plain loop is compared with."""
+    """Returns the whole steps that the plain loop of `references` is compared with."""
     return [one.cases["whole"] for point, one in prepared.items() if point.devices == 1]
 
 
 def plain_loop(setup: Setup) -> Callable[[int], None]:
-    """The training step in a loop that is written by hand and knows nothing of strategies, on one device.
+    """The training step on one device, in a hand-written loop without a strategy.
 
-    The same work: the batch is gathered, the step taken, its metrics are added up.
+    It does the same work: it gathers the batch, takes the step and adds up its metrics.
     """
     built, sampler, device = setup.experiment, setup.experiment.sampler, jax.local_devices()[0]
     data, normalization = jax.device_put(jax.device_get((setup.data, setup.normalization)), device)

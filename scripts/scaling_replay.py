@@ -1,4 +1,4 @@
-"""The collectives of a compiled step on their own, for scripts/scaling.py to time."""
+"""Runs the collectives of a compiled step on their own, for scripts/scaling.py to time."""
 
 import math
 from collections.abc import Callable
@@ -14,15 +14,15 @@ from jax.sharding import PartitionSpec
 
 from imgclf_jax.devices import parallel
 
-# HLO's names of what is sent.
+# JAX's names for HLO's dtypes.
 DTYPES = {"f32": "float32", "f16": "float16", "bf16": "bfloat16", "f64": "float64", "pred": "bool"} | {
     f"{letter}{bits}": f"{name}{bits}" for letter, name in (("s", "int"), ("u", "uint")) for bits in (8, 16, 32, 64)
 }
 
 
-def collectives_alone(strategy: parallel.Parallel, found: list[Collective]) -> Callable[[int], None]:
-    """So many times the collectives of a step; see `program`."""
-    compiled = program(strategy, found)
+def collectives_alone(strategy: parallel.Parallel, collectives: list[Collective]) -> Callable[[int], None]:
+    """Returns a function that runs the collectives of a number of steps; see `program`."""
+    compiled = program(strategy, collectives)
 
     def run(steps: int) -> None:
         compiled(np.int32(steps)).block_until_ready()
@@ -30,13 +30,13 @@ def collectives_alone(strategy: parallel.Parallel, found: list[Collective]) -> C
     return run
 
 
-def program(strategy: parallel.Parallel, found: list[Collective]) -> Any:
-    """(int32) -> float32: as many times the collectives of a step, on buffers of the same dtypes and sizes.
+def program(strategy: parallel.Parallel, collectives: list[Collective]) -> Any:
+    """Makes count (int32) -> float32, which repeats a step's collectives on buffers of the same dtypes and sizes.
 
-    One after the other, and each waits for the one before, as those of a network's layers do; so none are combined, and
-    none overlap with anything. What a step really waits for them is less where the compiler lets it compute meanwhile.
+    Each collective waits for the one before, like those of a network's layers. So none are combined, and none overlap
+    with anything. A real step waits less for them if the compiler lets it compute meanwhile.
     """
-    chain = [one for one in found for _ in range(one.repeats)]
+    chain = [one for one in collectives for _ in range(one.repeats)]
     start = [[before(one.kind, buffer, strategy.devices) for buffer in one.buffers] for one in chain]
 
     def turn(_, carry):
@@ -56,7 +56,7 @@ def program(strategy: parallel.Parallel, found: list[Collective]) -> Any:
 
 
 def before(kind: str, buffer: Buffer, devices: int) -> jax.ShapeDtypeStruct:
-    """What each device puts in, flat, where a collective leaves it with `buffer`."""
+    """Returns the flat input on each device of a collective whose result is `buffer`."""
     count = max(1, math.prod(buffer.shape))
     if kind == "reduce-scatter":
         count *= devices
@@ -68,15 +68,15 @@ def before(kind: str, buffer: Buffer, devices: int) -> jax.ShapeDtypeStruct:
 
 
 def exchange(kind: str, buffers: list[jax.Array], devices: int) -> list[jax.Array]:
-    """One collective over all devices, of flat arrays; all arrays in one where the compiler combined them."""
+    """Runs one collective of flat arrays over all devices; several arrays if the compiler combined them."""
     if kind == "all-reduce":
         return lax.psum(buffers, parallel.AXES)
     axes: Any = parallel.AXES
-    neighbours = [(index, (index + 1) % devices) for index in range(devices)]
+    neighbors = [(index, (index + 1) % devices) for index in range(devices)]
     send: dict[str, Callable[[jax.Array], jax.Array]] = {
         "reduce-scatter": lambda x: lax.psum_scatter(x, axes, tiled=True),
         "all-gather": lambda x: lax.all_gather(x, axes, tiled=True),
         "all-to-all": lambda x: lax.all_to_all(x, axes, 0, 0, tiled=True),
-        "collective-permute": lambda x: lax.ppermute(x, axes, neighbours),
+        "collective-permute": lambda x: lax.ppermute(x, axes, neighbors),
     }
     return [send[kind](x) for x in buffers]

@@ -1,4 +1,4 @@
-"""What scripts/scaling.py makes of its measurements: efficiencies, parts of a step, tables, and a picture."""
+"""The results of scripts/scaling.py: efficiencies, parts of a step, tables, and a plot."""
 
 from pathlib import Path
 from typing import Any
@@ -21,18 +21,18 @@ def summarize(
     mode: str,
     forced: bool,
 ) -> dict[str, Any]:
-    """Everything that the tables and the picture show.
+    """Computes everything that the tables and the plot show.
 
     Args:
         prepared: what was measured.
-        extra: `product` and, perhaps, `plain`.
-        seconds: a step of every case in every round, by the case's name.
-        layer: likewise of the plain loop and the steps on one device, measured by themselves.
+        extra: the cases `product` and possibly `plain`.
+        seconds: seconds per step of every case in every round, by the case's name.
+        layer: the same for the plain loop and the steps on one device, which are measured separately.
         mode: "weak" or "strong".
         forced: whether the devices are parts of one CPU.
 
     Returns:
-        `mode`, `forced_host_devices`; `peak` of a device: `flops` a second (`None`: not known) in `arithmetic`;
+        `mode`, `forced_host_devices`; `peak` of a device: `flops` per second (`None` if unknown) in `arithmetic`;
         `product_rate`, FLOP/s of the matrix product; `rows`, see `_row`; `layer`, see `_layer`.
     """
     dtype = next(iter(prepared.values())).setup.experiment.config.model.dtype
@@ -42,7 +42,7 @@ def summarize(
     for row in rows:
         rate = row["flops"] / row["median"]
         row["mfu"] = rate / (peak * row["devices"]) if peak else None
-        # One CPU's product already has all the cores that its parts share.
+        # The product already uses all cores of the CPU, which its parts share.
         row["of_product"] = rate / (product_rate * (1 if forced else row["devices"]))
     return {
         "mode": mode,
@@ -55,12 +55,12 @@ def summarize(
 
 
 def _row(point, one, seconds, prepared, forced):
-    """One strategy on one number of devices.
+    """Returns the results of one strategy on one number of devices.
 
-    `seconds` a step in every round and their `median`; `images_per_second` and `per_device`; `efficiency`, images/s a
-    device relative to the same strategy's smallest number of devices (`base`); `speedup`, images/s relative to that;
-    `parts`, seconds that input and collectives take alone, and the rest; `beyond_perfect`, seconds by which the step
-    is longer than perfect scaling from the base would make it; `kernels` and `collectives` of a step.
+    The fields are: `seconds` per step in every round and their `median`; `images_per_second` and `per_device`;
+    `efficiency`, images/s per device relative to the same strategy's smallest number of devices (`base`); `speedup`,
+    images/s relative to that; `parts`, the seconds of input and collectives alone, and the rest; `beyond_perfect`, the
+    seconds by which the step is longer than with perfect scaling from the base; `kernels` and `collectives` of a step.
     """
     base = min((other for other in prepared if other.strategy == point.strategy), key=lambda other: other.devices)
     size, base_size = (prepared[key].setup.experiment.config.train.batch_size for key in (point, base))
@@ -95,23 +95,23 @@ def _row(point, one, seconds, prepared, forced):
 
 
 def _layer(prepared, extra, seconds):
-    """What the strategies cost on one device, from `seconds` of their own; empty where one device was not measured.
+    """Returns the cost of the strategies on one device, from separate `seconds`; empty if it was not measured.
 
-    `plain`: `seconds` a step of the plain loop and their `median`. `strategies`: by name, `cost`, the ratio of the
-    step's median to the plain loop's less one, `fastest`, the same of the fastest rounds, which is what to look at
-    where others compute too, and `rounds`, the same of each round.
+    `plain` has the `seconds` per step of the plain loop and their `median`. `strategies` has, by name, `cost`, the
+    ratio of the step's median to the plain loop's, minus one; `fastest`, the same for the fastest rounds, which is more
+    reliable if others compute too; and `rounds`, the same for each round.
     """
     if "plain" not in extra:
         return {}
     plain = seconds[extra["plain"].name]
-    found = {}
+    strategies = {}
     for point, one in prepared.items():
         if point.devices == 1:
             ours = seconds[one.cases["whole"].name]
             rounds = [a / b - 1 for a, b in zip(ours, plain, strict=True)]
             costs = {"cost": _median(ours) / _median(plain) - 1, "fastest": min(ours) / min(plain) - 1}
-            found[point.strategy] = {**costs, "rounds": rounds}
-    return {"plain": {"seconds": plain, "median": _median(plain)}, "strategies": found}
+            strategies[point.strategy] = {**costs, "rounds": rounds}
+    return {"plain": {"seconds": plain, "median": _median(plain)}, "strategies": strategies}
 
 
 def _median(values):
@@ -119,24 +119,25 @@ def _median(values):
 
 
 def report(console: Console, config: ConfigDict, results: dict[str, Any]) -> None:
-    """Prints what `summarize` found."""
+    """Prints the results of `summarize`."""
     rows, mode, peak = results["rows"], results["mode"], results["peak"]["flops"]
-    sizes = "a device" if mode == "weak" else "in all"
+    sizes = "per device" if mode == "weak" else "in total"
     console.print(
-        f"{config.model.name}, {config.model.dtype}, {mode} scaling, {config.train.batch_size} images a step {sizes}; "
-        f"medians of {len(rows[0]['seconds'])} rounds; matrix product {results['product_rate'] / 1e9:,.0f} GFLOP/s"
-        + (f", peak {peak / 1e12:,.0f} TFLOP/s in {results['peak']['arithmetic']}" if peak else ", taken for the peak")
+        f"{config.model.name}, {config.model.dtype}, {mode} scaling, {config.train.batch_size} images per step "
+        f"{sizes}; medians of {len(rows[0]['seconds'])} rounds; "
+        f"matrix product {results['product_rate'] / 1e9:,.0f} GFLOP/s"
+        + (f", peak {peak / 1e12:,.0f} TFLOP/s in {results['peak']['arithmetic']}" if peak else ", used as the peak")
     )
     console.print()
     share = "MFU" if peak else "of peak"
-    rates = ("devices", "batch", "ms a step", "images/s", "a device", "times", "efficiency", share)
+    rates = ("devices", "batch", "ms per step", "images/s", "per device", "speed-up", "efficiency", share)
     console.table(rates, [_rate_cells(row) for row in rows])
     console.print()
-    parts = ("ms a step", "compute", "input", "collectives", "count", "kB", "beyond perfect")
+    parts = ("ms per step", "compute", "input", "collectives", "count", "kB", "beyond perfect")
     console.table(parts, [_part_cells(row) for row in rows])
     if layer := results["layer"]:
         console.print()
-        costs = ("cost on one device, of a plain loop", "medians", "fastest", "lowest", "highest")
+        costs = ("cost on one device, relative to a plain loop", "medians", "fastest", "lowest", "highest")
         console.table(costs, [_layer_cells(name, one) for name, one in layer["strategies"].items()])
 
 
@@ -175,7 +176,7 @@ def _milliseconds(seconds):
 
 
 def plot(results: dict[str, Any], title: str, path: Path) -> None:
-    """Draws images/s and efficiency against the number of devices, a line a strategy."""
+    """Draws images/s and efficiency over the number of devices, one line per strategy."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -191,14 +192,14 @@ def plot(results: dict[str, Any], title: str, path: Path) -> None:
     ideal = [base["images_per_second"], base["images_per_second"] * counts[-1] / counts[0]]
     ends = [counts[0], counts[-1]]
     if results["forced_host_devices"]:
-        # Parts of one CPU have its cores between them: at best, nothing is lost.
+        # Parts of one CPU share its cores: at best, nothing is lost.
         rates.plot(ends, [ideal[0]] * 2, "k:", label="no overhead (the cores are shared)")
         shares.plot(counts, [counts[0] / count for count in counts], "k:", label="no overhead (the cores are shared)")
     else:
         rates.plot(ends, ideal, "k:", label="perfect")
         shares.plot(ends, [1, 1], "k:", label="perfect")
     rates.set(ylabel="images/s", title="Throughput")
-    shares.set(ylabel="images/s a device, relative to the first", title="Efficiency")
+    shares.set(ylabel="images/s per device, relative to the first", title="Efficiency")
     for axes in (rates, shares):
         axes.set(xlabel="devices", xscale="log", ylim=(0, None))
         axes.set_xticks(counts, [str(count) for count in counts])

@@ -1,7 +1,7 @@
-"""The networks of `imgclf_jax.models` in PyTorch, and their training step: what `bench_step.py` compares with.
+"""The networks of `imgclf_jax.models` in PyTorch, and their training step, for `bench_step.py` to compare with.
 
-Layers, widths and order are ours, pooling before normalisation and ReLU included, and so are the names of the
-parameters. Where PyTorch offers a faster way to compute the same thing it is taken: ReLUs in place, fused optimisers.
+Layers, widths, order (pooling before normalization and ReLU) and parameter names are the same as ours. If PyTorch has a
+faster way to compute the same thing, it is used: in-place ReLUs, fused optimizers.
 """
 
 import math
@@ -24,17 +24,17 @@ Layers = Iterator[tuple[str, nn.Module]]
 
 
 def create(model: flax_nn.Module, image_shape: tuple[int, int, int]) -> nn.Sequential:
-    """The network that `model` is, with PyTorch's own initial parameters.
+    """Makes the PyTorch version of `model`, with PyTorch's own initial parameters.
 
     Args:
         model: an unbound network of `imgclf_jax.models`.
-        image_shape: (H, W, C) of what the network sees.
+        image_shape: (H, W, C) of the network's input.
 
     Returns:
-        A module: images float32 [B, C, H, W] -> logits [B, classes], also where the model has a sigmoid head.
+        A module: images float32 [B, C, H, W] -> logits [B, classes], even if the model has a sigmoid head.
 
     Raises:
-        UserError: there is no PyTorch version of this model.
+        UserError: this model has no PyTorch version.
     """
     channels = image_shape[-1]
     stages: list[tuple[str, nn.Module]] = []
@@ -53,14 +53,14 @@ def create(model: flax_nn.Module, image_shape: tuple[int, int, int]) -> nn.Seque
             stages = list(_stages(channels, model.widths, padding=0, pooled=pooled, normed=False))
             hidden, dropout = model.hidden, model.dropout
         case _:
-            raise UserError(f"there is no PyTorch version of model {type(model).__name__}; leave out --torch")
+            raise UserError(f"model {type(model).__name__} has no PyTorch version; leave out --torch")
     features = math.prod(_features(nn.Sequential(OrderedDict(stages)), image_shape))
     head = _head(features, hidden, dropout, model.num_classes)
     return nn.Sequential(OrderedDict([*stages, *head]))
 
 
 def _stages(channels: int, widths: tuple[int, ...], *, padding: int, pooled: int, normed: bool) -> Layers:
-    """3×3 convolutions, the first `pooled` of them with 2×2 max-pooling."""
+    """Yields 3×3 convolutions; the first `pooled` of them have 2×2 max-pooling."""
     for index, width in enumerate(widths, start=1):
         yield f"conv{index}", nn.Conv2d(channels, width, 3, padding=padding, bias=not normed)
         if index <= pooled:
@@ -83,7 +83,7 @@ def _head(features: int, hidden: tuple[int, ...], dropout: float, num_classes: i
 
 
 def _features(stages: nn.Sequential, image_shape: tuple[int, int, int]) -> tuple[int, ...]:
-    """(C, H, W) of what the stages make of an image (H, W, C)."""
+    """Returns the output shape (C, H, W) of the stages for an image (H, W, C)."""
     height, width, channels = image_shape
     training = stages.training
     with torch.no_grad():
@@ -93,12 +93,12 @@ def _features(stages: nn.Sequential, image_shape: tuple[int, int, int]) -> tuple
 
 
 def load(network: nn.Sequential, variables: dict[str, Any], image_shape: tuple[int, int, int]) -> None:
-    """Copies our parameters and batch statistics into the network of the same model.
+    """Copies our parameters and batch statistics into the PyTorch network of the same model.
 
     Args:
         network: from `create`.
-        variables: "params" and, with batch normalisation, "batch_stats".
-        image_shape: (H, W, C) of what the network sees.
+        variables: "params" and, with batch normalization, "batch_stats".
+        image_shape: (H, W, C) of the network's input.
     """
     layers = dict(network.named_children())
     before = list(layers.items())[: list(layers).index("flatten")]
@@ -122,9 +122,12 @@ def load(network: nn.Sequential, variables: dict[str, Any], image_shape: tuple[i
 
 
 def create_optimizer(config: ConfigDict, network: nn.Module) -> torch.optim.Optimizer:
-    """The optimiser of `config.optim` at a constant rate: a schedule takes no time worth measuring.
+    """Makes the optimizer of `config.optim` at a constant rate: the time that a schedule takes is negligible.
 
-    For rmsprop PyTorch knows no Nesterov momentum; plain momentum costs as much.
+    PyTorch's RMSprop has no Nesterov momentum; plain momentum costs as much.
+
+    Raises:
+        UserError: this optimizer has no PyTorch version.
     """
     kernels = [parameter for parameter in network.parameters() if parameter.ndim > 1]
     others = [parameter for parameter in network.parameters() if parameter.ndim <= 1]
@@ -143,18 +146,18 @@ def create_optimizer(config: ConfigDict, network: nn.Module) -> torch.optim.Opti
         case "rmsprop":
             return torch.optim.RMSprop(groups, rate, config.b2, config.eps, momentum=config.momentum)
         case _:
-            raise UserError(f"there is no PyTorch version of optimiser {config.name}; leave out --torch")
+            raise UserError(f"optimizer {config.name} has no PyTorch version; leave out --torch")
 
 
 def make_step(
     config: ConfigDict, network: nn.Module, device: torch.device, compiled: bool = False
 ) -> Callable[[torch.Tensor, torch.Tensor], None]:
-    """A training step: forward, loss, backward and update, in place; no metrics are computed.
+    """Makes a training step: forward, loss, backward and update, in place; no metrics are computed.
 
     Args:
         config: the whole config; with `model.dtype` bfloat16 the network runs under autocast.
-        network: from `create`, on the device, in the memory format to be measured.
-        device: where the network is.
+        network: from `create`, on the device and in the memory format to measure.
+        device: the device of the network.
         compiled: use `torch.compile`.
 
     Returns:
@@ -193,18 +196,18 @@ def training(
     channels_last: bool,
     compiled: bool,
 ) -> Callable[[int], None]:
-    """Trains on random images that lie on the device as floats, ready for the network.
+    """Makes a function that trains on random float images on the device.
 
     Args:
         config: the whole config.
         model: an unbound network of `imgclf_jax.models`.
-        image_shape: (H, W, C) of what the network sees.
+        image_shape: (H, W, C) of the network's input.
         device: from `configure`.
         channels_last: memory format of images and kernels.
         compiled: use `torch.compile`.
 
     Returns:
-        steps -> None: takes so many steps and waits until they are done.
+        steps -> None: takes this number of steps and waits until they are done.
     """
     memory_format = torch.channels_last if channels_last else torch.contiguous_format
     place: dict[str, Any] = {"device": device, "memory_format": memory_format}
@@ -213,7 +216,7 @@ def training(
     height, width, channels = image_shape
     size = config.train.batch_size
     batches = []
-    for _ in range(4):  # more than one, as in training; few enough to stay in the cache
+    for _ in range(4):  # several, as in training, but few enough for the cache
         images = torch.rand(size, channels, height, width).to(**place)
         batches.append((images, torch.randint(model.num_classes, (size,), device=device)))
 
@@ -227,7 +230,7 @@ def training(
 
 
 def configure(backend: str, threads: int) -> torch.device:
-    """Process-wide settings; returns the device that JAX uses.
+    """Makes process-wide settings and returns the PyTorch device that JAX uses.
 
     Args:
         backend: JAX's, "cpu" or "gpu".
@@ -242,7 +245,7 @@ def configure(backend: str, threads: int) -> torch.device:
     if backend != "gpu":
         raise UserError(f"--torch compares on CPUs and GPUs, but JAX runs on {backend}; leave out --torch")
     if not torch.cuda.is_available():
-        raise UserError("JAX runs on a GPU, this PyTorch sees none; install one with CUDA or set JAX_PLATFORMS=cpu")
+        raise UserError("JAX runs on a GPU, but PyTorch sees none; install PyTorch with CUDA or set JAX_PLATFORMS=cpu")
     torch.backends.cudnn.benchmark = True
-    torch.set_float32_matmul_precision("high")  # TF32, as is JAX's default on GPUs
+    torch.set_float32_matmul_precision("high")  # TF32, JAX's default on GPUs
     return torch.device("cuda")

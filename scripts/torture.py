@@ -1,4 +1,4 @@
-"""Harms runs at random for some minutes and compares their results, bit for bit, with those of undisturbed runs.
+"""Disturbs runs at random for some minutes and compares their results, bit for bit, with those of undisturbed runs.
 
     python scripts/torture.py --minutes=30 [--seed=0] [--workers=2] [--only=kill,freeze] [--keep=DIR] [--output=FILE]
     python scripts/torture.py --replay=SEED:NUMBER [--keep=DIR]     # repeats one try and shows every step of it
@@ -9,7 +9,7 @@ KINDS
 
 Runs that were interrupted must end with the rows, results and checkpoint arrays of the undisturbed run. Damage must
 be repaired, or the command must be refused: with a message, an exit status other than 0, and nothing changed on disk.
-The script prints a table with a row for each kind and columns for how the tries ended: identical; refused; wrong (other
+The script prints a table with one row per kind and one column per outcome: identical; refused; wrong (other
 numbers, something changed or lost, a signal ignored); traceback; silent (an end or a loss without a message); hang.
 `--output` writes every try to a JSON file.
 
@@ -68,7 +68,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Runs the stress test and returns the exit status."""
     options = parse(arguments)
     inherit_default_signals()
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # It ends as with Ctrl-C: cleanly and with a table.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # SIGTERM ends it like Ctrl-C: cleanly and with a table.
     if options.keep:
         options.keep.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix="torture-", dir=options.keep))
@@ -95,7 +95,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
-    """Parses the command line; exits with status 2 if there is a mistake in it."""
+    """Parses the command line; exits with status 2 if it has a mistake."""
     kinds = "\n".join(f"    {name:<9} {first_line(kind)}" for name, kind in BY_NAME.items())
     parser = argparse.ArgumentParser(
         description=(__doc__ or "").replace("KINDS", kinds), formatter_class=argparse.RawDescriptionHelpFormatter
@@ -103,7 +103,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--minutes", type=float, default=30)
     parser.add_argument("--tries", type=int, help="stop after this many tries, even if there is time left")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--workers", type=int, default=2, help="tries at a time")
+    parser.add_argument("--workers", type=int, default=2, help="number of simultaneous tries")
     parser.add_argument("--only", type=lambda text: text.split(","), default=list(BY_NAME), help="comma-separated")
     parser.add_argument("--timeout", type=float, default=240, help="seconds after which a process counts as hung")
     parser.add_argument("--keep", type=Path, help="folder for failed tries; default: the system's temporary folder")
@@ -111,7 +111,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--replay", type=seed_and_number, help="SEED:NUMBER of a try to repeat")
     options = parser.parse_args(arguments)
     if unknown := sorted(set(options.only) - set(BY_NAME)):
-        parser.error(f"--only={','.join(options.only)}: there is no {unknown[0]}; choose from {','.join(BY_NAME)}")
+        parser.error(f"--only={','.join(options.only)}: {unknown[0]!r} is not a kind; choose from {','.join(BY_NAME)}")
     return options
 
 
@@ -122,18 +122,18 @@ def seed_and_number(text: str) -> tuple[int, int]:
 
 
 def first_line(kind: Callable[..., None]) -> str:
-    """The first line of the docstring of a kind, which says what it does."""
+    """Returns the first line of the docstring of a kind, which says what it does."""
     return (kind.__doc__ or "").splitlines()[0]
 
 
 def draw(seed: int, number: int) -> tuple[Callable[[Try], None], random.Random]:
-    """The kind of a try, and the generator for everything else that it draws."""
+    """Returns the kind of a try, and the generator for everything else that it draws."""
     draws = random.Random(f"{seed}:{number}")
     return draws.choices(list(KINDS), list(KINDS.values()))[0], draws
 
 
 def one_try(world: World, seed: int, number: int, log: Callable[[str], None] = lambda text: None) -> dict[str, Any]:
-    """Does one try and returns its entry in the report. Raises `Stopped` if the stress test is ending."""
+    """Runs one try and returns its entry in the report. Raises `Stopped` if the stress test is ending."""
     kind, draws = draw(seed, number)
     folder, began = world.folder / f"{seed}-{number}-{kind.__name__}", time.monotonic()
     current = Try(world, folder, draws, log)
@@ -160,7 +160,7 @@ def one_try(world: World, seed: int, number: int, log: Callable[[str], None] = l
 
 
 def run_tries(world: World, options: argparse.Namespace, tries: list[dict[str, Any]]) -> None:
-    """Does tries until the time is up, several at a time, and adds their entries to `tries`."""
+    """Runs tries until the time is up, several at a time, and adds their entries to `tries`."""
     began = shown = time.monotonic()
     ends = began + 60 * options.minutes
     numbers = (number for number in itertools.count() if wanted(options, number))
@@ -194,7 +194,7 @@ def wanted(options: argparse.Namespace, number: int) -> bool:
 
 
 def take(one: dict[str, Any], tries: list[dict[str, Any]], kept: collections.Counter[tuple[str, str]]) -> None:
-    """Adds a try to the others, prints it if it failed, and deletes its folder unless it is worth a look."""
+    """Adds a try to the others, prints it if it failed, and deletes its folder unless it is kept."""
     tries.append(one)
     case = one["kind"], one["outcome"]
     kept[case] += 1
@@ -210,12 +210,12 @@ def take(one: dict[str, Any], tries: list[dict[str, Any]], kept: collections.Cou
 
 
 def table(tries: list[dict[str, Any]]) -> str:
-    """The table: a row for each kind that was tried, and one for all of them."""
+    """Makes the table: one row per kind that was tried, and one for all of them."""
     lines = [f"{'kind':<9}" + "".join(f"{name:>11}" for name in ("tries", *COLUMNS))]
     names = [name for name in BY_NAME if any(one["kind"] == name for one in tries)]
     for name in [*names, "all"]:
-        found = collections.Counter(one["outcome"] for one in tries if name in (one["kind"], "all"))
-        counts = [found.total(), *(found[column] for column in COLUMNS)]
+        outcomes = collections.Counter(one["outcome"] for one in tries if name in (one["kind"], "all"))
+        counts = [outcomes.total(), *(outcomes[column] for column in COLUMNS)]
         lines.append(f"{name:<9}" + "".join(f"{count:>11}" for count in counts))
     return "\n".join(lines)
 

@@ -1,4 +1,4 @@
-"""The damage that `torture.py` does to the files of runs and to caches, and what must happen then."""
+"""Damages the files of runs and of caches for `torture.py`, and checks what happens then."""
 
 import contextlib
 import os
@@ -35,7 +35,7 @@ def damage(a: Try) -> None:
 
 
 def lost(a: Try) -> None:
-    """Damages all checkpoints of a workdir; then the same command is tried again and again."""
+    """Damages all checkpoints of a workdir, then runs the same command again and again."""
     recipe, half = a.random.choice(SINGLE), a.random.random() < 0.5
     shutil.copytree(a.world.half(recipe) if half else a.world.reference(recipe)[0], a.workdir)
     how, draws = a.random.choice((zero_page, truncate, flip_bits)), a.random
@@ -148,7 +148,7 @@ def line_of_junk(path: Path, draws: random.Random) -> None:
 
 
 def replace_by_junk(path: Path, draws: random.Random) -> None:
-    """Replaces the whole content by junk."""
+    """Replaces the whole content with junk."""
     _write(path, draws.choice(JUNK))
 
 
@@ -160,7 +160,7 @@ def _write(path: Path, content: bytes | bytearray) -> None:
 
 
 def _use(a, recipe, tool, half, photos=None, caches=None, expected=None):
-    """Uses what was damaged, a second time after a refusal, and compares the results."""
+    """Uses the damaged files, a second time after a refusal, and compares the results."""
     reference = a.world.reference(recipe)[1]
     if expected is None and tool in TOOLS:
         expected = a.world.product(recipe, tool, half)
@@ -201,25 +201,25 @@ def _start_tool(a, tool, result, env, real, recipe, photos) -> Run:
 
 def _compare_product(a, tool, run, result, expected):
     if tool == "report" and "There is no network in this report" in run.text():
-        a.findings.refusals += 1  # The page has curves and settings, and says why it has nothing else.
+        a.findings.refusals += 1  # The page has only curves and settings, and says why.
         return
     try:
-        found = product(tool, run, result)
+        actual = product(tool, run, result)
     except Exception as error:
         a.findings.add("wrong", f"{tool}: exit status 0, but no result: {type(error).__name__}: {str(error)[:150]}")
         return
     if expected is None:
         a.findings.add("wrong", f"{tool} accepts after damage what it refused before")
-    elif found != expected and re.search("the one of step .* is used instead", run.text()):
-        a.findings.refusals += 1  # The result of an older checkpoint, and it says so.
-    elif found != expected:
-        shown = f": {expected} -> {found}" if tool == "eval" else ""
+    elif actual != expected and re.search("the one of step .* is used instead", run.text()):
+        a.findings.refusals += 1  # The result is of an older checkpoint, and the output says so.
+    elif actual != expected:
+        shown = f": {expected} -> {actual}" if tool == "eval" else ""
         a.findings.add("wrong", f"{tool}: exit status 0, but another result{shown}"[:400])
 
 
 def _look_for_silence(a, run, newest, attempt):
-    """Saved steps may be taken again, but only with a message about the checkpoints."""
+    """Checks that steps that were saved are repeated only with a message about the checkpoints."""
     start = judge.resumed_at(run)
     if start < newest and not re.search("checkpoint", run.text()):
         again = ", after a refusal" if attempt > 1 else ""
-        a.findings.add("silent", f"went on from step {start} instead of {newest} without a word{again}")
+        a.findings.add("silent", f"continued from step {start} instead of {newest} without a message{again}")

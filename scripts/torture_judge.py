@@ -25,33 +25,33 @@ FIRST_STEP = re.compile(r"^step +\d+/", re.MULTILINE)
 
 @dataclasses.dataclass
 class Findings:
-    """What was found in a try.
+    """The problems and refusals of a try.
 
     Attributes:
-        bad: (one of `BAD`, description) of each finding.
-        refusals: how many commands were refused.
+        bad: (one of `BAD`, description) of each problem.
+        refusals: the number of commands that were refused.
     """
 
     bad: list[tuple[str, str]] = dataclasses.field(default_factory=list)
     refusals: int = 0
 
     def add(self, kind: str, what: str) -> None:
-        """Adds a finding. The same finding counts only once."""
+        """Adds a problem. The same problem counts only once."""
         if (kind, what) not in self.bad:
             self.bad.append((kind, what))
 
     def outcome(self) -> str:
-        """The worst kind that was found; otherwise, "refused" or "identical"."""
+        """Returns the worst kind of problem; without any, "refused" or "identical"."""
         kinds = {kind for kind, _ in self.bad}
         return next((kind for kind in BAD if kind in kinds), "refused" if self.refusals else "identical")
 
 
 def ending(run: Run, findings: Findings, native: bool = False, mute: bool = False) -> None:
-    """Judges how a process has ended, whatever was done to it.
+    """Judges how a process has ended.
 
     Args:
         run: the process.
-        findings: what is wrong is added here.
+        findings: problems are added here.
         native: whether native code may print more than `MOST_LINES`, as it does in a job when a peer vanishes.
         mute: whether the process may end without a message.
     """
@@ -75,11 +75,11 @@ def ending(run: Run, findings: Findings, native: bool = False, mute: bool = Fals
         return
     if run.code < 0 and -run.code not in signals:
         findings.add("silent", f"{where} died of {signal.Signals(-run.code).name}: {_tail(said)}")
-    # In a job the first process speaks for all of them.
+    # In a job, the first process prints the messages for all.
     elif run.code > 0 and not (mute or (native and run.code > 128)) and not said.strip() and not STOPPED.search(out):
-        findings.add("silent", f"{where} ended with {run.code} and no word")
+        findings.add("silent", f"{where} ended with {run.code} and no message")
     elif run.code > 0 and not native and not stacks and len(said.splitlines()) > MOST_LINES:
-        findings.add("wrong", f"{where} says {len(said.splitlines())} lines: {_tail(said)}")
+        findings.add("wrong", f"{where} prints {len(said.splitlines())} lines: {_tail(said)}")
 
 
 def stopping(run: Run, findings: Findings) -> None:
@@ -94,7 +94,7 @@ def stopping(run: Run, findings: Findings) -> None:
 
 
 def compare(workdir: Path, expected: Outcome, findings: Findings, said: str = "") -> bool:
-    """Compares a run that says it is complete with the undisturbed one; returns whether they are the same.
+    """Compares a complete run with the undisturbed one; returns whether they are the same.
 
     Args:
         workdir: the workdir of the run.
@@ -103,18 +103,18 @@ def compare(workdir: Path, expected: Outcome, findings: Findings, said: str = ""
         said: what the run printed on standard error. Rows may be missing if it mentions that.
     """
     try:
-        found = outcome(workdir)
+        actual = outcome(workdir)
     except Exception as error:
         findings.add("wrong", f"exit status 0, but the run cannot be read: {type(error).__name__}: {str(error)[:200]}")
         return False
     different = []
-    if found.record != expected.record:
-        different += [f"{k}: {expected.record[k]} -> {v}" for k, v in found.record.items() if v != expected.record[k]]
-    if found.digest != expected.digest:
+    if actual.record != expected.record:
+        different += [f"{k}: {expected.record[k]} -> {v}" for k, v in actual.record.items() if v != expected.record[k]]
+    if actual.digest != expected.digest:
         different.append("the arrays of the last checkpoint")
     for name, ours, theirs in (
-        ("metrics.jsonl", found.rows, expected.rows),
-        ("metrics.csv", found.table, expected.table),
+        ("metrics.jsonl", actual.rows, expected.rows),
+        ("metrics.csv", actual.table, expected.table),
     ):
         lost: list[Any] = [row for row in theirs if row not in ours]
         fewer = len(ours) < len(theirs) and all(row in theirs for row in ours)
@@ -126,36 +126,36 @@ def compare(workdir: Path, expected: Outcome, findings: Findings, said: str = ""
 
 
 def snapshot(folder: Path) -> dict[str, str]:
-    """The SHA-256 of every file, by its path in the folder. Folders are not listed."""
-    found = {}
+    """Returns the SHA-256 of every file, by its path in the folder. Folders are not listed."""
+    digests = {}
     for path in sorted(folder.rglob("*")):
         if path.is_file():
-            found[str(path.relative_to(folder))] = hashlib.sha256(path.read_bytes()).hexdigest()
-    return found
+            digests[str(path.relative_to(folder))] = hashlib.sha256(path.read_bytes()).hexdigest()
+    return digests
 
 
 def changes(before: dict[str, str], after: dict[str, str]) -> list[str]:
-    """The changes between two snapshots that a refusal must not make. Moving damaged files aside is allowed."""
+    """Returns the changes that a refusal must not make. Moving damaged files aside is allowed."""
     aside = {value for path, value in after.items() if "damaged" in path}
-    found = []
+    forbidden = []
     for path, value in before.items():
         if path not in after and value not in aside:
-            found.append(f"{path} is gone")
+            forbidden.append(f"{path} is gone")
         elif path in after and after[path] != value and value not in aside:
-            found.append(f"{path} has changed")
-    return found + [
+            forbidden.append(f"{path} has changed")
+    return forbidden + [
         f"{path} is new" for path in after if path not in before and "damaged" not in path and path != ".lock"
     ]
 
 
 def resumed_at(run: Run) -> int:
-    """The step at which a training run began."""
+    """Returns the step at which a training run began."""
     match = RESUMED.search(run.text("out"))
     return int(match[1] or match[2]) if match else 0
 
 
 def recorded_error(workdir: Path) -> str:
-    """The reason in `run.json` for which the last session failed."""
+    """Returns the reason in `run.json` why the last session failed."""
     try:
         return str(json.loads((workdir / "run.json").read_text()).get("error", "no reason is recorded"))[:300]
     except (OSError, ValueError) as error:
@@ -164,4 +164,4 @@ def recorded_error(workdir: Path) -> str:
 
 def _tail(text):
     lines = [line for line in text.splitlines() if line.strip()]
-    return lines[-1][:200] if lines else "nothing said"
+    return lines[-1][:200] if lines else "no output"

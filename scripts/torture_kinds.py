@@ -10,13 +10,13 @@ import torture_judge as judge
 from torture_processes import members
 from torture_try import SINGLE, Try
 
-REAL_SECONDS = 4.0  # about the time in which a new process imports everything
+REAL_SECONDS = 4.0  # about the time that a new process needs to import everything
 STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 MOST_SECONDS = 60  # how long to wait for something to appear
 
 
 def control(a: Try) -> None:
-    """Does nothing: the same command run twice must give the same bits."""
+    """Disturbs nothing: the same command run twice must give the same bits."""
     a.complete(a.random.choice([*SINGLE, "job"]), real=a.random.random() < 0.5)
 
 
@@ -42,7 +42,7 @@ def interrupted(a: Try, recipe: str, real: bool, signals: Sequence[signal.Signal
     a.finish(run)
     judge.stopping(run, a.findings)
     if count == 1 and early and run.code == 0:
-        a.findings.add("wrong", f"{number.name} after {run.sent[0][1]} s was swallowed: the run went on to its end")
+        a.findings.add("wrong", f"{number.name} after {run.sent[0][1]} s was swallowed: the run continued to its end")
 
 
 def start(a: Try) -> None:
@@ -56,7 +56,7 @@ def start(a: Try) -> None:
         a.world.processes.signal(run, number)
         a.finish(run)
         if run.sent and run.code == 0:
-            a.findings.add("wrong", f"{number.name} after {moment:.2f} s was swallowed: the run went on to its end")
+            a.findings.add("wrong", f"{number.name} after {moment:.2f} s was swallowed: the run continued to its end")
     a.complete(recipe)
 
 

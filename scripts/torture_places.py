@@ -1,4 +1,4 @@
-"""The places to write to that `torture.py` makes fail: full disks, full or closed outputs."""
+"""The outputs that `torture.py` makes fail: full disks, full or closed streams."""
 
 import contextlib
 import os
@@ -42,7 +42,7 @@ def full(a: Try) -> None:
 
 
 def output(a: Try) -> None:
-    """Closes or fills standard output or standard error, or lets its reader go away."""
+    """Closes or fills standard output or standard error, or closes its reader."""
     recipe = a.random.choice(SINGLE)
     tool = a.random.choice(("train", "train", "train", "eval", "predict", "report", "export"))
     how = a.random.choice(("reader", "reader", ">/dev/full", ">&-", "2>&-", "2>/dev/full", "ascii"))
@@ -63,24 +63,27 @@ def output(a: Try) -> None:
     else:
         arguments = a.world.arguments(recipe, a.workdir)
         run = a.world.processes.start(a.logs, "imgclf_jax.main", arguments, env, **options)
-    # A process without standard error cannot say anything; a tool whose reader has seen enough ends quietly.
+    # A process without standard error cannot print a message. A tool whose reader has gone ends quietly.
     a.finish(run, mute=how.startswith("2>") or (tool != "train" and how == "reader"))
     if tool == "train":
         if run.code == 0:
             judge.compare(a.workdir, a.world.reference(recipe)[1], a.findings)
         else:
             why = judge.recorded_error(a.workdir)
-            a.findings.add("wrong", f"{how}: training did not outlive its output, it ended with {run.code} ({why})")
+            a.findings.add("wrong", f"{how}: training did not outlive its output; it ended with {run.code} ({why})")
         a.complete(recipe)
     elif tool != "eval" and run.code == 0 and product(tool, run, result) != expected:
-        a.findings.add("wrong", f"{how}: {tool} made something else")
+        a.findings.add("wrong", f"{how}: {tool} gave another result")
 
 
 @contextlib.contextmanager
 def small_disk(folder: Path, kib: int, few_files: bool) -> Iterator[tuple[str, Callable[[], int]]]:
-    """Makes a folder with room for `kib` KiB, or for few files: (what it is, a function that makes room).
+    """Makes a folder with room for `kib` KiB, or for few files.
 
-    It is a tmpfs if this process may mount one. Otherwise it is a plain folder, and RLIMIT_FSIZE must do.
+    It is a tmpfs if this process may mount one. Otherwise it is a plain folder, and RLIMIT_FSIZE limits its files.
+
+    Yields:
+        A description of the folder, and a function that makes room in it.
     """
     folder.mkdir()
     size = "nr_inodes=40,size=65536k" if few_files else f"size={kib}k"

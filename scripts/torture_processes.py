@@ -1,4 +1,4 @@
-"""The processes of `torture.py`, new or forked. Each has a process group of its own, and files for its output."""
+"""The processes of `torture.py`, new or forked. Each has its own process group, and files for its output."""
 
 import contextlib
 import dataclasses
@@ -27,7 +27,7 @@ class Run:
     """A process that was started.
 
     Attributes:
-        command: the command line, as one would type it.
+        command: the command line, as typed.
         pid: the process id, which is also the id of its process group.
         out: the file of its standard output, which may be missing if the output went elsewhere.
         err: the file of its standard error, which may be missing too.
@@ -53,13 +53,13 @@ class Run:
     left: bool = False
 
     def text(self, which: str = "err") -> str:
-        """The content of the file `out` or `err`; empty if it is missing."""
+        """Returns the content of the file `out` or `err`; empty if it is missing."""
         path: Path = getattr(self, which)
         return path.read_text(errors="replace") if path.is_file() else ""
 
 
 def environment() -> dict[str, str]:
-    """The environment of the runs: one device, the CPU unless $JAX_PLATFORMS is set, and this copy of the package."""
+    """Returns the environment of the runs: this package, one device, and the CPU unless $JAX_PLATFORMS is set."""
     kept = [flag for flag in os.environ.get("XLA_FLAGS", "").split() if "device_count" not in flag]
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
     base = {"JAX_PLATFORMS": "cpu", **os.environ}
@@ -231,14 +231,14 @@ class Processes:
 
 
 def members(group: int) -> list[int]:
-    """The ids of the other living processes of a group: its workers. Works only on systems with /proc."""
-    found = []
+    """Returns the ids of the other living processes of a group: its workers. Needs /proc."""
+    ids = []
     for folder in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError, ValueError, IndexError):
             state, _, its_group = (folder / "stat").read_text().rpartition(")")[2].split()[:3]
             if int(its_group) == group and state not in "ZX" and int(folder.name) != group:
-                found.append(int(folder.name))
-    return sorted(found)
+                ids.append(int(folder.name))
+    return sorted(ids)
 
 
 def _send(pid, number, group):

@@ -1,4 +1,4 @@
-"""The runs that `torture.py` harms: what they train, where, and how they end undisturbed."""
+"""The runs that `torture.py` disturbs: what they train, where, and how they end undisturbed."""
 
 import csv
 import dataclasses
@@ -22,7 +22,7 @@ from torture_processes import Processes, Run
 MAIN = "imgclf_jax.main"
 STEPS = 14
 HALF_SAVES = 4  # the number of checkpoints after which the run of `World.half` is killed
-# Under a thousand parameters, but with everything that a run has to carry through an interruption. The intervals of
+# Under a thousand parameters, but with everything that has to survive an interruption. The intervals of
 # rows, evaluations and checkpoints (4, 7 and 3 steps) do not divide each other.
 COMMON = (
     "--config=configs/cnn.py",
@@ -52,7 +52,7 @@ TOOLS = ("eval", "predict", "export", "report")
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """What is compared of a complete run.
+    """The parts of a complete run that are compared.
 
     Attributes:
         rows: the rows of metrics.jsonl, without what depends on the clock.
@@ -85,11 +85,11 @@ class World:
         self._lock = threading.Lock()
 
     def environment(self, cache: Path | None = None) -> dict[str, str]:
-        """The environment variables of a run whose caches are in `cache`."""
+        """Returns the environment variables of a run whose caches are in `cache`."""
         return {"XDG_CACHE_HOME": str(cache or self.cache)}
 
     def arguments(self, recipe: str, workdir: Path, photos: Path | None = None) -> list[str]:
-        """The command line that trains."""
+        """Returns the command line that trains."""
         data = [f"--config.data.dir={photos or self.photos}"] if recipe.startswith("photos") else []
         return [*RECIPES[recipe], *data, f"--workdir={workdir}"]
 
@@ -99,15 +99,15 @@ class World:
         return self._train(logs, recipe, workdir, cache, **options)
 
     def reference(self, recipe: str) -> tuple[Path, Outcome, float]:
-        """(workdir, what is compared, seconds) of an undisturbed run whose programs had been compiled before."""
+        """Returns (workdir, outcome, seconds) of an undisturbed run whose programs had been compiled before."""
         return self._once(("reference", recipe), lambda: self._reference(recipe))
 
     def half(self, recipe: str) -> Path:
-        """The workdir of a run that was killed after `HALF_SAVES` checkpoints. Not for jobs."""
+        """Returns the workdir of a run that was killed after `HALF_SAVES` checkpoints. Not for jobs."""
         return self._once(("half", recipe), lambda: self._half(recipe))
 
     def product(self, recipe: str, tool: str, half: bool) -> Any:
-        """What a tool makes of the half-done or the complete run; `None` if the tool refuses it."""
+        """Returns the result of a tool on the half-done or the complete run; `None` if the tool refuses it."""
         return self._once(("product", recipe, tool, half), lambda: self._product(recipe, tool, half))
 
     def start_tool(
@@ -159,7 +159,9 @@ class World:
         (run,) = self._train(self.folder / "logs", recipe, workdir, die_at_save=HALF_SAVES)
         self.processes.finish(run)
         if run.code != -9:
-            raise RuntimeError(f"a run that was to be killed was not: {run.command}\n{run.text('out')}{run.text()}")
+            raise RuntimeError(
+                f"a run should have been killed, but was not: {run.command}\n{run.text('out')}{run.text()}"
+            )
         return workdir
 
     def _product(self, recipe, tool, half):
@@ -171,7 +173,7 @@ class World:
 
 
 def product(tool: str, run: Run, output: Path) -> Any:
-    """The part of the result of a tool that must be the same every time."""
+    """Returns the part of a tool's result that must be the same every time."""
     if tool == "eval":
         return re.findall(r"^step .* accuracy .*$", run.text("out"), re.MULTILINE)
     if tool == "predict":
@@ -184,7 +186,7 @@ def product(tool: str, run: Run, output: Path) -> Any:
 
 
 def outcome(workdir: Path) -> Outcome:
-    """What is compared of a complete run. Raises `ValueError`, `KeyError` or `OSError` if anything is damaged."""
+    """Reads what is compared of a complete run. Raises `ValueError`, `KeyError` or `OSError` if anything is damaged."""
     record = json.loads((workdir / "run.json").read_text())
     kept = {name: record.get(name) for name in ("status", "step", "reported_step", "results")}
     kept["fingerprint"] = record["data"]["fingerprint"]
@@ -192,22 +194,22 @@ def outcome(workdir: Path) -> Outcome:
 
 
 def rows(workdir: Path) -> list[dict[str, Any]]:
-    """The rows of metrics.jsonl, without what depends on the clock."""
-    found = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-    return [{name: value for name, value in row.items() if name != "images_per_second"} for row in found]
+    """Reads the rows of metrics.jsonl, without the columns that depend on the clock."""
+    logged = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in row.items() if name != "images_per_second"} for row in logged]
 
 
 def table(workdir: Path) -> list[dict[str, str]]:
-    """The rows of metrics.csv, without what depends on the clock."""
-    found = csv.DictReader(io.StringIO((workdir / "metrics.csv").read_text()))
-    return [{name: value for name, value in row.items() if name != "images_per_second"} for row in found]
+    """Reads the rows of metrics.csv, without the columns that depend on the clock."""
+    logged = csv.DictReader(io.StringIO((workdir / "metrics.csv").read_text()))
+    return [{name: value for name, value in row.items() if name != "images_per_second"} for row in logged]
 
 
 _restoring = threading.Lock()
 
 
 def digest(workdir: Path, step: int) -> str:
-    """The SHA-256 of all arrays of a checkpoint and their places in the tree."""
+    """Returns the SHA-256 of all arrays of a checkpoint and their paths in the tree."""
     import jax
     from absl import logging
 

@@ -1,7 +1,7 @@
 """Imports everything once and forks a process for each run of `torture.py`, which takes milliseconds, not seconds.
 
 Requests and answers are lines of JSON. {"start": {...}} is answered with {"pid"}, and {"poll": pid} with {"code"},
-which is null while the process runs. JAX is imported but not initialised: there are no threads that a fork would lose.
+which is null while the process runs. JAX is imported but not initialized, so a fork loses no threads.
 """
 
 import contextlib
@@ -42,7 +42,7 @@ def main() -> None:
             print(f"torture_server: {error}", file=sys.stderr)
     # Signals wait until the child has become a run, which unblocks them.
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
-    gc.freeze()  # Children need not scan all of this memory when they collect garbage.
+    gc.freeze()  # Children then do not scan all of this memory when they collect garbage.
     while line := sys.stdin.readline():
         request = json.loads(line)
         if "poll" in request:
@@ -53,7 +53,7 @@ def main() -> None:
             if not pid:
                 run(**request["start"])
                 return
-            with contextlib.suppress(OSError):  # Also here, because a signal may be sent before the child does it.
+            with contextlib.suppress(OSError):  # Here too, because a signal may arrive before the child does it.
                 os.setpgid(pid, pid)
             answer = {"pid": pid}
         print(json.dumps(answer), flush=True)

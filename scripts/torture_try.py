@@ -1,4 +1,4 @@
-"""One try of `torture.py`: what it works with, and how the processes in it are judged."""
+"""One try of `torture.py`: its state, and how its processes are judged."""
 
 import dataclasses
 import random
@@ -21,11 +21,11 @@ class Try:
     """One try.
 
     Attributes:
-        world: what all tries share.
+        world: the folders and runs that all tries share.
         folder: the folder of this try.
         random: the source of everything that is drawn.
-        findings: what is wrong so far.
-        plan: what was done, in words and in order.
+        findings: the problems so far.
+        plan: descriptions of what was done, in order.
         log: called with each line of `plan`.
     """
 
@@ -47,7 +47,7 @@ class Try:
         return self.folder / "run"
 
     def note(self, text: str) -> None:
-        """Records what is done."""
+        """Records a step of the try."""
         self.plan.append(text)
         self.log(text)
 

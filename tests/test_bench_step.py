@@ -1,4 +1,4 @@
-"""scripts/torch_networks.py computes what our models compute, and scripts/bench_step.py runs and counts right."""
+"""scripts/torch_networks.py computes the same as our models; scripts/bench_step.py runs and counts correctly."""
 
 import json
 import os

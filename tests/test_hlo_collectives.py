@@ -1,4 +1,4 @@
-"""hlo_collectives.py: what HLO says, and that the training step sends what theory says it must, and nothing else."""
+"""hlo_collectives.py reads HLO; the training step sends what theory requires, and nothing else."""
 
 import functools
 

@@ -1,4 +1,4 @@
-"""scripts/slurm.sbatch: what it starts, and when it asks SLURM to start it again; with SLURM's commands played."""
+"""scripts/slurm.sbatch: what it starts, and when it asks SLURM to requeue it; with fake SLURM commands."""
 
 import os
 import shutil
@@ -49,7 +49,7 @@ def test_the_run_is_found_again_by_the_number_of_the_job(play):
     (started, *_) = notes
     assert "python -m imgclf_jax.main --workdir=runs/slurm-17 --config=configs/cnn.py" in started
     assert started.endswith("--config.augment.crop=(24, 24)")
-    assert "cpus=3" in notes  # srun does not take over what sbatch was told.
+    assert "cpus=3" in notes  # srun does not inherit sbatch's value.
 
 
 @pytest.mark.parametrize("status", [143, 137, 134, 139])  # interrupted, killed, aborted, crashed

@@ -1,4 +1,4 @@
-"""scripts/scaling.py runs and adds up; scripts/scaling_model.py behaves as a model of communication must."""
+"""scripts/scaling.py runs and its numbers add up; scripts/scaling_model.py behaves like a model of communication."""
 
 import json
 import os
@@ -99,14 +99,14 @@ def test_it_draws_a_picture(measured):
     [
         ([], "--config is missing"),
         ([*SOFTMAX, "--devices=1,0"], "--devices=1,0 must be whole numbers above 0"),
-        ([*SOFTMAX, "--strategies=jit,ring"], "'ring' is none"),
+        ([*SOFTMAX, "--strategies=jit,ring"], "'ring' is not a strategy"),
         ([*SOFTMAX, "--plot=picture.bmp"], "must end in .png"),
-        ([*SOFTMAX, "--json=nowhere/result.json"], "there is no such folder"),
+        ([*SOFTMAX, "--json=nowhere/result.json"], "the folder does not exist"),
         ([*SOFTMAX, "--devices=1,3", "--mode=strong"], "=100 cannot be shared evenly by the 3 devices"),
-        ([*SOFTMAX, "--config.parallel.devices=2"], "parallel.devices: --devices"),
+        ([*SOFTMAX, "--config.parallel.devices=2"], "parallel.devices: use --devices"),
     ],
 )
-def test_mistakes_are_told_in_one_line(options, message):
+def test_mistakes_are_reported_in_one_line(options, message):
     done = run(*options)
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
@@ -140,7 +140,7 @@ def test_flags_that_name_nothing_are_refused():
 
     with pytest.raises(UserError, match="whole numbers"):
         scaling.device_counts([""])
-    with pytest.raises(UserError, match="none is given"):
+    with pytest.raises(UserError, match="the list is empty"):
         scaling.chosen_strategies([])
     assert scaling.device_counts(["8", "2", "8"]) == [2, 8]
 
@@ -181,7 +181,7 @@ def test_too_few_accelerators_start_the_process_anew_on_the_cpu(monkeypatch):
 
 
 @pytest.mark.parametrize(("mode", "batches", "perfect"), [("weak", (10, 40), 1.0), ("strong", (10, 10), 0.25)])
-def test_utilisation_and_perfect_scaling_count_accelerators(mode, batches, perfect, monkeypatch, capsys):
+def test_utilization_and_perfect_scaling_count_accelerators(mode, batches, perfect, monkeypatch, capsys):
     import scaling_report
     from bench_cases import Case
     from scaling_cases import Point, Prepared

@@ -1,4 +1,4 @@
-"""scripts/torture.py: a short pass of it, and that it notices what it is there to notice."""
+"""scripts/torture.py: a short pass, and whether it notices the problems that it looks for."""
 
 import json
 import os
@@ -72,7 +72,7 @@ def test_unknown_kind_is_a_mistake_on_the_command_line(capsys):
     with pytest.raises(SystemExit) as caught:
         torture.main(["--only=kill,smash"])
     assert caught.value.code == 2
-    assert "there is no smash; choose from" in capsys.readouterr().err
+    assert "'smash' is not a kind; choose from" in capsys.readouterr().err
 
 
 def test_try_is_a_function_of_seed_and_number():
