@@ -33,7 +33,8 @@ class Normalization(NamedTuple):
 
     def __call__(self, images: jax.Array) -> jax.Array:
         """float32 [B, H, W, C] in [0, 1] -> float32 [B, H, W, C]."""
-        return (images - self.shift) * self.scale
+        shift, scale = (jax.lax.broadcast_to_rank(array, images.ndim) for array in self)
+        return (images - shift) * scale
 
 
 def normalization(

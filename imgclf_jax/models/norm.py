@@ -31,7 +31,8 @@ class BatchNorm(nn.Module):
         x = x.astype(jnp.float32)
         if not train:
             inverse = jax.lax.rsqrt(running_var.value + self.epsilon)
-            return ((x - running_mean.value) * (inverse * scale) + bias).astype(self.dtype)
+            mean, factor, bias = _like(x, running_mean.value, inverse * scale, bias)
+            return ((x - mean) * factor + bias).astype(self.dtype)
         y, mean, var = batch_norm(x, scale, bias, self.epsilon, self.axis_name)
         if not self.is_initializing():
             running_mean.value = self.momentum * running_mean.value + (1 - self.momentum) * mean
@@ -47,6 +48,11 @@ def channel_mean(x: jax.Array) -> jax.Array:
     # would not be one: XLA makes a loop of a product with a vector.
     rows = x.reshape(-1, x.shape[-1])
     return jnp.matmul(jnp.full((8, rows.shape[0]), 1 / rows.shape[0]), rows)[0]
+
+
+def _like(x: jax.Array, *vectors: jax.Array) -> list[jax.Array]:
+    """Vectors [C] in as many dimensions as x [..., C]."""
+    return [jax.lax.broadcast_to_rank(vector, x.ndim) for vector in vectors]
 
 
 def _over_devices(means, axis_name):
@@ -76,10 +82,11 @@ def batch_norm(
 
 def _forward(x, scale, bias, epsilon, axis_name):
     mean = _over_devices(channel_mean(x), axis_name)
-    centred = x - mean
+    centred = x - _like(x, mean)[0]
     var = _over_devices(channel_mean(jnp.square(centred)), axis_name)
     inverse = jax.lax.rsqrt(var + epsilon)
-    return (centred * (inverse * scale) + bias, mean, var), (centred, inverse, scale)
+    factor, bias = _like(x, inverse * scale, bias)
+    return (centred * factor + bias, mean, var), (centred, inverse, scale)
 
 
 def _backward(epsilon, axis_name, saved, gradients):
@@ -94,7 +101,8 @@ def _backward(epsilon, axis_name, saved, gradients):
     local_along = channel_mean(gradient * centred) * inverse
     count = centred.size // centred.shape[-1]
     mean, along = _over_devices((local_mean, local_along), axis_name)
-    dx = (gradient - mean - centred * (inverse * along)) * (inverse * scale)
+    mean, slope, factor = _like(centred, mean, inverse * along, inverse * scale)
+    dx = (gradient - mean - centred * slope) * factor
     return dx, local_along * count, local_mean * count
 
 
