@@ -4,6 +4,7 @@ import os
 import signal
 
 import pytest
+from tiers import FAST, LONGEST
 
 DEVICES = 8
 
@@ -32,6 +33,8 @@ def pytest_configure(config):
             flags = f"{flags} {flag}".strip()
     os.environ["XLA_FLAGS"] = flags
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
+    # Shapes of different ranks are broadcast only where the code says so; in the processes that tests start as well.
+    os.environ.setdefault("JAX_NUMPY_RANK_PROMOTION", "raise")
     if hasattr(config, "cache"):  # not with `-p no:cacheprovider`
         os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(config.cache.mkdir("xla")))
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
@@ -39,6 +42,20 @@ def pytest_configure(config):
     from imgclf_jax.devices.xla import configure_xla  # imports JAX
 
     configure_xla()
+
+
+def pytest_ignore_collect(collection_path, config):
+    """With `-m fast` the other files are not even imported."""
+    slow = collection_path.name.startswith("test_") and collection_path.name not in FAST
+    return True if slow and config.option.markexpr == "fast" else None
+
+
+def pytest_collection_modifyitems(items):
+    """Marks the fast tests, and sorts the files that take longest to the front."""
+    for item in items:
+        if item.path.name in FAST:
+            item.add_marker("fast")
+    items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))
 
 
 @pytest.fixture(scope="session", autouse=True)

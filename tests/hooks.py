@@ -261,3 +261,15 @@ def _wrap(target, call, before=None, after=None):
         return result
 
     setattr(owner, name, wrapped)
+
+
+def note_compilations(path: str) -> None:
+    """Appends the name of every function that JAX compiles, or reads from its compilation cache, to a file."""
+    import jax
+
+    def note(event: str, seconds: float, **details: object) -> None:
+        if event == "/jax/core/compile/backend_compile_duration":
+            with Path(path).open("a") as file:
+                file.write(f"{details['fun_name']}\n")
+
+    jax.monitoring.register_event_duration_secs_listener(note)

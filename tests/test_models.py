@@ -180,12 +180,12 @@ def test_initialization_follows_the_key():
 
 
 def dense(x, layer):
-    return x.reshape(len(x), -1) @ layer["kernel"] + layer["bias"]
+    return x.reshape(len(x), -1) @ layer["kernel"] + layer["bias"][None]
 
 
 def convolution(x, layer, padding):
     y = lax.conv_general_dilated(x, layer["kernel"], (1, 1), padding, dimension_numbers=("NHWC", "HWIO", "NHWC"))
-    return y + layer["bias"]
+    return y + layer["bias"][None, None, None]
 
 
 def pool(x):

@@ -166,8 +166,8 @@ def affine_transform(images: jax.Array, matrices: jax.Array, fill_mode: str = "n
 def _places(matrices: jax.Array, height: int, width: int) -> tuple[jax.Array, jax.Array]:
     """x and y, float32 [B, H, W] each, in pixels from the first one: the place read for each pixel of the result."""
     middle_y, middle_x = (height - 1) / 2, (width - 1) / 2
-    y = (jnp.arange(height) - middle_y)[:, None]
-    x = jnp.arange(width) - middle_x
+    y = (jnp.arange(height) - middle_y)[None, :, None]
+    x = (jnp.arange(width) - middle_x)[None, None, :]
     a = matrices[:, :, :, None, None]
     return (
         a[:, 0, 0] * x + a[:, 0, 1] * y + (a[:, 0, 2] + middle_x),

@@ -55,8 +55,8 @@ def random_crop(
     if padding == 0:  # Copies rows: on the CPU, five times faster than the gather that padding needs.
         window = (height, width, images.shape[3])
         return jax.vmap(lambda image, y, x: jax.lax.dynamic_slice(image, (y, x, 0), window))(images, top, left)
-    y = top[:, None] + jnp.arange(height) - padding
-    x = left[:, None] + jnp.arange(width) - padding
+    y = top[:, None] + jnp.arange(height)[None, :] - padding
+    x = left[:, None] + jnp.arange(width)[None, :] - padding
     return _read_padded(images, y, x, padding_mode)
 
 
@@ -136,7 +136,7 @@ def cutout(keys: jax.Array, images: jax.Array, size: int) -> jax.Array:
     y, x = _place(keys, "cutout", rows, columns)
 
     def covered(center: jax.Array, length: int) -> jax.Array:
-        place = jnp.arange(length) - (center[:, None] - size // 2)
+        place = jnp.arange(length)[None, :] - (center[:, None] - size // 2)
         return ((place >= 0) & (place < size)).astype(images.dtype)
 
     # A product: on the CPU, a select after the color operations keeps XLA from vectorizing them (twice the time).

@@ -71,7 +71,7 @@ def _max_backward(saved, gradient):
         first = jnp.where(pixel == highest, jnp.int8(position), first)
     rows = jax.lax.broadcasted_iota(jnp.int8, (side, 1, side, 1), 0)
     columns = jax.lax.broadcasted_iota(jnp.int8, (side, 1, side, 1), 2)
-    here = first[:, :, None, :, None] == rows * side + columns
+    here = first[:, :, None, :, None] == (rows * side + columns)[None, None]
     return (jnp.where(here, gradient[:, :, None, :, None], 0),)
 
 

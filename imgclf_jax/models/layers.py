@@ -40,7 +40,8 @@ class Conv(nn.Module):
         x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
         y = conv2d_max_pool(x, kernel, self.padding, self.pool) if self.pool > 1 else conv2d(x, kernel, self.padding)
         if self.use_bias:
-            y += self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32).astype(self.dtype)
+            bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
+            y += jax.lax.broadcast_to_rank(bias.astype(self.dtype), y.ndim)
         return y
 
 

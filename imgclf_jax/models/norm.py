@@ -31,7 +31,8 @@ class BatchNorm(nn.Module):
         x = x.astype(jnp.float32)
         if not train:
             inverse = jax.lax.rsqrt(running_var.value + self.epsilon)
-            return ((x - running_mean.value) * (inverse * scale) + bias).astype(self.dtype)
+            mean, factor, bias = _like(x, running_mean.value, inverse * scale, bias)
+            return ((x - mean) * factor + bias).astype(self.dtype)
         y, mean, var = batch_norm(x, scale, bias, self.epsilon, self.axis_name)
         if not self.is_initializing():
             running_mean.value = self.momentum * running_mean.value + (1 - self.momentum) * mean
@@ -47,6 +48,11 @@ def channel_mean(x: jax.Array) -> jax.Array:
     # one row: XLA compiles the product with a vector to a loop.
     rows = x.reshape(-1, x.shape[-1])
     return jnp.matmul(jnp.full((8, rows.shape[0]), 1 / rows.shape[0]), rows)[0]
+
+
+def _like(x: jax.Array, *vectors: jax.Array) -> list[jax.Array]:
+    """Returns vectors [C] with as many dimensions as x [..., C]."""
+    return [jax.lax.broadcast_to_rank(vector, x.ndim) for vector in vectors]
 
 
 def _over_devices(means, axis_name):
@@ -76,10 +82,11 @@ def batch_norm(
 
 def _forward(x, scale, bias, epsilon, axis_name):
     mean = _over_devices(channel_mean(x), axis_name)
-    centered = x - mean
+    centered = x - _like(x, mean)[0]
     var = _over_devices(channel_mean(jnp.square(centered)), axis_name)
     inverse = jax.lax.rsqrt(var + epsilon)
-    return (centered * (inverse * scale) + bias, mean, var), (centered, inverse, scale)
+    factor, bias = _like(x, inverse * scale, bias)
+    return (centered * factor + bias, mean, var), (centered, inverse, scale)
 
 
 def _backward(epsilon, axis_name, saved, gradients):
@@ -94,7 +101,8 @@ def _backward(epsilon, axis_name, saved, gradients):
     local_along = channel_mean(gradient * centered) * inverse
     count = centered.size // centered.shape[-1]
     mean, along = _over_devices((local_mean, local_along), axis_name)
-    dx = (gradient - mean - centered * (inverse * along)) * (inverse * scale)
+    mean, slope, factor = _like(centered, mean, inverse * along, inverse * scale)
+    dx = (gradient - mean - centered * slope) * factor
     return dx, local_along * count, local_mean * count
 
 

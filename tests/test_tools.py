@@ -1,0 +1,44 @@
+"""Every tool once, on the cheapest run there is."""
+
+import pytest
+from runs import ROOT, SOFTMAX, record
+
+pytest_plugins = ["run_fixtures"]
+
+
+@pytest.fixture(scope="module")
+def folder(run, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tools") / "run"
+    done = run(*SOFTMAX, f"--workdir={folder}")
+    assert done.code == 0, done.err
+    assert record(folder)["status"] == "complete"
+    return folder
+
+
+@pytest.mark.parametrize("mode", ["eval", "check"])
+def test_modes_of_the_main_tool(run, folder, mode):
+    flags = SOFTMAX if mode == "check" else [f"--workdir={folder}"]
+    done = run(*flags, f"--mode={mode}")
+    assert done.code == 0, done.err
+    assert done.out
+
+
+def test_preview_then_predict(run, folder, tmp_path):
+    images = tmp_path / "images"
+    flags = [f"--config={ROOT / 'configs/cnn.py'}", "--config.data.source=sample", f"--save_dir={images}"]
+    done = run(*flags, cwd=tmp_path, module="imgclf_jax.preview")
+    assert done.code == 0, done.err
+    done = run(f"--workdir={folder}", *images.glob("*-original.png"), module="imgclf_jax.predict")
+    assert done.code == 0, done.err
+    assert len(done.out.splitlines()) > 1
+
+
+def test_report(run, folder):
+    done = run(f"--workdir={folder}", module="imgclf_jax.report")
+    assert done.code == 0, done.err
+
+
+def test_export(run, folder, tmp_path):
+    done = run(f"--workdir={folder}", f"--output={tmp_path / 'softmax.zip'}", module="imgclf_jax.export")
+    assert done.code == 0, done.err
+    assert (tmp_path / "softmax.zip").stat().st_size
