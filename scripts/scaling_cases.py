@@ -174,7 +174,7 @@ def input_alone(setup: Setup) -> Callable[[int], None]:
 
     def loop(normalization, data, count, key):
         ones = strategy.share(jnp.ones((parts, size // parts)))
-        nothing = ones[..., None, None, None] * jnp.zeros(built.input_shape)
+        nothing = ones[..., None, None, None] * jnp.zeros((1, 1, *built.input_shape))
         start = Ready(jnp.zeros((), jnp.int32), nothing, ones.astype(jnp.int32))
         last, sums = run_steps(start, multistep.empty_meter(), normalization, data, count, key)
         return sums["steps"], strategy.all_sum((last.images.sum(), last.labels.sum()))

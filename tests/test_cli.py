@@ -13,7 +13,8 @@ from runs import ROOT, SOFTMAX, STEPS, TINY, record, steps
 
 from imgclf_jax import config as configs
 from imgclf_jax.terminal import cli
-from imgclf_jax.workdir.rows import METRICS, columns, read_rows
+from imgclf_jax.training.metrics import COLUMNS
+from imgclf_jax.workdir.rows import columns, read_rows
 
 pytest_plugins = ["run_fixtures"]
 
@@ -66,7 +67,7 @@ def test_csv_and_jsonl_hold_the_same_rows(finished):
     with (finished.folder / "metrics.csv").open() as file:
         table = list(csv.DictReader(file))
     rows = read_rows(finished.folder)
-    assert [{name: "" if row[name] is None else str(row[name]) for name in columns(METRICS)} for row in rows] == table
+    assert [{name: "" if row[name] is None else str(row[name]) for name in columns(COLUMNS)} for row in rows] == table
 
 
 def test_rows_come_at_the_configured_steps(finished):

@@ -4,11 +4,11 @@ import jax
 import jax.numpy as jnp
 import pytest
 from jax import lax
-from synthetic import SMALL_CNN, make_config, make_data, make_experiment
+from synthetic import IDENTITY, SMALL_CNN, make_config, make_data, make_experiment
 
 from imgclf_jax.models.conv import conv2d
 from imgclf_jax.models.cost import matmul_flops, network_flops, parameter_table
-from imgclf_jax.rng import stream
+from imgclf_jax.rng import step_keys
 
 
 def array(*shape):
@@ -109,10 +109,10 @@ def test_what_is_no_product_is_free():
 def test_a_training_step_of_an_mlp():
     images, labels = make_data(8, (4, 4, 3))
     experiment = make_experiment(make_config({"model.name": "mlp", "model.hidden": (20,)}), images)
-    batch, key = {"image": images, "label": labels}, stream(experiment.key, "step", 0)
+    batch, keys = {"image": images, "label": labels}, step_keys(experiment.key, 0)
     # Forward and the weights' gradient everywhere; the images need none.
     first, second = 2 * 8 * 48 * 20, 2 * 8 * 20 * 10
-    step = flops(experiment.train_step, jax.eval_shape(experiment.init, experiment.key), batch, key)
+    step = flops(experiment.train_step, experiment.state_shapes(), batch, IDENTITY, keys)
     assert step == 2 * first + 3 * second
 
 
@@ -121,8 +121,8 @@ def test_accumulating_changes_no_cost():
     costs = []
     for parts in (1, 4):
         experiment = make_experiment(make_config(SMALL_CNN, {"train.accumulate": parts}), images)
-        batch, key = {"image": images, "label": labels}, stream(experiment.key, "step", 0)
-        costs.append(flops(experiment.train_step, jax.eval_shape(experiment.init, experiment.key), batch, key))
+        batch, keys = {"image": images, "label": labels}, step_keys(experiment.key, 0)
+        costs.append(flops(experiment.train_step, experiment.state_shapes(), batch, IDENTITY, keys))
     assert costs[0] == costs[1] > 0
 
 

@@ -190,7 +190,8 @@ def test_the_description_says_how_a_photo_becomes_an_image(networks):
     assert shown["softmax of transparent photos"] == ("RGBA", None, "crop")
     assert "EXIF" in found["cnn"]["steps"][0]
     network = networks["cnn"]
-    assert export.preprocessing(network._replace(image_shape=(20, 22, 2))) is None
+    experiment = dataclasses.replace(network.experiment, image_shape=(20, 22, 2))
+    assert export.preprocessing(network._replace(experiment=experiment)) is None
 
 
 @pytest.mark.parametrize("case", CASES)

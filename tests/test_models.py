@@ -353,7 +353,7 @@ def test_batch_norm_follows_the_batch_in_training(normed):
     images = floats(6)
     train = jax.jit(lambda images: model.apply(variables, images, train=True, mutable=["batch_stats"]))
     logits, changed = train(images)
-    kernel = {"kernel": variables["params"]["conv1"]["kernel"], "bias": 0.0}
+    kernel = {"kernel": variables["params"]["conv1"]["kernel"], "bias": np.zeros(3, np.float32)}
     pooled = np.asarray(pool(convolution(images, kernel, "SAME")), np.float64)
     before, after = variables["batch_stats"]["norm1"], changed["batch_stats"]["norm1"]
     expected = 0.9 * before["mean"] + 0.1 * pooled.mean((0, 1, 2))

@@ -85,7 +85,7 @@ def test_cutting_a_run_into_dispatches_changes_no_bit(strategy):
     state, (first, second) = ours.train(ours.init(), 3, 1)  # the end of an epoch ends a dispatch
     (expected, meters), _ = trained(strategy, 8)
     assert (first["steps"], second["steps"]) == (3, 1)
-    assert first["correct"] == sum(meter["correct"] for meter in meters[:3])
+    assert first["accuracy"] == sum(meter["accuracy"] for meter in meters[:3])
     assert_same_state(state, expected, rtol=0, atol=0)
 
 

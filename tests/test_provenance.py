@@ -125,7 +125,7 @@ def test_a_report_says_what_an_earlier_session_had():
     run = types.SimpleNamespace(folder=ROOT, record=history)
     page = facts.provenance(run)
     assert "2 × cpu, of 8" in page
-    assert "abc, but files of the package differ from it" in page
+    assert "abc, with uncommitted changes to the package" in page
     assert "<li>backend: x</li>" in page
     # What older versions recorded, of the whole repository.
     run.record = json.loads('{"provenance": {"git": {"commit": "abc", "changed": false}}}')

@@ -223,7 +223,7 @@ def test_tools_fall_back_to_the_checkpoint_before_and_say_so(run, complete, tmp_
     (warning,) = done.err.splitlines()
     assert warning.startswith("warning: checkpoint") and f"the one of step {kept[-2]} is used instead" in warning
     done = run(f"--workdir={complete}", f"--output={tmp_path / 'report'}", module="imgclf_jax.report.__main__")
-    assert done.code == 0 and f"that of step {STEPS}, cannot be read" in done.err, done.err
+    assert done.code == 0 and f"from step {STEPS}, cannot be read" in done.err, done.err
     for step in kept[:-1]:
         cut(complete, step)
     done = run("--mode=eval", f"--workdir={complete}")

@@ -238,7 +238,7 @@ def test_a_run_without_a_test_split_is_judged_by_its_validation_split(copy, undr
 def test_an_interrupted_run_is_told_not_to_be_complete(killed, undrawn):
     page, warned = report(killed)
     assert any(
-        line.startswith("Not complete: the run is running, its last checkpoint is that of step") for line in warned
+        line.startswith("Not complete: the run is running, and its last checkpoint is from step") for line in warned
     )
     assert 'class="note"' in page and "Not complete" in page
     assert len(table(killed / "report")) == 1000

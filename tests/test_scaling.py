@@ -189,14 +189,13 @@ def test_utilization_and_perfect_scaling_count_accelerators(mode, batches, perfe
     from imgclf_jax.terminal.console import Console
 
     monkeypatch.setattr(scaling_report, "of_this_process", lambda dtype: (1000.0, "tf32"))
-    monkeypatch.setattr(scaling_report, "_flops", lambda setup: 20 * setup.config.train.batch_size)
     prepared, seconds = {}, {"product": [2.0]}
     for count, batch, times in zip((1, 4), batches, ([1.0], [2.0]), strict=True):
         config = default()
         config.train.batch_size = batch
         names = {"whole": f"whole {count}", "input": f"input {count}"}
         cases = {part: Case(name, lambda steps: None) for part, name in names.items()}
-        prepared[Point("jit", count)] = Prepared(SimpleNamespace(config=config), cases, [], 7)
+        prepared[Point("jit", count)] = Prepared(fake_setup(config), cases, [], 7)
         seconds |= {names["whole"]: times, names["input"]: [0.25]}
     extra = {"product": Case("product", lambda steps: None, flops=800)}
     results = scaling_report.summarize(prepared, extra, seconds, {}, mode, forced=False)
@@ -209,6 +208,11 @@ def test_utilization_and_perfect_scaling_count_accelerators(mode, batches, perfe
     assert four["parts"] == {"collectives": 0.0, "input": 0.25, "compute": 1.75}
     scaling_report.report(Console("lines"), config, results)
     assert "MFU" in capsys.readouterr().out
+
+
+def fake_setup(config):
+    step = 20 * config.train.batch_size
+    return SimpleNamespace(experiment=SimpleNamespace(config=config, network_flops=lambda: (step, step)))
 
 
 # The model

@@ -178,9 +178,8 @@ def test_chunks_can_be_left_before_they_end():
 
 def test_what_a_device_cannot_hold_is_streamed():
     def streams(gigabytes, **changes):
-        return parallel.streams(
-            make_config({key.replace("_", ".", 1): value for key, value in changes.items()}), gigabytes
-        )
+        config = make_config({key.replace("_", ".", 1): value for key, value in changes.items()})
+        return parallel.create(config, gigabytes).streamed
 
     assert not streams(1000)
     assert streams(2**60)

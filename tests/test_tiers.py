@@ -24,7 +24,8 @@ def imported(path, name=""):
             base = importlib.util.resolve_name("." * node.level + (node.module or ""), package)
             names |= {base} | {f"{base}.{alias.name}" for alias in node.names}
         elif isinstance(node, ast.Constant) and isinstance(node.value, str):
-            names |= set(re.findall(r"imgclf_jax(?:\.\w+)+", node.value))
+            named = re.findall(r"imgclf_jax(?:\.\w+)+", node.value)
+            names |= {*named, *(f"{name}.__main__" for name in named)}  # as `python -m` runs them
     parts = [name.split(".") for name in names]
     return {".".join(part[: end + 1]) for part in parts for end in range(len(part))} & FILES.keys()
 
