@@ -1,4 +1,4 @@
-"""Disturbs runs at random for some minutes and compares their results, bit for bit, with those of undisturbed runs.
+"""Disturbs runs at random for several minutes and compares their results, bit for bit, with those of undisturbed runs.
 
     python scripts/torture.py --minutes=30 [--seed=0] [--workers=2] [--only=kill,freeze] [--keep=DIR] [--output=FILE]
     python scripts/torture.py --replay=SEED:NUMBER [--keep=DIR]     # repeats one try and shows every step of it
@@ -13,8 +13,8 @@ The script prints a table with one row per kind and one column per outcome: iden
 numbers, something changed or lost, a signal ignored); traceback; silent (an end or a loss without a message); hang.
 `--output` writes every try to a JSON file.
 
-A try is a function of the seed and its number, except for the moments at which signals arrive. A try that failed leaves
-its folder, for at most three of each kind and outcome; everything else is deleted at the end. The runs have about a
+A try is a function of the seed and its number, except for the moments at which signals arrive. The folders of
+failed tries are kept, at most three per kind and outcome; everything else is deleted at the end. The runs have about a
 thousand parameters and 14 steps. Most are forked from a process that has imported everything; some are new processes.
 The exit status is 0; 1 if anything is not as expected; or 130 after Ctrl-C or SIGTERM.
 """
@@ -189,7 +189,7 @@ def run_tries(world: World, options: argparse.Namespace, tries: list[dict[str, A
 
 
 def wanted(options: argparse.Namespace, number: int) -> bool:
-    """Whether the kind of a try was asked for."""
+    """Whether the kind of a try was requested."""
     return draw(options.seed, number)[0].__name__ in options.only
 
 

@@ -214,11 +214,11 @@ def _compare_product(a, tool, run, result, expected):
         a.findings.refusals += 1  # The result is of an older checkpoint, and the output says so.
     elif actual != expected:
         shown = f": {expected} -> {actual}" if tool == "eval" else ""
-        a.findings.add("wrong", f"{tool}: exit status 0, but another result{shown}"[:400])
+        a.findings.add("wrong", f"{tool}: exit status 0, but a different result{shown}"[:400])
 
 
 def _look_for_silence(a, run, newest, attempt):
-    """Checks that steps that were saved are repeated only with a message about the checkpoints."""
+    """Checks that saved steps are repeated only with a message about the checkpoints."""
     start = judge.resumed_at(run)
     if start < newest and not re.search("checkpoint", run.text()):
         again = ", after a refusal" if attempt > 1 else ""

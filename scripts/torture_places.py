@@ -73,7 +73,7 @@ def output(a: Try) -> None:
             a.findings.add("wrong", f"{how}: training did not outlive its output; it ended with {run.code} ({why})")
         a.complete(recipe)
     elif tool != "eval" and run.code == 0 and product(tool, run, result) != expected:
-        a.findings.add("wrong", f"{how}: {tool} gave another result")
+        a.findings.add("wrong", f"{how}: {tool} gave a different result")
 
 
 @contextlib.contextmanager

@@ -55,8 +55,8 @@ class Outcome:
     """The parts of a complete run that are compared.
 
     Attributes:
-        rows: the rows of metrics.jsonl, without what depends on the clock.
-        table: the rows of metrics.csv, without what depends on the clock.
+        rows: the rows of metrics.jsonl, without the columns that depend on the clock.
+        table: the rows of metrics.csv, without the columns that depend on the clock.
         record: the fields of run.json that must be the same.
         digest: the SHA-256 of all arrays of the last checkpoint.
     """
@@ -68,7 +68,7 @@ class Outcome:
 
 
 class World:
-    """The folders that all tries share, and the undisturbed runs in them, which are made when they are first needed.
+    """The folders that all tries share, and the undisturbed runs in them, which are made on first use.
 
     Args:
         folder: the folder for everything.
@@ -144,7 +144,7 @@ class World:
             return self._made[key]
 
     def _reference(self, recipe):
-        for name in (f"{recipe}-first", recipe):  # The first run compiles, so that the second one gives the usual time.
+        for name in (f"{recipe}-first", recipe):  # The first run compiles, so the second one takes the usual time.
             workdir, began = self.folder / "references" / name, time.monotonic()
             shutil.rmtree(workdir, ignore_errors=True)
             for run in self._train(self.folder / "logs", recipe, workdir):
@@ -186,7 +186,11 @@ def product(tool: str, run: Run, output: Path) -> Any:
 
 
 def outcome(workdir: Path) -> Outcome:
-    """Reads what is compared of a complete run. Raises `ValueError`, `KeyError` or `OSError` if anything is damaged."""
+    """Reads the parts of a complete run that are compared.
+
+    Raises:
+        ValueError, KeyError, OSError: anything is damaged.
+    """
     record = json.loads((workdir / "run.json").read_text())
     kept = {name: record.get(name) for name in ("status", "step", "reported_step", "results")}
     kept["fingerprint"] = record["data"]["fingerprint"]

@@ -1,4 +1,4 @@
-"""Imports everything once and forks a process for each run of `torture.py`, which takes milliseconds, not seconds.
+"""Imports everything once and forks a process for each run of `torture.py`, in milliseconds instead of seconds.
 
 Requests and answers are lines of JSON. {"start": {...}} is answered with {"pid"}, and {"poll": pid} with {"code"},
 which is null while the process runs. JAX is imported but not initialized, so a fork loses no threads.

@@ -392,7 +392,7 @@ def test_a_file_that_cannot_be_flushed_is_reported(monkeypatch):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(os, "fsync", fail)
-    with pytest.raises(UserError, match=r"cannot keep the decoded images.*No space left"):
+    with pytest.raises(UserError, match=r"cannot cache the decoded images.*No space left"):
         data.load(make_config(source="sample"))
 
 

@@ -438,7 +438,7 @@ def test_full_disk_leaves_nothing_half_written(fresh_cache):
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, hard))  # writing past it fails as on a full disk
     try:
-        with pytest.raises(UserError, match=f"cannot keep the decoded images.*{os.strerror(errno.EFBIG)}"):
+        with pytest.raises(UserError, match=f"cannot cache the decoded images.*{os.strerror(errno.EFBIG)}"):
             data.load(make_config(source="sample"))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

@@ -153,4 +153,4 @@ def test_a_whole_run(run, tmp_path):
     assert evaluated.code == 0 and f"({result['results']['test']['correct']} / 8)" in evaluated.out
     write(root / "cat" / "another.png", 5000)
     other = run(*arguments, "--config.data.on_bad=skip", f"--workdir={workdir}")
-    assert other.code == 2 and f"on other data (pets in {root} has changed; fingerprint " in other.err
+    assert other.code == 2 and f"on different data (pets in {root} has changed; fingerprint " in other.err

@@ -173,7 +173,7 @@ def test_a_file_in_the_wrong_shape(whole, tmp_path, name, what, damage):
     damage(folder / name)
     told = try_all(folder, (report, go_on) if name.startswith("metrics") else (evaluate, predict, report, go_on))
     for tool, message in told.items():
-        named = name in message or "with another config" in message or "of another model" in message
+        named = name in message or "with a different config" in message or "to another model" in message
         assert named or not message, (tool, message)
     if name == "run.json" and what in ("half", "folder", "step is a text"):
         # It says that the file can be deleted: so it can.

@@ -299,7 +299,7 @@ OTHER_MODELS = {
 @pytest.mark.parametrize("case", OTHER_MODELS)
 def test_a_checkpoint_of_another_model_is_told(tool, finished, tmp_path, photos, case):
     folder = changed(finished, tmp_path, "config.json", lambda config: config["model"].update(OTHER_MODELS[case]))
-    assert_one_error(tool(f"--workdir={folder}", photos), "checkpoint", "of another model")
+    assert_one_error(tool(f"--workdir={folder}", photos), "checkpoint", "belong to another model")
 
 
 def test_a_checkpoint_that_is_damaged_or_missing_is_told(tool, finished, tmp_path, photos):

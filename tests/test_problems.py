@@ -47,9 +47,9 @@ def test_one_device_shares_a_batch_of_any_size():
         ({"mesh": (8, 0)}, ["parallel.mesh=(8, 0)", "two positive whole numbers"]),
         ({"mesh": (-2, -4)}, ["parallel.mesh=(-2, -4)", "two positive whole numbers"]),
         ({"mesh": (2.0, 4)}, ["parallel.mesh=(2.0, 4)", "two positive whole numbers"]),
-        ({"mesh": (2, 2)}, ["parallel.mesh=(2, 2)", "makes 4 devices", "8 are used", "parallel.devices"]),
-        ({"mesh": (4, 4)}, ["parallel.mesh=(4, 4)", "makes 16 devices", "8 are used"]),
-        ({"mesh": (2, 4), "devices": 2}, ["parallel.mesh=(2, 4)", "makes 8 devices", "2 are used"]),
+        ({"mesh": (2, 2)}, ["parallel.mesh=(2, 2)", "needs 4 devices", "8 are used", "parallel.devices"]),
+        ({"mesh": (4, 4)}, ["parallel.mesh=(4, 4)", "needs 16 devices", "8 are used"]),
+        ({"mesh": (2, 4), "devices": 2}, ["parallel.mesh=(2, 4)", "needs 8 devices", "2 are used"]),
         ({"mesh": (2, 4), "strategy": "pmap"}, ["parallel.mesh=(2, 4)", "pmap has no model axis", "(8, 1)", "jit"]),
         ({"mesh": (1, 8), "strategy": "shard_map"}, ["parallel.mesh=(1, 8)", "shard_map has no model axis", "(8, 1)"]),
         ({"strategy": "pmap", "data": "sharded"}, ['parallel.data="sharded"', "pmap", "jit or shard_map"]),
@@ -68,14 +68,14 @@ def test_a_problem_names_the_field_and_what_to_do(fields, words):
             12,
             1,
             {},
-            "train.batch_size=12 cannot be shared evenly by the 8 devices; take --config.train.batch_size=8 or "
+            "train.batch_size=12 cannot be divided evenly among the 8 devices; use --config.train.batch_size=8 or "
             "--config.train.batch_size=16",
         ),
         (
             40,
             2,
             {"devices": 8},
-            "train.batch_size=40 in train.accumulate=2 parts cannot be shared evenly by the 8 devices; take "
+            "train.batch_size=40 in train.accumulate=2 parts cannot be divided evenly among the 8 devices; use "
             "--config.train.batch_size=32 or --config.train.batch_size=48",
         ),
         # Batches are shared by all devices of a mesh.
@@ -83,13 +83,13 @@ def test_a_problem_names_the_field_and_what_to_do(fields, words):
             4,
             1,
             {"mesh": (2, 4)},
-            "train.batch_size=4 cannot be shared evenly by the 8 devices; take --config.train.batch_size=8",
+            "train.batch_size=4 cannot be divided evenly among the 8 devices; use --config.train.batch_size=8",
         ),
         (
             8,
             3,
             {"devices": 1},
-            "train.batch_size=8 is not divisible by train.accumulate=3; take --config.train.batch_size=6 or "
+            "train.batch_size=8 is not divisible by train.accumulate=3; use --config.train.batch_size=6 or "
             "--config.train.batch_size=9, or --config.train.accumulate=2",
         ),
     ],
@@ -100,7 +100,7 @@ def test_batches_that_cannot_be_cut_evenly_come_with_the_flags_to_type(batch_siz
 
 def test_zero_devices_share_a_batch_as_all_of_them():
     (line,) = problems(ALL + 1, devices=0)
-    assert f"by the {ALL} devices" in line
+    assert f"among the {ALL} devices" in line
 
 
 def test_several_problems_are_told_at_once():

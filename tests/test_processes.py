@@ -71,7 +71,7 @@ def test_processes_agree_on_what_a_workdir_holds(run, pair):
     refused = run.together(*job, "--config.optim.name=adam", "--allow_config_change", processes=2)
     assert [process.code for process in refused] == [2, 2], refused
     for process in refused:
-        assert "are of another model" in process.err and "Traceback" not in process.err
+        assert "belong to another model" in process.err and "Traceback" not in process.err
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
 
 
@@ -174,7 +174,7 @@ def test_processes_with_different_configs_are_refused(run, tmp_path):
     )
     for process in done:
         assert process.code == 2
-        assert "process 1 has another config than process 0: seed: 0 -> 3" in process.err
+        assert "process 1 has a different config from process 0: seed: 0 -> 3" in process.err
     assert not (tmp_path / "run").exists()
 
 
@@ -182,7 +182,7 @@ def test_processes_with_different_data_are_refused(run, tmp_path):
     done = run.together(*TINY, f"--workdir={tmp_path / 'run'}", processes=2, hooks={1: [["other_fingerprint"]]})
     for process in done:
         assert process.code == 2
-        assert re.search("process 1 has another data set than process 0: fingerprint: .+ -> another$", process.err)
+        assert re.search("process 1 has a different data set from process 0: fingerprint: .+ -> another$", process.err)
 
 
 def test_a_mistake_ends_all_processes_with_one_line_each(run, tmp_path):
@@ -190,7 +190,7 @@ def test_a_mistake_ends_all_processes_with_one_line_each(run, tmp_path):
     for number, process in enumerate(done):
         assert process.code == 2
         (line,) = process.err.strip().splitlines()
-        assert f"process {number}: error: " in line and "cannot be shared evenly by the 2 devices" in line
+        assert f"process {number}: error: " in line and "cannot be divided evenly among the 2 devices" in line
 
 
 @pytest.mark.parametrize("process", [0, 1])
@@ -200,7 +200,7 @@ def test_a_missing_process_is_not_waited_for_without_end(run, tmp_path, process)
         flags[0] = "--coordinator=127.0.0.1:29517"
     done = run(*TINY, f"--workdir={tmp_path / 'run'}", *flags)
     assert done.code == 2
-    assert f"process {process} of 2 waited 3 s in vain for the others" in done.err
+    assert f"process {process} of 2 timed out after waiting 3 s for the others" in done.err
     assert "Traceback" not in done.err
 
 
@@ -284,5 +284,5 @@ def test_what_must_be_the_same_is_compared(others):
     others("abc", "abc")
     processes.same("data set", "abc", explain)
     others("abc", "xyz")
-    with pytest.raises(UserError, match="process 2 has another data set than process 0: xyz and abc"):
+    with pytest.raises(UserError, match="process 2 has a different data set from process 0: xyz and abc"):
         processes.same("data set", "abc", explain)

@@ -61,7 +61,7 @@ def test_the_same_command_on_a_complete_run_does_nothing(run, complete, finished
 
 def test_a_complete_run_on_other_data_is_refused_and_stays_complete(run, complete):
     before = snapshot(complete)
-    refused(run(*TINY, f"--workdir={complete}", hooks=[["other_fingerprint"]]), "holds a run on other data")
+    refused(run(*TINY, f"--workdir={complete}", hooks=[["other_fingerprint"]]), "holds a run on different data")
     assert snapshot(complete) == before
 
 
@@ -205,7 +205,7 @@ def test_a_run_whose_record_was_deleted_goes_on_and_is_usable(run, killed, finis
         done = run(*flags, f"--workdir={killed}", module=tool)
         assert done.code == 0, (tool, done)
     assert snapshot(killed) == before
-    refused(run(*TINY, f"--workdir={killed}", hooks=[["other_fingerprint"]]), "holds a run on other data")
+    refused(run(*TINY, f"--workdir={killed}", hooks=[["other_fingerprint"]]), "holds a run on different data")
     assert snapshot(killed) == before
     assert run(*TINY, f"--workdir={killed}").code == 0
     assert rows(killed) == rows(finished.folder)

@@ -102,7 +102,7 @@ def test_it_draws_a_picture(measured):
         ([*SOFTMAX, "--strategies=jit,ring"], "'ring' is not a strategy"),
         ([*SOFTMAX, "--plot=picture.bmp"], "must end in .png"),
         ([*SOFTMAX, "--json=nowhere/result.json"], "the folder does not exist"),
-        ([*SOFTMAX, "--devices=1,3", "--mode=strong"], "=100 cannot be shared evenly by the 3 devices"),
+        ([*SOFTMAX, "--devices=1,3", "--mode=strong"], "=100 cannot be divided evenly among the 3 devices"),
         ([*SOFTMAX, "--config.parallel.devices=2"], "parallel.devices: use --devices"),
     ],
 )

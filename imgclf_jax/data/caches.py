@@ -1,4 +1,4 @@
-"""Folders that cache what takes long to compute. Each holds digests of its files, which are checked on opening."""
+"""Cache folders for results that are slow to compute. Each holds digests of its files, which are checked on opening."""
 
 import errno
 import json
@@ -29,7 +29,7 @@ def folders(root: Path | None) -> list[Path]:
         root: the data directory; None leaves it out.
 
     Raises:
-        UserError: there is neither of the two.
+        UserError: neither is available.
     """
     in_root = [root / _FOLDER] if root is not None and atomic.is_writable(root / _FOLDER) else []
     try:
@@ -50,7 +50,7 @@ def open_or_make(
 ) -> Content:
     """Opens a cache, after making it if necessary. A new cache appears whole or not at all.
 
-    A damaged cache is made again, and a `UserWarning` reports the damage.
+    A damaged cache is rebuilt, and a `UserWarning` reports the damage.
 
     Args:
         name: the name of the cache folder, which identifies everything that the content depends on.
@@ -83,7 +83,7 @@ def open_or_make(
             if e.errno not in _ELSEWHERE:
                 break  # The user should hear about a full disk, so do not work around it.
     raise UserError(
-        f"cannot keep {title} ({'; '.join(reasons)}); free space there, or set "
+        f"cannot cache {title} ({'; '.join(reasons)}); free up space there, or set "
         "XDG_CACHE_HOME to a folder with space that you can write to"
     )
 
@@ -135,7 +135,7 @@ def _make(folder: Path, open_cache: Callable[[Path], Content | None], write: Cal
                     raise
             theirs, _damage = _open(folder, open_cache)
             if theirs is not None:
-                return theirs  # Another process was quicker, and its content is the same.
+                return theirs  # Another process was faster, and its content is the same.
             atomic.discard(folder)
     for _ in range(5):
         content, damage = _open(folder, open_cache)

@@ -186,7 +186,7 @@ def _open(encoded: bytes) -> Image.Image:
 
 
 def _attempt(decode: Callable[[], Photo]) -> Photo:
-    """Calls `decode` and turns any error of a damaged file into `BadPhoto`; only a lack of memory is not its fault."""
+    """Calls `decode` and turns any error into `BadPhoto`, except a lack of memory, which is not the file's fault."""
     try:
         return decode()
     except (BadPhoto, MemoryError):
@@ -228,7 +228,7 @@ def _convert(encoded: bytes, mode: str) -> Photo:
 
 
 def _bits(encoded: bytes, image: Image.Image) -> int:
-    """Returns the bits per sample in the file, limited to 8 to 16, as other numbers make no difference."""
+    """Returns the bits per sample in the file, clamped to 8 to 16, because other numbers make no difference."""
     if image.format == "PNG":
         return 16 if encoded[24] == 16 else 8  # The ninth byte of the header chunk, which comes first.
     if isinstance(image, TiffImagePlugin.TiffImageFile):

@@ -1,4 +1,4 @@
-"""Sums over the pixels of a split. They are integers and therefore exact, in any order of addition."""
+"""Sums over the pixels of a split. They are integers, so they are exact in any order of addition."""
 
 import hashlib
 import json
@@ -21,7 +21,7 @@ class Sums(NamedTuple):
     Attributes:
         images: the number of images.
         total: uint64 [H, W, C], the sum of the images.
-        squares: uint64 [C], the sum of all squared pixels; zeros if they were not asked for.
+        squares: uint64 [C], the sum of all squared pixels; zeros if they were not requested.
     """
 
     images: int
@@ -30,7 +30,7 @@ class Sums(NamedTuple):
 
 
 def add_up(batches: Iterable[np.ndarray], shape: tuple[int, ...], squares: bool = True) -> Sums:
-    """Returns the sums over batches of images. Black images, such as padding, add nothing but their number.
+    """Returns the sums over batches of images. Black images, such as padding, add only to the count.
 
     Args:
         batches: the images, each batch uint8 [n, H, W, C].

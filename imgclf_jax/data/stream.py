@@ -26,7 +26,7 @@ import numpy as np
 from imgclf_jax.data.types import Images
 from imgclf_jax.errors import UserError
 
-NOTHING = -1  # the index of no example, whose image is black
+NOTHING = -1  # stands for no example; its image is black
 POLL_SECONDS = 0.01  # between two checks for data from another process or thread
 STOP_SECONDS = 10  # how long `Chunks.close` waits for its thread
 ROOM = 2  # shared memory must have room for this many times the batches in flight
@@ -73,7 +73,7 @@ class Rows:
         return self._shape[0] - 1
 
     def write(self, step: int, indices: np.ndarray) -> None:
-        """Writes the indices int32 [size] of a step over those of `length` steps before."""
+        """Writes the indices int32 [size] of a step over those of the step `length` steps earlier."""
         table = self._map()
         row = np.empty(self._shape[1], np.int32)
         row[0], row[2:] = step, indices
@@ -210,7 +210,7 @@ def _start_tracker() -> None:
 
 
 def _begin(worker: int, workers: int) -> None:
-    """Makes a worker process end when its parent ends, in any way. Grain calls this first in each worker."""
+    """Makes a worker process end when its parent ends, for any reason. Grain calls this first in each worker."""
     parent = multiprocessing.parent_process()
     assert parent is not None
 
@@ -280,7 +280,7 @@ class Chunks:
                 process.kill()  # It holds nothing that could be lost.
 
     def __enter__(self) -> "Chunks":
-        """Returns the chunks, which are read already."""
+        """Returns the chunks, which are already being read."""
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -16,7 +16,7 @@ class Place(NamedTuple):
     Attributes:
         client: JAX's client of the coordinator, whose store of keys and texts all processes share; `None` before the
             process is connected.
-        process: the place of the process, from 0; `None` if it is not known.
+        process: the rank of the process, from 0; `None` if it is not known.
         processes: the number of processes in the job; `None` if it is not known.
     """
 

@@ -1,4 +1,4 @@
-"""How the processes of a job find each other: through flags, or through the variables of a launcher."""
+"""How the processes of a job find each other: through flags, or through the environment variables of a launcher."""
 
 import contextlib
 import hashlib
@@ -17,7 +17,7 @@ from imgclf_jax.errors import UserError
 from imgclf_jax.terminal import interrupt
 
 SHUTDOWN_SECONDS = 60
-# Launcher -> the variables that hold the number of processes and the place of this one among them.
+# Launcher -> the variables that hold the number of processes and the rank of this one.
 LAUNCHERS = {
     "SLURM": ("SLURM_STEP_NUM_TASKS", "SLURM_PROCID"),
     "Open MPI": ("OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK"),
@@ -35,7 +35,7 @@ def join(
     Args:
         coordinator: HOST:PORT, "auto" or `None`; as in `session`.
         num_processes: the number of processes in the job; `None`: the launcher's value.
-        process_id: the place of this process, from 0; `None`: the launcher's value.
+        process_id: the rank of this process, from 0; `None`: the launcher's value.
         seconds: how long to wait for the others.
         heartbeat: the number of seconds after which JAX ends this process because another one is silent.
 
@@ -43,7 +43,7 @@ def join(
         Whether this process is now one of several.
 
     Raises:
-        UserError: the arguments make no sense, another process has the same place, or the processes cannot connect.
+        UserError: the arguments are inconsistent, another process has the same rank, or the processes cannot connect.
             If others are missing after `seconds`, the process prints a line and ends with status 2.
     """
     launcher = next((name for name in LAUNCHERS if (_launched(name)[0] or 1) > 1), None)
@@ -87,7 +87,7 @@ def join(
             raise UserError(f"{this_process} cannot join the others: {reason}; give --coordinator=HOST:PORT") from error
         if not waited:
             reason = _reason(coordinator, process_id)
-            peers.leave(2, f"error: {this_process} waited {seconds} s in vain for the others: {reason}")
+            peers.leave(2, f"error: {this_process} timed out after waiting {seconds} s for the others: {reason}")
         # JAX has replaced the handler of SIGTERM with one that does not end the process. Restore Python's.
         signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))
         yield True
@@ -121,10 +121,10 @@ def _in_time(function: Callable[[], None], seconds: float, check: Callable[[], N
 
 @contextlib.contextmanager
 def _claimed(coordinator, process_id):
-    """Takes a place in a job while the block lasts, as a name that exists only once on this machine.
+    """Claims a rank in a job while the block lasts, as a name that exists only once on this machine.
 
     Yields:
-        A function that raises `UserError` if another process has asked for the same place.
+        A function that raises `UserError` if another process has claimed the same rank.
     """
     if sys.platform != "linux":  # Other systems do not have such names.
         yield lambda: None
@@ -153,7 +153,7 @@ def _claimed(coordinator, process_id):
 
 
 def _launched(launcher):
-    """(number of processes, place of this one) from the variables of a launcher; `None` if not a number."""
+    """(number of processes, rank of this one) from the variables of a launcher; `None` if not a number."""
     values = (os.environ.get(name, "") for name in LAUNCHERS[launcher])
     return tuple(int(value) if value.isdecimal() else None for value in values)
 
@@ -163,12 +163,12 @@ def _check(coordinator, num_processes, process_id):
     if not (host and colon and port.isdigit()):
         raise UserError(f"--coordinator={coordinator} must be HOST:PORT, or auto")
     if num_processes is None or process_id is None:
-        raise UserError("--coordinator needs --num_processes and --process_id, unless SLURM or MPI give them")
+        raise UserError("--coordinator needs --num_processes and --process_id, unless SLURM or MPI provides them")
     if num_processes < 1 or not 0 <= process_id < num_processes:
         raise UserError(f"--process_id={process_id} must be from 0 to --num_processes={num_processes} minus 1")
 
 
 def _reason(coordinator, process_id):
     if coordinator in (None, "auto") or process_id == 0:
-        return "one has not been started, or cannot reach the coordinator"
+        return "another process has not been started, or cannot reach the coordinator"
     return f"nothing answers at --coordinator={coordinator}, or another process is missing"

@@ -45,7 +45,7 @@ def without(noise: str) -> Iterator[None]:
 
 
 def _start(noise):
-    """The running filter for the present standard error; `None` within another block."""
+    """The running filter for the current standard error; `None` within another block."""
     if any(os.path.sameopenfile(running.stdin.fileno(), 2) for running in _filters.values()):
         return None
     status = os.fstat(2)
@@ -53,7 +53,7 @@ def _start(noise):
     if target not in _filters or _filters[target].poll() is not None:
         _drop()
         atexit.register(_drop)
-        # In a session of its own: Ctrl-C must not end the process that writes how ours ends.
+        # In its own session: Ctrl-C must not end the process that writes our last messages.
         command = [sys.executable, "-I", "-S", __file__, noise]
         pipe = subprocess.PIPE
         _filters[target] = subprocess.Popen(command, stdin=pipe, stdout=pipe, bufsize=0, start_new_session=True)

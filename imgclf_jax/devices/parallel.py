@@ -21,10 +21,10 @@ from ml_collections import ConfigDict
 from imgclf_jax.devices import processes
 
 STRATEGIES = ("auto", "jit", "pmap", "shard_map")
-EXPLICIT = ("pmap", "shard_map")  # those whose functions see the part of one device
+EXPLICIT = ("pmap", "shard_map")  # those whose functions see only one device's part
 PLACEMENTS = ("auto", "replicated", "sharded")
 AXES = ("data", "model")
-LARGE = 2**14  # values from which a parameter is worth sharding over the model axis
+LARGE = 2**14  # the number of values from which a parameter is worth sharding over the model axis
 DATA_SHARE = 0.25  # the fraction of a device's memory that a whole copy of the data set may take
 STREAM_SHARE = 0.5  # the fraction of a device's memory beyond which the data set is streamed
 
@@ -36,7 +36,7 @@ class Parallel(NamedTuple):
         name: "jit", "pmap" or "shard_map".
         mesh: the devices, with the axes `AXES`. Batches are split over both of them, large parameters over "model".
         sharded_data: whether every device holds a part of the data set, rather than all of it.
-        streamed: whether the data set stays on disk, and its batches are sent to the devices one after the other.
+        streamed: whether the data set stays on disk, and its batches are sent to the devices one at a time.
     """
 
     name: str
@@ -71,10 +71,10 @@ class Parallel(NamedTuple):
         return jax.tree.map(lambda array: self._place(np.asarray(array), self.replicated), tree)
 
     def put_examples(self, tree: Any) -> Any:
-        """Copies the arrays [N, ...] of a split to the devices, for `select`: whole to each of them, or cut along N.
+        """Copies the arrays [N, ...] of a split to the devices, for `select`: whole to each device, or cut along N.
 
-        If the arrays are cut, each process reads only the part of its devices, and N is padded with zeros to a multiple
-        of the devices. No index points there.
+        If the arrays are cut, each process reads only the part for its own devices, and N is padded with zeros to a
+        multiple of the number of devices. No index refers to the padding.
         """
         padding = self.devices if self.sharded_data else 1
         return jax.tree.map(lambda array: self._place(array, self.examples, -len(array) % padding), tree)
@@ -120,7 +120,7 @@ class Parallel(NamedTuple):
             return np.concatenate([rows, np.zeros((missing, *array.shape[1:]), array.dtype)]) if missing else rows
 
         shape = (len(array) + padding, *array.shape[1:]) if padding else array.shape
-        with jax.transfer_guard("allow"):  # This copy is meant.
+        with jax.transfer_guard("allow"):  # This copy is intended.
             return jax.make_array_from_callback(shape, sharding, part)
 
     def state_sharding(self, state: Any) -> Any:
@@ -167,7 +167,7 @@ class Parallel(NamedTuple):
         """Returns the examples of this device's share of a batch, by their global index.
 
         Args:
-            examples: [N, ...] from `put_examples`; [N / devices, ...] with a strategy that sees parts.
+            examples: [N, ...] from `put_examples`; [N / devices, ...] with a strategy in `EXPLICIT`.
             indices: int32 [..., B], the indices of the global batch.
 
         Returns:
@@ -180,7 +180,7 @@ class Parallel(NamedTuple):
         here = (local >= 0) & (local < rows)
         rows_here = examples[jnp.where(here, local, 0)]
         rows_here = jnp.where(here.reshape(*here.shape, *[1] * (rows_here.ndim - here.ndim)), rows_here, 0)
-        # Each example is on one device. So the sum over all devices is the example, and each gets its share.
+        # Each example is on one device, so the sum over all devices is the example. Each device gets its share.
         return lax.psum_scatter(rows_here, AXES[0], scatter_dimension=indices.ndim - 1, tiled=True)
 
     def take(self, batches: jax.Array, which: jax.Array) -> jax.Array:
@@ -223,7 +223,7 @@ class Parallel(NamedTuple):
     # Compiling
 
     def jit(self, function: Callable, out_shardings: Any = None) -> Any:
-        """Returns `jax.jit` of a function that no strategy changes; by default its results are replicated."""
+        """Returns `jax.jit` of a function that is the same in every strategy; its results are replicated by default."""
         return jax.jit(function, out_shardings=self.replicated if out_shardings is None else out_shardings)
 
     def compile(
@@ -252,7 +252,7 @@ class Parallel(NamedTuple):
             return function(**arguments)
 
         def run_pmap(**arguments):
-            # Only the number of the device has an axis of replicas, because `pmap` insists on one such argument.
+            # Only the device number has an axis of replicas, because `pmap` requires one such argument.
             mapped = jax.pmap(
                 lambda _, arguments: call(arguments),
                 AXES[0],
@@ -282,10 +282,10 @@ def _length(index, shape):
 
 
 def create(config: ConfigDict, image_bytes: int = 0) -> Parallel:
-    """Returns the strategy of a config, and decides where its data set lives. All processes decide alike.
+    """Returns the strategy of a config, and decides where its data set lives. All processes make the same choice.
 
     Args:
-        config: a whole, valid config.
+        config: a complete, valid config.
         image_bytes: the size of the images of all splits, decoded to uint8. A data set that is too large for the
             devices is streamed.
     """
@@ -316,7 +316,7 @@ def _mesh_shape(config):
 
 
 def _memory(mesh):
-    """Returns the memory of a device in bytes. CPU devices share that of the host. Infinite if it is not known."""
+    """Returns the memory of a device in bytes. CPU devices share that of the host. Infinite if unknown."""
     device = mesh.local_devices[0]
     limit = (device.memory_stats() or {}).get("bytes_limit") if device.platform != "cpu" else _host_memory()
     return (limit or math.inf) / (len(mesh.local_devices) if device.platform == "cpu" else 1)

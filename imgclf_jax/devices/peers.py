@@ -1,4 +1,4 @@
-"""Watches whether the other processes of a job still answer, and ends this one when it cannot continue without them."""
+"""Watches whether the other processes of a job still respond, and ends this one if it cannot continue without them."""
 
 import contextlib
 import os
@@ -11,24 +11,24 @@ from typing import Any
 
 from imgclf_jax.devices import job
 
-BEATS = 10  # the number of signs of life in the time after which a process counts as dead
+BEATS = 10  # the number of signs of life within the time after which a process counts as dead
 _KEY = "imgclf_jax/alive/"
 _DONE = "done"
 _LOST = "lost "
 
 
 class Watch:
-    """Gives signs of life through the store of the coordinator, and looks for those of the others.
+    """Sends signs of life through the coordinator's store, and looks for those of the others.
 
     JAX does the same in native code, but ends this process without a message that a user can act on. The first process
     watches all others, and they watch the first.
 
     Args:
-        client: the client of JAX, connected to the coordinator.
-        process: the place of this process in the job, from 0.
+        client: JAX's client, connected to the coordinator.
+        process: the rank of this process in the job, from 0.
         processes: the number of processes in the job.
         seconds: the time without a sign of life after which a process counts as dead.
-        lost: called with the place of that process, in a thread of the watch.
+        lost: called with the rank of that process, in a thread of the watch.
     """
 
     def __init__(self, client: Any, process: int, processes: int, seconds: float, lost: Callable[[int], None]):
@@ -98,7 +98,7 @@ def leave(code: int, message: str) -> None:
 
     Args:
         code: the exit status.
-        message: one or more lines for standard error. The host and the process are put before each of them.
+        message: one or more lines for standard error. Each is prefixed with the host and the process.
     """
     process = job.place().process
     name = f"{socket.gethostname()}, process {process}: "

@@ -9,7 +9,7 @@ from imgclf_jax.devices.parallel import AXES, EXPLICIT, PLACEMENTS, STRATEGIES
 
 
 def problems(config: ConfigDict, batch_size: int = 0, accumulate: int = 1) -> list[str]:
-    """What is wrong with `config.parallel`, one line per problem.
+    """Returns the problems with `config.parallel`, one line each.
 
     Args:
         config: the `parallel` section.
@@ -36,7 +36,7 @@ def problems(config: ConfigDict, batch_size: int = 0, accumulate: int = 1) -> li
         if math.prod(mesh) != used:
             return [
                 *lines,
-                f"parallel.mesh={mesh} makes {math.prod(mesh)} devices but {used} are used; change it, or "
+                f"parallel.mesh={mesh} needs {math.prod(mesh)} devices but {used} are used; change it, or "
                 "parallel.devices",
             ]
         if mesh[1] > 1 and config.strategy in EXPLICIT:
@@ -51,7 +51,7 @@ def problems(config: ConfigDict, batch_size: int = 0, accumulate: int = 1) -> li
 
 
 def _division(batch_size, accumulate, devices):
-    """Returns a line if a batch cannot be cut into `accumulate` parts that `devices` share evenly."""
+    """Returns a line if a batch cannot be cut into `accumulate` parts that are divisible among `devices`."""
     if batch_size < 1 or accumulate < 1 or batch_size % (accumulate * devices) == 0:
         return []
     parts = f" in train.accumulate={accumulate} parts" if accumulate > 1 else ""
@@ -59,9 +59,11 @@ def _division(batch_size, accumulate, devices):
     sizes = [size for size in (lower, lower + accumulate * devices) if size]
     flags = " or ".join(f"--config.train.batch_size={size}" for size in sizes)
     if devices > 1:
-        return [f"train.batch_size={batch_size}{parts} cannot be shared evenly by the {devices} devices; take {flags}"]
+        return [
+            f"train.batch_size={batch_size}{parts} cannot be divided evenly among the {devices} devices; use {flags}"
+        ]
     divisor = next(parts for parts in range(min(accumulate, batch_size), 0, -1) if batch_size % parts == 0)
     return [
-        f"train.batch_size={batch_size} is not divisible by train.accumulate={accumulate}; take {flags}, or "
+        f"train.batch_size={batch_size} is not divisible by train.accumulate={accumulate}; use {flags}, or "
         f"--config.train.accumulate={divisor}"
     ]

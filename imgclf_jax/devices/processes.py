@@ -18,7 +18,7 @@ Result = TypeVar("Result")
 
 HEARTBEAT_SECONDS = 60  # After this time without a sign of life, a process counts as dead and all others end.
 AGREE_SECONDS = 24 * 3600  # The first process may be downloading; the heartbeat notices if it dies.
-_GO_ON = "Start the same command again in all processes to continue from the last checkpoint"
+_RESTART = "Start the same command again in all processes to continue from the last checkpoint"
 _agreements = 0
 _last_words: list[Callable[[str], None]] = []
 
@@ -35,11 +35,11 @@ def session(coordinator: str | None, num_processes: int | None, process_id: int 
         coordinator: HOST:PORT where process 0 listens; "auto" lets JAX find it (Kubernetes, Cloud TPU); `None`: the
             address that SLURM or Open MPI gives if it has started several processes, otherwise a single process.
         num_processes: the number of processes in the job; `None`: the launcher's value.
-        process_id: the place of this process, from 0; `None`: the launcher's value.
+        process_id: the rank of this process, from 0; `None`: the launcher's value.
         seconds: how long to wait for the other processes.
 
     Raises:
-        UserError: the arguments make no sense, or a process is missing.
+        UserError: the arguments are inconsistent, or a process is missing.
     """
     # JAX's own heartbeat ends the process without a message. It has a longer timeout, so it acts only if ours fails.
     with joining.join(coordinator, num_processes, process_id, seconds, 2 * HEARTBEAT_SECONDS + 30) as joined:
@@ -55,7 +55,7 @@ def session(coordinator: str | None, num_processes: int | None, process_id: int 
             yield
         except BaseException as error:
             if reason := _cut_off(error):  # During a save, this looks like a failed save.
-                peers.leave(3, f"error: another process of this job {reason}. {_GO_ON}")
+                peers.leave(3, f"error: another process of this job {reason}. {_RESTART}")
             if isinstance(error, UserError):
                 peers.leave(2, format_error(error))
             if isinstance(error, KeyboardInterrupt):
@@ -81,11 +81,11 @@ def _lost(process):
     for function in _last_words:
         with contextlib.suppress(Exception):
             function(reason)
-    peers.leave(3, f"error: {reason}. {_GO_ON}")
+    peers.leave(3, f"error: {reason}. {_RESTART}")
 
 
 def _cut_off(error):
-    """Returns what another process has done to a collective operation; empty if nothing. Ignores other connections."""
+    """Returns how another process broke a collective operation; empty if none did. Ignores other connections."""
     while error is not None:
         text = str(error)
         collective = isinstance(error, jax.errors.JaxRuntimeError) or "Gloo" in text
@@ -108,7 +108,7 @@ def is_first() -> bool:
 
 
 def gather(text: str) -> list[str]:
-    """The texts of all processes, in order. All processes must call it, equally often."""
+    """The texts of all processes, in order. All processes must call it, the same number of times."""
     global _agreements
     if not several():
         return [text]
@@ -173,14 +173,14 @@ def same(what: str, text: str, explain: Callable[[str, str], str]) -> None:
     """Raises `UserError` in all processes unless all of them pass the same text.
 
     Args:
-        what: the name of what is compared, for the message.
+        what: the name of the compared thing, for the message.
         text: the text of this process.
         explain: (text of another process, text of the first) -> how they differ.
     """
     texts = gather(text)
     for process, other in enumerate(texts):
         if other != texts[0]:
-            raise UserError(f"process {process} has another {what} than process 0: {explain(other, texts[0])}")
+            raise UserError(f"process {process} has a different {what} from process 0: {explain(other, texts[0])}")
 
 
 def _attempt(function):

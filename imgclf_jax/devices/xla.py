@@ -11,7 +11,7 @@ from imgclf_jax.devices import native_errors
 
 
 def configure_xla() -> None:
-    """Makes process-wide settings of the compiler. Must be called before JAX looks for its devices.
+    """Configures the compiler for the whole process. Must be called before JAX looks for its devices.
 
     Compiled programs are kept in $JAX_COMPILATION_CACHE_DIR, or in `~/.cache/imgclf_jax/xla` ($XDG_CACHE_HOME is
     honored), so a second start compiles nothing.

@@ -1,9 +1,9 @@
-"""Reads and writes small files, among them all JSON files that carry a SHA-256 digest, and explains errors.
+"""Reads and writes small files, including all JSON files with a SHA-256 digest, and explains errors.
 
 The digest reveals even a single changed digit. There are two layouts:
 
 - An object whose first member is the digest of the others, see `write_json`. Workdirs hold such files. People may edit
-  them, and then delete the digest.
+  them if they delete the digest.
 - `{"sha256": DIGEST, "content": CONTENT}`, see `sealed`. Caches hold such files. A damaged one counts as missing.
 """
 
@@ -37,7 +37,7 @@ __all__ = [
 
 DIGEST = "sha256"
 _ELSEWHERE = "or copy the workdir to another disk, and run the same command again with its --workdir"
-# By error of a disk: what to do about it.
+# Disk error -> what to do about it.
 _ADVICE = {
     errno.ENOSPC: "Make room there and run the same command again with this --workdir",
     errno.EDQUOT: "Make room within your quota there and run the same command again with this --workdir",
@@ -110,7 +110,7 @@ def sealed(content: Any) -> str:
 
 
 def open_sealed(encoded: bytes) -> Any:
-    """Returns the content of a text that `sealed` made; None if the text is JSON of another kind.
+    """Returns the content of a text from `sealed`; None if the text is JSON of another kind.
 
     Raises:
         ValueError: the text is not JSON, or it has been changed.
@@ -137,7 +137,7 @@ def read_sealed(path: Path, report: bool = True) -> Any:
         return None
     except (OSError, ValueError) as error:
         if report:
-            message = f"{path} cannot be used ({reason_of(error)}): it is made again"
+            message = f"{path} cannot be used ({reason_of(error)}); it is rebuilt"
             warnings.warn(message, UserWarning, stacklevel=2)
         return None
 
@@ -155,7 +155,7 @@ def reason_of(error: BaseException | str) -> str:
 
 @contextlib.contextmanager
 def explain_errors(workdir: Path) -> Iterator[None]:
-    """Turns the `ERRORS` of a disk within the block into a `UserError` that names `workdir` and says what to do."""
+    """Turns disk errors in `ERRORS` within the block into a `UserError` that names `workdir` and says what to do."""
     try:
         yield
     except OSError as error:

@@ -1,6 +1,6 @@
 """SHA-256 digests of the files in a folder, stored in the folder and checked when the files are read.
 
-Power cuts, copying and failing disks can change files without an error, and a run on black images ends like any other.
+Power cuts, copying and failing disks can change files without an error, and a run on black images looks like any other.
 
 The digest is SHA-256, as in the fingerprints of data sets, because it is fast enough: 150 MB take 0.14 s, or 0.48 s
 on a CPU without SHA instructions. `zlib.crc32` would take 0.06 s, and no run would notice the difference.
@@ -16,7 +16,7 @@ NAME = "imgclf_jax.sums.json"  # the file in a folder that holds the digests of 
 
 
 def seal(folder: Path) -> None:
-    """Writes the digests of all files in a folder, without those in its subfolders.
+    """Writes the digests of all files in a folder, but not in its subfolders.
 
     Raises:
         OSError: a file cannot be read, or the digests cannot be written.
@@ -31,11 +31,11 @@ def is_sealed(folder: Path) -> bool:
 
 
 def damage(folder: Path, names: Iterable[str] | None = None) -> str:
-    """Returns, in a few words, what is wrong with the files of a sealed folder; "" if they are as they were written.
+    """Describes briefly what is wrong with the files of a sealed folder; "" if they are as they were written.
 
     Args:
         folder: a folder after `seal`.
-        names: the files to check, of which those without a digest are left out; None checks all that have one.
+        names: the files to check; those without a digest are skipped. None checks all that have one.
     """
     try:
         digests = files.open_sealed((folder / NAME).read_bytes())

@@ -1,4 +1,4 @@
-"""Checkpoints with Orbax: asynchronous, atomic, checked when they are read. No other module imports Orbax."""
+"""Checkpoints with Orbax: asynchronous, atomic and verified on reading. No other module imports Orbax."""
 
 import functools
 import json
@@ -25,14 +25,14 @@ from imgclf_jax.workdir.record import is_number
 
 
 class OtherModel(UserError):
-    """A checkpoint is undamaged, but its arrays are not the ones that this config needs."""
+    """An undamaged checkpoint does not hold the arrays that this config needs."""
 
 
 class Found(NamedTuple):
     """A checkpoint that could be read, and the newer ones that could not.
 
     Attributes:
-        tree: what was saved.
+        tree: the saved pytree.
         step: the step it was saved at.
         damaged: step -> what is wrong with that checkpoint, newest first.
     """
@@ -47,9 +47,9 @@ def _accuracy(metrics: dict[str, float]) -> float:
 
 
 class _Manager(ocp.CheckpointManager):
-    """Orbax's manager, which alone cannot read any checkpoint if the metrics of one are damaged."""
+    """Orbax's manager, changed so that damaged metrics of one checkpoint do not make all others unreadable."""
 
-    # Every reading of metrics goes through this method, which has no public name.
+    # All reads of metrics go through this method. It has no public equivalent.
     def _get_metrics(self, step: int) -> dict[str, float] | None:
         """The metrics of a checkpoint; `None`, with a warning, if they are damaged."""
         try:
@@ -61,7 +61,7 @@ class _Manager(ocp.CheckpointManager):
             reason = _reason(error)
         warnings.warn(
             f"checkpoint {Path(self.directory) / str(step)}: its validation accuracy cannot be read ({reason[:200]}), "
-            "so it is never the best one",
+            "so it is never chosen as the best one",
             stacklevel=2,
         )
         return None
@@ -70,7 +70,7 @@ class _Manager(ocp.CheckpointManager):
 class Checkpoints:
     """The checkpoints of a run: the newest `keep` and the best by validation accuracy.
 
-    A checkpoint is a pytree of arrays. A checksum of all its bits is saved with it and compared when it is read, so a
+    A checkpoint is a pytree of arrays. A checksum of all its bits is saved with it and verified on reading, so a
     damaged file is noticed even if its format does not reveal the damage.
     """
 
@@ -93,7 +93,7 @@ class Checkpoints:
         best = policies.BestN(get_metric_fn=_accuracy, n=1, keep_checkpoints_without_metrics=False)
         self._manager = _quietly(_Manager)(
             self.folder,
-            # Otherwise Orbax asks the newest folder, and if that is torn, it refuses all others too.
+            # Otherwise Orbax inspects the newest checkpoint, and if that is incomplete, it rejects all others too.
             item_handlers=ocp.StandardCheckpointHandler(),
             options=_quietly(ocp.CheckpointManagerOptions)(
                 preservation_policy=policies.AnyPreservationPolicy([newest, best]),
@@ -107,7 +107,7 @@ class Checkpoints:
         self._verify = jax.jit(lambda saved: saved["checksum"] == checksum(saved["tree"]))
 
     def save(self, step: int, tree: Any, valid_accuracy: float | None = None) -> None:
-        """Starts writing; returns as soon as `tree` may be donated. Does nothing if the step has been saved already.
+        """Starts writing; returns as soon as `tree` may be donated. Does nothing if the step is already saved.
 
         Raises:
             UserError: this or an earlier save failed, for instance because the disk is full.
@@ -117,13 +117,13 @@ class Checkpoints:
         self.wait()
         metrics = None if valid_accuracy is None else {"accuracy": valid_accuracy}
         try:
-            # If Orbax cannot create a folder, its threads wait for it for minutes, and the process waits for them.
+            # If Orbax cannot create a folder, its threads wait minutes for it, and the process waits for the threads.
             with tempfile.TemporaryDirectory(dir=self.folder, suffix=".orbax-checkpoint-tmp"):
                 pass
-            # A copy: the next step reuses the buffers of the state while the writer still reads.
+            # A copy, because the next step reuses the state's buffers while the writer is still reading.
             arguments = ocp.args.StandardSave(self._snapshot(tree))
             if not self._manager.save(step, args=arguments, metrics=metrics, custom_metadata=self._notes):
-                raise RuntimeError(f"there is a checkpoint of a later step than {step}")
+                raise RuntimeError(f"there is already a checkpoint of a step after {step}")
             self._saving = step
         except Exception as error:
             raise self._failure(error) from error
@@ -159,7 +159,7 @@ class Checkpoints:
             OtherModel: none fits, and at least one belongs to another model.
             UserError: there are checkpoints but none of them can be read.
         """
-        # Several processes must all try the same ones, even if one of them sees an older state of the disk.
+        # All processes must try the same checkpoints, even if one of them sees an older state of the disk.
         steps = json.loads(processes.gather(json.dumps(self.steps()))[0])
         failures: dict[int, UserError] = {}
         for step in reversed([step for step in steps if newest is None or step <= newest]):
@@ -178,7 +178,7 @@ class Checkpoints:
         return None
 
     def restore(self, step: int, template: Any = None) -> Any:
-        """The checkpoint of `step`. Without a template, it is nested dicts on this process's first device.
+        """Reads the checkpoint of `step`. Without a template, returns nested dicts on this process's first device.
 
         Raises:
             OtherModel: its arrays are not the ones that `template` describes.
@@ -186,14 +186,14 @@ class Checkpoints:
         """
 
         def as_saved():
-            """The template in the form that the version that wrote the checkpoint used."""
+            """The template, adapted to the version that wrote the checkpoint."""
             return older.template(template, self._saved(step).get("tree"))
 
         if template is not None and (
             problem := processes.from_first(lambda: difference(self._saved(step), as_saved()))
         ):
             raise OtherModel(
-                f"the checkpoints in {self.folder} are of another model: {problem}; choose another --workdir"
+                f"the checkpoints in {self.folder} belong to another model: {problem}; choose another --workdir"
             )
 
         def read():
@@ -213,7 +213,7 @@ class Checkpoints:
         return saved["tree"] if template is None else older.complete(saved["tree"], template)
 
     def _saved(self, step):
-        """The shapes and dtypes of what was saved."""
+        """The shapes and dtypes of the saved arrays."""
         try:
             saved = _quietly(self._manager.item_metadata)(step)
             if not all(hasattr(leaf, "shape") and hasattr(leaf, "dtype") for leaf in jax.tree.leaves(saved)):
@@ -256,7 +256,7 @@ class Checkpoints:
             self._manager.close()
         except Exception as error:
             failure = self._failure(error)
-            if reported or isinstance(underway, OSError):  # Probably the same disk, whose failure is already reported.
+            if reported or isinstance(underway, OSError):  # Probably the same disk failure, already reported.
                 return
             if underway is None:
                 raise failure from error
@@ -279,7 +279,7 @@ def _like(leaf, sharding):
 
 
 def _quietly(function):
-    """Returns `function` without Orbax's log, also in a user's own program. Errors are still raised."""
+    """Wraps `function` to hide Orbax's log messages, even in a user's own program. Errors are still raised."""
 
     def quiet(*arguments, **options):
         logger = logging.getLogger("absl")

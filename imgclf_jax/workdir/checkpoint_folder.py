@@ -32,7 +32,7 @@ def steps(workdir: Path) -> list[int]:
 
 
 def check_places(workdir: Path) -> None:
-    """Raises `UserError` if a file is in the place of a checkpoint, or of the folder for damaged ones."""
+    """Raises `UserError` if a file is where a checkpoint, or the folder for damaged ones, belongs."""
     steps(workdir)
     folder, damaged = Path(workdir) / FOLDER, Path(workdir) / DAMAGED
     entries = [entry for entry in folder.iterdir() if _is_step(entry.name)] if folder.is_dir() else []

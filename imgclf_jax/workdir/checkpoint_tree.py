@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 
 def difference(saved: Any, template: Any) -> str:
-    """Says in a few words how the shapes and dtypes in a checkpoint differ from a template; empty if they do not."""
+    """Describes briefly how the shapes and dtypes in a checkpoint differ from a template; empty if they do not."""
     theirs, ours = _shapes(saved), _shapes({"tree": template})
     theirs.pop("checksum", None)
     differing = [path for path in ours | theirs if ours.get(path) != theirs.get(path)]

@@ -19,8 +19,8 @@ def default_path(config_file: str) -> Path:
 class Claim:
     """A workdir and its lock, which is held until the end of the `with` block.
 
-    The folders and the lock file that had to be created for it are removed at the end unless `keep` was called, so that
-    a run that is refused leaves nothing behind.
+    Folders and a lock file that were created for it are removed at the end unless `keep` was called, so a refused run
+    leaves nothing behind.
 
     Attributes:
         folder: the workdir.
@@ -53,7 +53,7 @@ def claim(workdir: Path, new: bool = False) -> Claim:
 
     Args:
         workdir: the folder.
-        new: whether it must not exist yet. If the name is taken, -2, -3 and so on is appended.
+        new: whether the folder must be new. If the name is taken, -2, -3 and so on are tried as suffixes.
 
     Raises:
         UserError: the folder cannot be written, or another process is training in it.
@@ -119,7 +119,7 @@ def _lock(folder, undo):
                 f"cannot lock workdir {folder} ({error.strerror}); make sure that no other run uses it", stacklevel=2
             )
             return lock
-        # A run that was refused may have removed the file after it was opened here. Then the lock protects nothing.
+        # A refused run may have removed the file after it was opened here. Then the lock protects nothing.
         with contextlib.suppress(FileNotFoundError):
             if os.path.samestat(os.fstat(lock.fileno()), path.stat()):
                 return lock

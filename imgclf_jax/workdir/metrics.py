@@ -1,4 +1,4 @@
-"""The metrics files of a run: JSONL and CSV always, TensorBoard if wanted."""
+"""The metrics files of a run: always JSONL and CSV, and TensorBoard on request."""
 
 import contextlib
 import csv
@@ -54,7 +54,7 @@ class MetricsFiles:
         self.flush()
 
     def write(self, **values: Any) -> Row:
-        """Adds a row; columns that are not given stay empty, and so do numbers that are not finite."""
+        """Adds a row. Columns without a value, and numbers that are not finite, are left empty."""
         row = {name: _finite(values.get(name)) for name in self._columns}
         self._jsonl.write(json.dumps(row) + "\n")
         self._table.writerow(row)

@@ -1,4 +1,4 @@
-"""Checkpoints that earlier versions of this package wrote: read as they are, then brought into today's form.
+"""Reads checkpoints that earlier versions of this package wrote, and converts them to the current form.
 
 A checkpoint is a dict. Two of its entries have changed over time:
 
@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 ADDED = "ema_stats"
-# Entries of the meter: today's name -> the earlier one.
+# Entries of the meter: current name -> earlier name.
 RENAMED = {"accuracy": "correct"}
 
 
@@ -21,11 +21,11 @@ def template(wanted: Any, saved: Any) -> Any:
     """Returns the template to read a checkpoint with: `wanted`, changed to match an older checkpoint.
 
     Args:
-        wanted: the template of today's checkpoints, with a `jax.ShapeDtypeStruct` with a sharding for each array.
+        wanted: the template of current checkpoints, with a `jax.ShapeDtypeStruct` with a sharding for each array.
         saved: the shapes and dtypes in the checkpoint, as nested dicts.
 
     Returns:
-        `wanted` itself if the checkpoint is of today's form. Otherwise a copy: a state without `ema_stats` is a dict,
+        `wanted` itself if the checkpoint has the current form. Otherwise a copy: a state without `ema_stats` is a dict,
         and the meter has the entries of the checkpoint with their dtypes.
     """
     if not isinstance(wanted, dict) or not isinstance(saved, dict):
@@ -51,7 +51,7 @@ def complete(content: Any, wanted: Any) -> Any:
 
     Args:
         content: what was read.
-        wanted: the template of today's checkpoints.
+        wanted: the template of current checkpoints.
     """
     if not isinstance(content, dict) or not isinstance(wanted, dict):
         return content
@@ -77,7 +77,7 @@ def _complete_state(fields, wanted):
 def _meter_template(wanted, saved):
     """The template of the entries in the checkpoint.
 
-    An entry whose shape is not the wanted one keeps the wanted template, so that the difference is noticed.
+    An entry with a different shape keeps the wanted template, so that the difference is noticed.
     """
     sharding = next(iter(wanted.values())).sharding
     sources = {name: wanted[today] for today, name in _sources(wanted, saved).items()}

@@ -1,4 +1,4 @@
-"""Where a result comes from: versions, commit, devices. Goes into `run.json`. Unknown values are left out or null."""
+"""Where a result comes from: versions, commit, devices. Recorded in `run.json`. Unknown values are left out or null."""
 
 import hashlib
 import importlib.metadata
@@ -26,9 +26,9 @@ PACKAGES = {
 
 
 def collect() -> dict[str, Any]:
-    """Returns what the results of this job may depend on, besides config and data.
+    """Returns everything besides config and data that the results of this job may depend on.
 
-    `device_count`, `device_kind` and `process_count` are those of all processes; everything else is of this one.
+    `device_count`, `device_kind` and `process_count` are those of all processes; everything else describes this one.
     """
     import jax
 
@@ -48,7 +48,7 @@ def collect() -> dict[str, Any]:
 
 
 def of_run(config_file: dict[str, str] | None, devices: int) -> dict[str, Any]:
-    """Returns `collect()` with what only a training run knows: its config file and the number of devices it uses.
+    """Returns `collect()` plus what only a training run knows: its config file and the number of devices it uses.
 
     Args:
         config_file: from `describe_file`; `None` if there is none.
@@ -66,7 +66,7 @@ def of_sessions(before: dict[str, Any], now: dict[str, Any]) -> dict[str, Any]:
         now: from `of_run`.
 
     Returns:
-        `provenance`, which is `now`, and `earlier_provenance`, a list; without the latter if it would be empty.
+        `provenance`, which is `now`, and `earlier_provenance`, a list. The latter is omitted if it would be empty.
     """
     last = before.get("provenance")
     earlier = [origin for origin in before.get("earlier_provenance") or [] if origin not in (now, last)]
@@ -81,9 +81,9 @@ def describe_file(path: Path) -> dict[str, str]:
 
 
 def _version(name, module):
-    """Returns the version of the module that is imported; if there is none, of the distribution that is installed.
+    """Returns the version of the imported module; if none is imported, that of the installed distribution.
 
-    The two may differ, because a module need not be imported from the distribution.
+    The two may differ, because the module may have been imported from elsewhere.
     """
     used = getattr(sys.modules.get(module), "__version__", None)
     if isinstance(used, str):

@@ -53,7 +53,7 @@ def _are_origins(value):
 
 
 TEXT = _Kind("a string", lambda value: isinstance(value, str))
-NATURAL = _Kind("an integer from 0", is_natural)
+NATURAL = _Kind("a non-negative integer", is_natural)
 NUMBER = _Kind("a number", is_number)
 LOSS = _Kind("a number", lambda value: isinstance(value, float) or is_number(value))  # It may be infinite or NaN.
 
@@ -170,7 +170,7 @@ def _short(value):
 
 
 class RunRecord:
-    """Writes `run.json`, whole and whenever something changes, so the file is right at any moment.
+    """Rewrites all of `run.json` whenever something changes, so the file is always up to date.
 
     Attributes:
         content: the content of the file, or what it would be if this process wrote it.

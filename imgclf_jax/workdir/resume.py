@@ -70,7 +70,7 @@ def check_data(
 
     Args:
         before: the recorded facts about the data that the checkpoints were trained on; see `known_data`.
-        facts: those of the data to continue with; see `imgclf_jax.data.types.Dataset.facts`.
+        facts: the same facts about the data to continue with; see `imgclf_jax.data.types.Dataset.facts`.
         folder: the workdir.
         warn: called with one line if the data have changed and `allow_change` is true.
         allow_change: whether the data may have changed.
@@ -91,7 +91,7 @@ def check_data(
     change = f"{places[0]} has changed" if places[0] == places[1] else " -> ".join(places)
     if not allow_change:
         raise UserError(
-            f"workdir {folder} holds a run on other data ({change}; fingerprint {old[:12]} -> {new[:12]}); choose "
+            f"workdir {folder} holds a run on different data ({change}; fingerprint {old[:12]} -> {new[:12]}); choose "
             "another --workdir, or continue anyway with --allow_config_change"
         )
     warn(f"data changed: {change}")
@@ -139,7 +139,7 @@ def heal(folder: Path, config: ConfigDict) -> None:
 
 
 def explain_difference(mine: str, first: str) -> str:
-    """Says how the facts of two data sets, as JSON, differ; see `imgclf_jax.data.types.Dataset.facts`."""
+    """Describes how the facts of two data sets, given as JSON, differ; see `imgclf_jax.data.types.Dataset.facts`."""
     one, other = json.loads(first), json.loads(mine)
     return "; ".join(f"{name}: {one[name]} -> {other[name]}" for name in one if one[name] != other[name])
 

@@ -1,6 +1,6 @@
 """Reads `metrics.jsonl`. Rows whose lines are damaged are taken from `metrics.csv`, which holds the same rows.
 
-The columns are data: they depend on the metrics of the run. Files with other columns than today's can be read.
+The columns are data: they depend on the metrics of the run. Files with columns other than the current ones can be read.
 """
 
 import csv
@@ -32,7 +32,7 @@ class Rows(NamedTuple):
             process left unfinished does not count as damaged.
         recovered: the rows that only `metrics.csv` has.
         missing: the rows that `metrics.csv` lacks.
-        differing: the rows that have other values in `metrics.csv`, in the columns that it has; `rows` has those of
+        differing: the rows whose values differ in `metrics.csv`, in the columns that it has; `rows` has the values from
             `metrics.jsonl`.
     """
 
@@ -48,7 +48,7 @@ def columns(metrics: Iterable[str], rows: Iterable[Row] = ()) -> tuple[str, ...]
 
     Args:
         metrics: the columns of the run's metrics, in order.
-        rows: rows of earlier sessions; their further columns follow those of `metrics`.
+        rows: rows of earlier sessions; their additional columns follow those of `metrics`.
     """
     names = dict.fromkeys([*metrics, *(name for row in rows for name in row)])
     return (*FIRST, *(name for name in names if name not in FIRST + LAST), *LAST)
@@ -71,7 +71,7 @@ def read(workdir: Path) -> Rows:
     *lines, last = raw.split(b"\n")
     while lines and not last.strip():
         last = lines.pop()
-    # A complete last row counts even without its line break; the beginning of a row is dropped.
+    # A complete last row counts even without its line break; an incomplete row is dropped.
     unfinished = _row(last) is None and not raw.rstrip(b" \r\t").endswith(b"\n")
     if not unfinished and last.strip():
         lines.append(last)

@@ -9,9 +9,7 @@ from imgclf_jax.errors import UserError
 from imgclf_jax.storage.files import read_json, write_json
 
 NAME = "config.json"
-ADVICE = (
-    "; if you know that your --config is the one of this run, delete the file: training with it writes the file again"
-)
+ADVICE = "; if you are sure that --config is the config of this run, delete the file: training with it writes it again"
 
 
 def check_config(workdir: Path, config: ConfigDict, allow_change: bool) -> list[str]:
@@ -27,7 +25,7 @@ def check_config(workdir: Path, config: ConfigDict, allow_change: bool) -> list[
     changed = configs.differences(configs.to_json(old), configs.to_json(config)) if old is not None else []
     if changed and not allow_change:
         raise UserError(
-            f"workdir {workdir} holds a run with another config:\n"
+            f"workdir {workdir} holds a run with a different config:\n"
             + "\n".join(f"  {line}" for line in changed)
             + "\nchoose another --workdir, or continue anyway with --allow_config_change"
         )

@@ -1,4 +1,4 @@
-"""Writes the files of a run. Nothing is written before the first new step, so a run that is refused changes nothing."""
+"""Writes the files of a run. Nothing is written before the first new step, so a refused run changes nothing."""
 
 import contextlib
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from imgclf_jax.workdir.record import RunRecord
 
 
 class Writer:
-    """The files of a run, which are opened when the first new step has been taken.
+    """The files of a run, which are opened once the first new step has been taken.
 
     Attributes:
         record: `run.json`.
@@ -56,7 +56,7 @@ class Writer:
         self._damaged: dict[int, str] = {}
 
     def know(self, facts: dict[str, Any], resume_step: int, damaged: dict[int, str]) -> None:
-        """Takes what else `begin` needs.
+        """Supplies the rest of what `begin` needs.
 
         Args:
             facts: the recorded facts of the data set; see `imgclf_jax.data.types.Dataset.facts`.
@@ -79,7 +79,7 @@ class Writer:
             saved_config.save_config(self._folder, self._config)
 
     def begin(self) -> None:
-        """Begins to write, unless that has already happened. All processes must call it."""
+        """Starts writing, unless it has already started. All processes must call it."""
         if self.checkpoints is not None:
             return
         self.write_down()
@@ -106,7 +106,7 @@ class Writer:
             self.files = MetricsFiles(self._folder, self._columns, self._resume_step, tensorboard)
 
     def save(self, step: int, tree: Any, valid_accuracy: float | None) -> None:
-        """Starts to save a checkpoint. Raises `UserError` if this one or an earlier one cannot be saved."""
+        """Starts saving a checkpoint. Raises `UserError` if this one or an earlier one cannot be saved."""
         assert self.checkpoints is not None
         # The rows up to this step must be on disk first: a run that resumes from here does not write them again.
         self.files.flush()

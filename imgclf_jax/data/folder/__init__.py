@@ -33,9 +33,8 @@ class Photos(LazyImages):
         super().__init__((len(paths), *image_size, 3))
         self._root = root
         self._paths = tuple(paths)
-        self._hashes = b"".join(
-            map(bytes.fromhex, hashes)
-        )  # A single object, because every decoding process gets a copy.
+        # A single object, because every decoding process gets a copy.
+        self._hashes = b"".join(map(bytes.fromhex, hashes))
         self._resize = resize
 
     def read(self, index: int) -> np.ndarray:

@@ -144,7 +144,7 @@ def _seen(looks: list[Look]) -> Seen:
 
 
 def _read(listing: Listing, resize: str, progress: Progress) -> Iterator[tuple[Look, np.ndarray | None]]:
-    """Reads and decodes all files with several threads. Yields in order, and holds the pixels of few at a time."""
+    """Reads and decodes all files with several threads. Yields in order, holding the pixels of only a few at a time."""
 
     def read_one(path: str) -> tuple[Look, np.ndarray | None]:
         digest = ""

@@ -56,7 +56,7 @@ class Listing:
 
 
 def scan(config_data: Any) -> Listing:
-    """Lists the photos in the folder `config_data.dir`, and opens none of them.
+    """Lists the photos in the folder `config_data.dir`, without opening any.
 
     Raises:
         UserError: all problems with the folder and the settings, one line each.
@@ -196,8 +196,8 @@ def _not_classes(root, folders):
     first = entries[0][0] if entries else []
     if len(folders) > 1 and len(first) > 1 and all(inside == first and not photos for inside, photos in entries):
         return [
-            f"{_slashes(folders)} hold the same folders, {_slashes(first)}, as splits do and classes do not; if they "
-            "are splits, rename them to train, validation and test"
+            f"{_slashes(folders)} hold the same folders, {_slashes(first)}, which is typical of splits, not of "
+            "classes; if they are splits, rename them to train, validation and test"
         ]
     return []
 

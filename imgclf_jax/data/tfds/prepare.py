@@ -80,7 +80,7 @@ def prepare(config_data: Any, root: Path, progress: Progress) -> Path:
         paths = _archives(base, config_data, root, progress)
         return _build(base, paths, root, progress)
     except OSError as e:
-        raise UserError(f"{root}: cannot write {base} there ({reason_of(e)}); free space or set data.dir") from e
+        raise UserError(f"{root}: cannot write {base} there ({reason_of(e)}); free up space or set data.dir") from e
 
 
 def _archives(base: str, config_data: Any, root: Path, progress: Progress) -> dict[str, Path]:
@@ -118,7 +118,7 @@ def _address(mirror: str, published: Published, count: int) -> str:
 
 
 def _download_folder(base: str, root: Path) -> Path:
-    """Returns the folder for the downloads of a set: its own, because the sets like MNIST share their file names."""
+    """Returns the folder for the downloads of a set: its own, because MNIST and similar sets share file names."""
     return root / "downloads" / "imgclf_jax" / base
 
 
@@ -148,8 +148,8 @@ def _build(base: str, paths: dict[str, Path], root: Path, progress: Progress) ->
             atomic.sync_names(folder.parent)
     except Exception as e:
         if prepared.find(root, f"{base}:{known.version}") == folder:
-            return folder  # Another process was quicker.
-        raise UserError(f"{folder}: writing it failed ({reason_of(e)}); free space there or set data.dir") from e
+            return folder  # Another process was faster.
+        raise UserError(f"{folder}: writing it failed ({reason_of(e)}); free up space there or set data.dir") from e
     return folder
 
 
@@ -201,11 +201,11 @@ def _png(image: np.ndarray) -> bytes:
 
 
 def _sweep(folder: Path) -> None:
-    """Deletes what preparations left behind when they were killed: those of TFDS itself and of earlier versions."""
+    """Deletes what killed preparations, by TFDS itself or by earlier versions, left behind."""
     for old in folder.glob("incomplete.*"):
         try:
             newest = max(p.stat().st_mtime for p in [old, *old.iterdir()])
             if time.time() - newest > _STALE_SECONDS:
                 shutil.rmtree(old)
         except OSError as e:
-            _log.info("left %s alone: %s", old, e)
+            _log.info("could not delete %s: %s", old, e)

@@ -145,7 +145,7 @@ def _read_split(dataset: str, split: dict[str, Any]) -> "StoredSplit":
 
 
 def _class_names(folder: Path, count: int) -> tuple[str, ...]:
-    """Returns the class names that TFDS stores with the records; classes without names are called by their numbers."""
+    """Returns the class names that TFDS stores with the records; classes without names are named by their numbers."""
     try:
         names = (folder / _LABELS).read_text(encoding="utf-8").splitlines()
     except FileNotFoundError:

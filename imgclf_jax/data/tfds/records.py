@@ -71,7 +71,7 @@ def read_labels(stored: Stored, split: StoredSplit) -> Iterator[tuple[list[bytes
 def naming_damage(folder: Path, file: str) -> Iterator[None]:
     """Turns any exception in the block into a `UserError` that names the record file.
 
-    The kind of exception depends on what meets the damage first: the reader, the parser or the PNG decoder.
+    The kind of exception depends on what notices the damage first: the reader, the parser or the PNG decoder.
     """
     try:
         yield

@@ -35,7 +35,7 @@ def notice(reason: str, root: Path) -> str:
             "images instead of 50,000 and 10,000). Accuracies are far lower and not comparable to published ones.",
             f"Why: {reason}",
             "Split boundaries are scaled in proportion: train[:45000] of CIFAR-10 is train[:3600] of the sample.",
-            "To get the real data set, any one of:",
+            "To get the real data set, use one of these:",
             f"  - run with a network connection: it is downloaded (162 MiB) to {root}",
             "  - --config.data.archive=PATH/cifar-10-binary.tar.gz, if you have the archive",
             "  - --config.data.url=ADDRESS of a mirror of that archive",

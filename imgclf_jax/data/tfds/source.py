@@ -57,7 +57,7 @@ def _load(
 ) -> Dataset:
     location, ranges = locate(config_data, progress, setting_names)
     stored = location.stored
-    assert stored is not None  # Because there is a progress, `locate` has prepared the set or raised an error.
+    assert stored is not None  # Given `progress`, `locate` has prepared the set or raised an error.
     image_shape, resize = _image_shape(config_data, stored.image_shape), config_data.resize
     names = sorted({name for parts in ranges.values() for name, _, _ in parts})
     root = None if location.is_sample else location.root
