@@ -1,4 +1,4 @@
-"""`--mode=check`: what a config would do, without reading data or allocating a parameter."""
+"""`--mode=check`: shows the effect of a config without reading data or allocating parameters."""
 
 import math
 from pathlib import Path
@@ -24,16 +24,16 @@ from imgclf_jax.workdir.claim import check_usable
 def check(config: ConfigDict, folder: Path | None = None, allow_config_change: bool = False) -> None:
     """Prints the parameter table, output shapes, FLOPs and the memory that the compiled step needs.
 
-    It also prints what training would warn about, and refuses what training would refuse, as far as that can be known
-    without reading the data and the checkpoints. Nothing is written.
+    It also reports the warnings and errors of training, as far as they can be determined without reading the data and
+    the checkpoints. Nothing is written.
 
     Args:
         config: the config.
-        folder: the workdir that the config is meant for; `None`: a new one.
+        folder: the workdir that the config is for; `None` for a new one.
         allow_config_change: whether the config may differ from that of the run in `folder`, as for training.
 
     Raises:
-        UserError: the config is not valid, or the run in `folder` cannot go on with it.
+        UserError: the config is not valid, or the run in `folder` cannot continue with it.
     """
     plan, info = validate(config)
     console = Console()
@@ -47,20 +47,20 @@ def check(config: ConfigDict, folder: Path | None = None, allow_config_change: b
 
 
 def _workdir(folder: Path, config: ConfigDict, info: data.Info, allow_change: bool) -> list[str]:
-    """Returns what training in `folder` would warn about; raises `UserError` for what it would refuse."""
+    """Returns the warnings of training in `folder`; raises `UserError` if training would reject the config."""
     check_usable(folder)
-    found = resume.inspect(folder, config, allow_change)
-    before = found.record.get("data") or {}
+    before = resume.inspect(folder, config, allow_change)
+    facts = before.record.get("data") or {}
     if checkpoint_folder.exists(folder):
-        check_classes(before.get("class_names") or info.class_names, folder, info.class_names, info.location)
-        shape = tuple(before.get("image_shape") or info.image_shape)
+        check_classes(facts.get("class_names") or info.class_names, folder, info.class_names, info.location)
+        shape = tuple(facts.get("image_shape") or info.image_shape)
         if shape != info.image_shape:
             sizes = ["×".join(map(str, size)) for size in (shape, info.image_shape)]
             raise UserError(
                 f"the checkpoints in {folder} are of images of {sizes[0]}; those of {info.location} are {sizes[1]}; "
                 "choose another --workdir"
             )
-    return [f"config changed: {line}" for line in found.changed]
+    return [f"config changed: {line}" for line in before.changed]
 
 
 def _check(config, plan, info, console):
@@ -80,7 +80,7 @@ def _check(config, plan, info, console):
     rows = [
         placement(strategy).memory(experiment),
         ("parameters", params),
-        ("optimiser, averages, statistics", whole - params),
+        ("optimizer state, averages, statistics", whole - params),
         ("intermediate values of a step", memory.temp_size_in_bytes if memory else None),
     ]
     total = sum(size for _, size in rows if size)
@@ -107,5 +107,5 @@ def _compile(experiment):
 
 
 def _bytes(tree):
-    """Returns the bytes of a tree that a device holds."""
+    """Returns the number of bytes of a tree on each device."""
     return sum(math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))

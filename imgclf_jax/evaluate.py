@@ -23,14 +23,14 @@ def evaluate_run(config: ConfigDict, folder: Path, split: str, which: str) -> di
     Args:
         config: the run's config.
         folder: its workdir.
-        split: "train", "valid" or "test" for those of the config, or any split in TFDS syntax.
+        split: "train", "valid" or "test" for a split of the config, or any split in TFDS syntax.
         which: "last" or "best" (by validation accuracy).
 
     Returns:
         See `imgclf_jax.training.exact_evaluation.result`.
 
     Raises:
-        UserError: no checkpoint, no such split, a checkpoint of another model, a setting that cannot be used.
+        UserError: there is no checkpoint or no such split, the checkpoint is of another model, or a setting is invalid.
     """
     trained.check(folder)
     if problems := processes.together(lambda: for_evaluation(config)):
@@ -69,7 +69,7 @@ def evaluate_run(config: ConfigDict, folder: Path, split: str, which: str) -> di
 def _trained_on(config, folder, split, info) -> int:
     """Returns how many of the examples to evaluate are in the run's training split.
 
-    0 for that split itself, whose name says so, and for another data set than the run's.
+    Returns 0 for "train" itself, for which the overlap is obvious, and for a data set other than the run's.
     """
     if split == "train":
         return 0

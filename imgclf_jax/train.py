@@ -1,4 +1,4 @@
-"""A whole run: load, build or resume, loop, evaluate, record."""
+"""`--mode=train`: a whole run. Loads the data, builds or resumes, trains, evaluates and records the results."""
 
 import contextlib
 import json
@@ -39,14 +39,14 @@ SPLITS = ("train", "valid", "test")  # in the order of their results
 
 
 class Run(NamedTuple):
-    """What the parts of a run share.
+    """The objects that the functions below share.
 
     Attributes:
         config: the config.
         folder: the workdir.
-        strategy: where arrays live.
-        before: what the workdir held; see `imgclf_jax.workdir.resume`.
-        allow_change: whether the config and the data may differ from those that the run was started with.
+        strategy: the placement of arrays on devices.
+        before: the earlier content of the workdir; see `imgclf_jax.workdir.resume`.
+        allow_change: whether the config and the data may differ from those at the start of the run.
         console: where to print.
         writer: writes the files of the run.
         signal: the signal that asked to stop, if any; see `imgclf_jax.terminal.interrupt`.
@@ -71,24 +71,22 @@ def train(
     resume_command: Callable[[Path], str] = lambda folder: "",
     config_file: dict[str, str] | None = None,
 ) -> int:
-    """Trains in a workdir, or continues the run that is there.
+    """Trains in a workdir, or continues its run.
 
     Args:
         config: a config; it is validated here.
-        folder: the workdir, which is made if it is missing.
-        new: whether the workdir must be a new one. If the name is taken, -2, -3 and so on is appended to it.
-        allow_config_change: continue although the config differs from the one that the run was started with.
-        resume_command: maps the workdir to the command line that continues this run. It is printed when a signal
-            interrupts the run.
-        config_file: the result of `imgclf_jax.workdir.provenance.describe_file`, which goes into the record.
+        folder: the workdir; it is created if it does not exist.
+        new: whether the workdir must be new. If the name is taken, -2, -3 and so on is appended.
+        allow_config_change: whether to continue even if the config differs from that at the start of the run.
+        resume_command: workdir -> the command line that continues this run, printed when a signal interrupts it.
+        config_file: the result of `imgclf_jax.workdir.provenance.describe_file`, for the record.
 
     Returns:
-        The exit status: 0 complete, 1 diverged, 128 + signal when interrupted.
+        The exit status: 0 if complete, 1 if diverged, 128 + signal if interrupted.
 
     Raises:
-        UserError: something is wrong that the user can fix. Existing checkpoints stay as they are; before the first
-            new step, so does everything else. An error that any process finds before training begins is raised in all
-            of them.
+        UserError: the user can fix the cause. Existing checkpoints are unchanged and, before the first new step, so is
+            everything else. An error that any process finds before training begins is raised in all of them.
     """
     _, info = processes.together(lambda: validate(config))
     processes.same("config", json.dumps(to_json(config)), _config_difference)
@@ -96,7 +94,7 @@ def train(
     first = processes.is_first()
     console = Console(config.log.progress if first else "silent", config.log.line_seconds)
     claimed = processes.together(lambda: claim(folder, new) if first else contextlib.nullcontext())
-    # Its name may be the time, which differs between processes.
+    # Its name may be the current time, which differs between processes.
     folder = Path(processes.gather(str(getattr(claimed, "folder", folder)))[0])
     with claimed, interrupt.catch() as signal, storage.explain_errors(folder):
         before = resume.inspect(folder, config, allow_config_change)
@@ -122,17 +120,17 @@ def train(
 
 
 def _run(run: Run, resume_command: Callable[[Path], str]) -> int:
-    """Trains what is left of a run. Returns the exit status."""
+    """Runs the remaining steps and evaluations of a run. Returns the exit status."""
     dataset, plan = _load(run)
     experiment = build(run.config, plan, dataset.image_shape, dataset.class_names, run.strategy)
     restored, complete = _restore(run, experiment, dataset)
     wanted = [name for name in SPLITS if name in dataset.splits and (name != "train" or run.config.eval.train)]
-    # A complete run stays as it is, except that missing evaluations are added.
+    # A complete run is unchanged, except that missing evaluations are added.
     results = dict(run.writer.record.content.get("results") or {}) if complete else {}
     missing = [name for name in wanted if name not in results]
     if complete and not missing:
         resume.heal(run.folder, run.config)
-        run.console.print(f"complete: all {plan.steps:,} steps were taken before, and nothing is left to do")
+        run.console.print(f"complete: all {plan.steps:,} steps were taken before; nothing is left to do")
         seconds = run.writer.record.content.get("wall_time_seconds", 0.0)
         show_results(run.console, run.folder, dataset.name, results, seconds)
         return 0
@@ -151,7 +149,7 @@ def _run(run: Run, resume_command: Callable[[Path], str]) -> int:
         if number := _interrupted(run, stopped):
             run.writer.end(status="interrupted", step=step)
             command = resume_command(run.folder)
-            run.console.print(f"interrupted at step {step} of {plan.steps}; saved. To go on:\n  {command}")
+            run.console.print(f"interrupted at step {step} of {plan.steps}; saved. To continue:\n  {command}")
             return 128 + number
         results = {name: results[name] for name in SPLITS if name in results}
         _record(run, session, {"step": step, "reported_step": reported, "results": results}, missing, complete)
@@ -159,7 +157,7 @@ def _run(run: Run, resume_command: Callable[[Path], str]) -> int:
         return 0
     finally:
         session.feed.close()
-        # After an error in one of several processes an orderly end would wait for the others, which wait for this one.
+        # After an error in one of several processes, closing would deadlock: the others are waiting for this process.
         if not processes.several() or isinstance(sys.exc_info()[1], loop.Diverged | type(None)):
             run.writer.close()
 
@@ -172,12 +170,12 @@ def _load(run: Run) -> tuple[data.Dataset, Plan]:
     console.finish()
     if dataset.notice:
         console.warn(dataset.notice)
-    # The bundled sample is smaller than the set that it replaces: the plan is that of the examples there are.
+    # The bundled sample is smaller than the data set that it replaces, so plan for the examples that were loaded.
     return dataset, make_plan(config, dataset.counts)
 
 
 def _restore(run: Run, experiment: Experiment, dataset: data.Dataset) -> tuple[Restored, bool]:
-    """Reads the newest checkpoint. Returns it, and whether the run was complete, so that nothing is left to train."""
+    """Reads the newest checkpoint. Returns it, and whether the run was already complete."""
     if processes.several():
         run.signal.defer()  # From here on, all processes must stop at the same step.
     with xla.quiet():
@@ -186,7 +184,7 @@ def _restore(run: Run, experiment: Experiment, dataset: data.Dataset) -> tuple[R
     other_data = resume.check_data(known, dataset.facts(), run.folder, run.console.warn, run.allow_change)
     for reason in restored.damaged.values():
         if processes.is_first():
-            warnings.warn(f"{reason}; going on from step {restored.step}", stacklevel=2)
+            warnings.warn(f"{reason}; continuing from step {restored.step}", stacklevel=2)
     run.writer.know(dataset.facts(), restored.step, restored.damaged)
     return restored, not other_data and resume.is_complete(run.before, experiment.plan.steps, restored.step)
 
@@ -194,10 +192,10 @@ def _restore(run: Run, experiment: Experiment, dataset: data.Dataset) -> tuple[R
 def _loop(run: Run, session: Session, start: int) -> tuple[Any, int, int]:
     """Runs the training loop. Returns the state, the number of steps it has taken, and the signal that stopped it."""
     plan, strategy = session.experiment.plan, run.strategy
-    # Rates include neither the start of the decoding processes nor the steps whose data they have read by then.
+    # Rates exclude the start of the decoding processes and the steps whose data is read before training begins.
     ahead = session.feed.begin(start, plan.steps - start)
     run.console.start(start)
-    run.signal.defer()  # Until here, nothing has been trained that an exception could lose.
+    run.signal.defer()  # Up to here, an exception loses no training.
     work = loop.Work(
         session.run_steps,
         session.feed,
@@ -263,12 +261,12 @@ def _choose(run, session, state, step, stopped, complete) -> tuple[int, Any]:
 
 def _interrupted(run, stopped):
     """Returns the number of the signal that ends the run, or 0."""
-    # All of several processes must end the same way: a signal that came too late to be agreed on is ignored.
+    # All processes must end the same way, so a signal that came too late to be agreed on is ignored.
     return stopped if processes.several() else stopped or run.signal.number
 
 
 def _record(run: Run, session: Session, ending: dict[str, Any], missing: list[str], complete: bool) -> None:
-    """Records the results of a run: all of them, or those that a complete run lacked."""
+    """Records all results of a run, or only the missing ones if it was already complete."""
     writer, results = run.writer, ending["results"]
     if not complete:
         writer.begin()
@@ -288,7 +286,7 @@ def _record(run: Run, session: Session, ending: dict[str, Any], missing: list[st
 def _diverged(run: Run, step: int) -> int:
     run.writer.end(status="diverged", diverged_at_step=step)
     run.console.finish()
-    kept = f"; checkpoints from before are kept in {run.folder}" if checkpoint_folder.exists(run.folder) else ""
+    kept = f"; earlier checkpoints are kept in {run.folder}" if checkpoint_folder.exists(run.folder) else ""
     run.console.warn(
         f"diverged: the loss or a gradient is not finite at step {step}{kept}. Try a lower optim.learning_rate, "
         "optim.warmup_steps or optim.clip_norm"
@@ -297,7 +295,7 @@ def _diverged(run: Run, step: int) -> int:
 
 
 def _record_failure(run: Run, error: BaseException) -> None:
-    # An error that the user can fix, raised before anything was done, is not part of the history of the run.
+    # An error that the user can fix, raised before any work was done, does not belong in the record of the run.
     if run.before.new and isinstance(error, Exception) and not isinstance(error, UserError | OSError):
         run.writer.write_down()
     if run.writer.begun:
@@ -328,5 +326,5 @@ def _write_row(writer, plan, step, split, result):
 
 
 def _config_difference(mine, first):
-    """Returns how the config of a process differs from that of the first, both as JSON."""
+    """Returns the differences between the config of a process and that of the first process, both given as JSON."""
     return "; ".join(differences(json.loads(first), json.loads(mine))) or "in what is logged or saved"

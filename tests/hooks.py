@@ -1,4 +1,4 @@
-"""What happens to a run from outside, at a moment that is exact: called in its process before it starts."""
+"""External events that hit a run at an exact moment. Each function is called in its process before the run starts."""
 
 import builtins
 import contextlib
@@ -28,7 +28,7 @@ def signal_after(target: str, call: int, number: int) -> None:
 
 
 def signal_before(target: str, call: int, number: int) -> None:
-    """Likewise, but before the call."""
+    """The process sends itself a signal before the `call`th call."""
     _wrap(target, call, before=lambda *_: os.kill(os.getpid(), number))
 
 
@@ -42,7 +42,7 @@ def signal_soon_after(target: str, seconds: float, number: int) -> None:
 
 
 def freeze_after(target: str, call: int, seconds: float) -> None:
-    """The process stands still for some seconds after the `call`th call."""
+    """The process is stopped for some seconds after the `call`th call."""
 
     def freeze(*_):
         subprocess.Popen(["sh", "-c", f"sleep {seconds}; kill -CONT {os.getpid()}"])
@@ -52,7 +52,7 @@ def freeze_after(target: str, call: int, seconds: float) -> None:
 
 
 def kill_when_on_disk(call: int, number: int) -> None:
-    """The signal comes as soon as the `call`th checkpoint is there under its final name."""
+    """The signal comes as soon as the `call`th checkpoint has its final name."""
 
     def die(checkpoints, *_):
         checkpoints.wait()
@@ -62,12 +62,12 @@ def kill_when_on_disk(call: int, number: int) -> None:
 
 
 def limit_file_size(target: str, call: int, size: int) -> None:
-    """From the `call`th call on no file can grow past `size` bytes: what a full disk does, to large files only."""
+    """From the `call`th call on, no file can grow past `size` bytes, like a full disk, but for large files only."""
     _wrap(target, call, before=lambda *_: resource.setrlimit(resource.RLIMIT_FSIZE, (size, size)))
 
 
 def disk_full_before(target: str, call: int) -> None:
-    """The `call`th call fails as writing to a full disk does."""
+    """The `call`th call fails like a write to a full disk."""
 
     def fail(*_):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -81,7 +81,7 @@ def add_argument(argument: str) -> None:
 
 
 def other_fingerprint() -> None:
-    """The data set seems to be another one."""
+    """The data set has another fingerprint."""
     module = importlib.import_module("imgclf_jax.data")
     load = module.load
     module.load = lambda *args, **kwargs: dataclasses.replace(load(*args, **kwargs), fingerprint="another")
@@ -101,17 +101,17 @@ def set_config(name: str, value: str) -> None:
 
 
 def own_group() -> None:
-    """The process leads a process group, as one that a shell or a cluster has started."""
+    """The process leads a process group, like one started by a shell or a cluster."""
     os.setsid()
 
 
 def signal_group_after(target: str, call: int, number: int) -> None:
-    """As `signal_after`, but to the whole process group: Ctrl-C, or a cluster that ends a job."""
+    """Like `signal_after`, but for the whole process group, as with Ctrl-C or when a cluster ends a job."""
     _after(target, call, lambda *_: os.killpg(0, number))
 
 
 def tell_workers(target: str, call: int, path: str) -> None:
-    """Writes the numbers of all processes that this one has started to a file, after the `call`th call."""
+    """Writes the IDs of all child processes to a file, after the `call`th call."""
 
     def tell(*_):
         Path(path).write_text(json.dumps([process.pid for process in multiprocessing.active_children()]))
@@ -120,12 +120,12 @@ def tell_workers(target: str, call: int, path: str) -> None:
 
 
 def kill_worker_after(target: str, call: int, number: int) -> None:
-    """A signal to one of those processes, after the `call`th call."""
+    """Sends a signal to a child process, after the `call`th call."""
     _after(target, call, lambda *_: os.kill(multiprocessing.active_children()[0].pid, number))
 
 
 def damage_after(target: str, call: int, folder: str) -> None:
-    """After the `call`th call all record files in a folder are full of ones."""
+    """After the `call`th call, all record files in a folder are overwritten with bytes of value 1."""
 
     def damage(*_):
         for path in Path(folder).glob("*array_record*"):
@@ -145,7 +145,7 @@ def forbid(target: str) -> None:
 
 
 def signal_swallowed(target: str, number: int) -> None:
-    """Before the first call of "module:function", a signal comes in code that catches every exception."""
+    """Before the first call of "module:function", a signal arrives in code that catches every exception."""
 
     def swallow(*_):
         with contextlib.suppress(BaseException):
@@ -156,7 +156,7 @@ def signal_swallowed(target: str, number: int) -> None:
 
 
 def signal_while_importing(target: str, folder: str, number: int) -> None:
-    """Before the first call of "module:function", a signal comes while a module is imported that swallows it."""
+    """Before the first call of "module:function", a signal arrives during the import of a module that swallows it."""
 
     def import_it(*_):
         lines = ["try:", f" os.kill(os.getpid(), {number})", " time.sleep(0.2)", "except BaseException:", " pass"]
@@ -170,7 +170,7 @@ def signal_while_importing(target: str, folder: str, number: int) -> None:
 
 
 def signal_while_collecting(target: str, number: int) -> None:
-    """Before the first call of "module:function" a signal comes while Python collects garbage."""
+    """Before the first call of "module:function", a signal arrives while Python collects garbage."""
 
     def callback(*_):
         gc.callbacks.remove(callback)
@@ -186,7 +186,7 @@ def signal_while_collecting(target: str, number: int) -> None:
 
 
 def ignore(number: int) -> None:
-    """The process was started with a signal ignored, as `nohup` does."""
+    """The process was started with a signal ignored, as by `nohup`."""
     signal.signal(number, signal.SIG_IGN)
 
 
@@ -209,7 +209,7 @@ def _drain(terminal):
 
 
 def break_stream(number: int, loss: str) -> None:
-    """Standard output (1) or standard error (2) is a full device, closed, or a pipe that nobody reads."""
+    """Standard output (1) or standard error (2) is a full device, closed, or a pipe without a reader."""
     if loss == "closed":
         os.close(number)
         setattr(sys, {1: "stdout", 2: "stderr"}[number], None)  # as Python does when it starts
@@ -224,7 +224,7 @@ def break_stream(number: int, loss: str) -> None:
 
 
 def encode(encoding: str) -> None:
-    """The terminal knows these characters alone."""
+    """Standard output can encode only the characters of `encoding`."""
     sys.stdout.reconfigure(encoding=encoding, errors="strict")
 
 

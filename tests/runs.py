@@ -1,4 +1,4 @@
-"""Runs of the command line tool for the tests, each in a process of its own, and what they leave behind."""
+"""Runs the command-line tools for the tests, each in its own process, and reads the files that they leave."""
 
 import dataclasses
 import json
@@ -20,7 +20,7 @@ from imgclf_jax.workdir.checkpoint import Checkpoints
 from imgclf_jax.workdir.rows import read_rows
 
 ROOT = Path(__file__).parent.parent
-# Under a thousand parameters, but with everything that a run has to carry through an interruption: augmentation,
+# Under a thousand parameters, but with everything that must survive an interruption of a run: augmentation,
 # dropout, batch norm, averaged parameters, epochs that wrap around, and rows, evaluations and checkpoints whose
 # intervals (4, 7 and 3 steps) do not divide each other. 14 steps: of 64 images, 400 in an epoch.
 TINY = (
@@ -40,7 +40,7 @@ TINY = (
     "--config.checkpoint.every_steps=3",
 )
 STEPS = 14
-# The cheapest run that there is.
+# The cheapest run.
 SOFTMAX = (
     "--config=configs/softmax.py",
     "--config.data.source=sample",
@@ -61,7 +61,7 @@ class Done:
 
 
 def environment() -> dict[str, str]:
-    """That of the tests, but with one device, as most people have it."""
+    """Returns the environment of the tests, but with one device, as is most common."""
     flags = re.sub(r"--xla_force_host_platform_device_count=\d+", "", os.environ.get("XLA_FLAGS", "")).strip()
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
     return {**os.environ, "XLA_FLAGS": flags, "PATH": path, "PYTHONPATH": str(ROOT), "COLUMNS": "200"}
@@ -146,22 +146,22 @@ class Runner:
 
 
 def rows(folder: Path) -> list[dict[str, Any]]:
-    """The rows of the metrics files without what depends on the clock."""
-    found = read_rows(folder)
-    for row in found:
+    """Returns the rows of the metrics files, without the column that depends on the clock."""
+    without_rates = read_rows(folder)
+    for row in without_rates:
         del row["images_per_second"]
-    return found
+    return without_rates
 
 
 def record(folder: Path, name: str = "run.json") -> dict[str, Any]:
-    """A JSON file of a workdir, without its digest: what a test changes in it can be written back."""
+    """Returns the content of a JSON file of a workdir without its digest, so that a test can change it and write it."""
     content = json.loads((folder / name).read_text())
     content.pop("sha256", None)
     return content
 
 
 def steps(folder: Path) -> list[int]:
-    """The checkpoints that are there."""
+    """Returns the steps of the checkpoints in a workdir."""
     return checkpoint_folder.steps(folder)
 
 

@@ -18,11 +18,11 @@ from imgclf_jax.training import exact_evaluation, experiment, multistep
 from imgclf_jax.training.batches import Epoch, Examples
 from imgclf_jax.training.plan import plan as make_plan
 
-# One device, whatever the machine has: what is compared bit for bit must not depend on how a sum is cut up.
+# One device on every machine: results that are compared bit for bit must not depend on how a sum is divided.
 BASE = {"train.batch_size": 8, "train.epochs": 2.0, "eval.batch_size": 8, "parallel.devices": 1}
 # A few units of every kind of layer.
 SMALL_CNN = {"model.name": "cnn", "model.widths": (4, 6), "model.hidden": (10,), "optim.learning_rate": 0.05}
-# On images of 16×16×3 the kernel of the hidden layer has 768 * 64 values, enough to be cut up; all else is small.
+# For 16×16×3 images, the kernel of the hidden layer has 768 * 64 values, enough to be sharded; the rest is small.
 LARGE_MLP = {
     "model.name": "mlp",
     "model.hidden": (64,),
@@ -77,8 +77,8 @@ class Trainer:
     """An experiment on the devices of its config, compiled and called as the training loop does it.
 
     Attributes:
-        strategy: where it runs.
-        normalization: of the inputs.
+        strategy: the placement on devices.
+        normalization: the normalization of the inputs.
         experiment: its functions.
         data: the images and labels, on the devices.
     """
@@ -94,7 +94,7 @@ class Trainer:
 
     @functools.cached_property
     def _run(self):
-        # Compiled for the first state: that it then takes the states it returns is part of what is tested.
+        # Compiled for the first state. The tests also check that it accepts the states that it returns.
         return self.experiment.compile_run_steps().lower(**self._arguments(self.init())).compile()
 
     def _arguments(self, state, count=1):
@@ -132,7 +132,7 @@ class Trainer:
 
 
 def assert_same_training(ours, theirs):
-    """Compares (state, meters) of two topologies to float32 tolerance; what is counted must be equal."""
+    """Compares (state, meters) of two topologies to float32 tolerance; counts must be equal."""
     (state, meters), (expected_state, expected_meters) = ours, theirs
     for meter, expected in zip(meters, expected_meters, strict=True):
         for name in ("accuracy", "count", "steps", "bad_step"):

@@ -121,7 +121,7 @@ def test_weight_decay_leaves_biases_alone_unless_told(name):
         return jax.tree.map(np.zeros_like, PARAMS)
 
     def decay(mask):
-        # A small rate: the adaptive optimisers' first step is large, however small the gradient.
+        # A small rate: the adaptive optimizers' first step is large, however small the gradient.
         config = optim_config(name=name, weight_decay=0.1, decay_mask=mask)
         return run(config, lambda step: 1e-3, steps=1, gradients=nothing)
 

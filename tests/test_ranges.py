@@ -78,7 +78,7 @@ def test_any_number_is_refused_by_name_or_can_be_trained_with(path):
 def test_messages_come_with_a_flag_that_is_accepted(path):
     (line,) = ranges.problems(make(path, float("nan") if FIELDS[path][1] is float else -1), path)
     assert line.startswith(f"{path}=")
-    flag, _, text = line.partition("for instance --config.")[2].partition("=")
+    flag, _, text = line.partition("for example --config.")[2].partition("=")
     assert flag == path
     assert ranges.problems(make(path, FIELDS[path][1](text)), path) == []
 

@@ -237,5 +237,5 @@ def test_divergence_before_any_checkpoint_promises_none(run, tmp_path):
     wild = ["--config.optim.learning_rate=1e38", "--config.optim.momentum=0.99", "--config.train.steps=30"]
     done = run(*SOFTMAX, *wild, f"--workdir={tmp_path / 'run'}")
     assert done.code == 1, done
-    assert "not finite at step" in done.err and "checkpoints from before" not in done.err
+    assert "not finite at step" in done.err and "earlier checkpoints" not in done.err
     assert record(tmp_path / "run")["status"] == "diverged"

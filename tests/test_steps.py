@@ -1,4 +1,4 @@
-"""steps.py and state.py: the golden steps, and what a training step does beside the optimiser's formula."""
+"""steps.py and state.py: the golden steps, and what a training step does besides the optimizer's formula."""
 
 import functools
 
@@ -126,7 +126,7 @@ def test_a_step_is_a_function_of_its_arguments(everything):
     assert_same(step_again(start_again, BATCH, step_key(again)), first)
 
 
-def test_the_seed_changes_initialisation_and_draws(everything):
+def test_the_seed_changes_initialization_and_draws(everything):
     experiment, train_step, start = everything
     other, _, other_start = build(SMALL_CNN, EVERYTHING, {"model.norm": "batch", "model.dropout": 0.2, "seed": 1})
     assert np.any(start.params["conv1"]["kernel"] != other_start.params["conv1"]["kernel"])

@@ -93,7 +93,7 @@ def test_try_is_a_function_of_seed_and_number():
         (0, "", "total time 3 s", "identical"),
         (2, "error: no space", "", "identical"),
         (130, "stopped", "", "identical"),
-        (143, "", "interrupted at step 3 of 14; saved. To go on:", "identical"),
+        (143, "", "interrupted at step 3 of 14; saved. To continue:", "identical"),
         (2, "error: no space\n" * 13, "", "wrong"),
         (0, "Traceback (most recent call last):\n  ...\nValueError: no", "", "traceback"),
         (1, "Exception ignored in: <_io.TextIOWrapper name='<stdout>'>\nBrokenPipeError", "", "traceback"),

@@ -150,7 +150,7 @@ def test_training_batches_must_be_shared_evenly_by_the_devices_and_those_of_eval
 
 def test_a_value_that_several_checks_refuse_is_told_once():
     (line,) = problems(augment__hue=float("nan"))
-    assert line.startswith("augment.hue=nan must be a number, at least 0 and at most 0.5; for instance --config.")
+    assert line.startswith("augment.hue=nan must be a number, at least 0 and at most 0.5; for example --config.")
 
 
 def test_every_file_is_named_even_if_names_hold_an_equals_sign(monkeypatch):
@@ -166,7 +166,7 @@ def test_every_file_is_named_even_if_names_hold_an_equals_sign(monkeypatch):
 # What is valid but may not be what its author expects
 
 
-def test_batch_normalisation_in_parts_is_warned_of():
+def test_batch_normalization_in_parts_is_warned_of():
     parts = {"model__widths": (4,), "train__accumulate": 2}
     for changes, count in (
         (parts | {"model__norm": "batch"}, 1),

@@ -31,7 +31,7 @@ def make_evaluate(eval_step: Callable[..., Sums], batch_size: int, strategy: Par
 
     Returns:
         The function. `data` is what batches are taken from, see `imgclf_jax.training.batches`; `total` (int32) is the
-        number of examples in it, without padding; `sums` are those of the parts before, see `nothing`. The result has
+        number of examples in it, without padding; `sums` are those of the earlier parts, see `nothing`. The result has
         the same entries as `sums`.
     """
     batch_size = shared(batch_size, strategy)
@@ -59,15 +59,15 @@ def evaluate_split(
     batch_size: int,
     progress: Callable[[int, int], None],
 ) -> dict[str, float | int]:
-    """Evaluates a split that was placed.
+    """Evaluates a placed split.
 
     Args:
         evaluate: the compiled function of `make_evaluate`.
         split: from `imgclf_jax.training.placed.placement`.
-        variables: what the network is applied with.
-        normalization: of its inputs.
+        variables: the network's variables for evaluation.
+        normalization: the normalization of its inputs.
         batch_size: as for `make_evaluate`.
-        progress: called now and then with the number of examples that are done, and of all.
+        progress: called from time to time with (examples done, total examples).
 
     Returns:
         See `result`.
@@ -83,8 +83,8 @@ def result(sums: Sums, expected: int) -> dict[str, float | int]:
     """Turns sums, which must cover `expected` examples, into means with a single division.
 
     Returns:
-        The means of the metrics, of which `accuracy` comes first, and `correct`, `count` and `not_finite`, the number
-        of examples with a logit that is not finite.
+        The means of the metrics, `accuracy` first; then `correct`, `count` and `not_finite`, the number of examples
+        with a logit that is not finite.
 
     Raises:
         AssertionError: the sums cover another number of examples.

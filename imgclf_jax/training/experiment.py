@@ -1,4 +1,4 @@
-"""Puts the pure functions of an experiment together, and remembers what they were made of."""
+"""Builds the pure functions of an experiment and keeps the parts that they were built from."""
 
 import dataclasses
 from collections.abc import Callable
@@ -25,14 +25,14 @@ from imgclf_jax.training.steps import make_eval_step, make_train_step
 
 @dataclasses.dataclass(frozen=True)
 class Experiment:
-    """The functions of one experiment, not yet compiled, and what they are made of.
+    """The functions of one experiment, not yet compiled, and the parts that they were built from.
 
     Attributes:
         config: the whole config.
         plan: its durations.
         image_shape: (H, W, C) of the images of the data set.
-        class_names: by label.
-        strategy: where arrays live and how functions are compiled.
+        class_names: the classes, by label.
+        strategy: the placement of arrays and the compilation of functions.
         model: the network.
         schedule: step -> learning rate.
         sampler: which examples a step sees.
@@ -81,7 +81,7 @@ class Experiment:
         return cost.network_flops(self.model, variables, self.input_shape, self.sampler.batch_size)
 
     def template(self) -> dict[str, Any]:
-        """Returns stand-ins for what a checkpoint holds: `state`, `meter` and `inputs`, the normalization."""
+        """Returns stand-ins for the content of a checkpoint: `state`, `meter` and `inputs`, the normalization."""
         content = {
             "state": self.state_shapes(),
             "meter": jax.eval_shape(multistep.empty_meter),
@@ -127,7 +127,7 @@ def build(
         plan: its durations.
         image_shape: (H, W, C) of the images of the data set.
         class_names: of the data set, by label.
-        strategy: where arrays live.
+        strategy: the placement of arrays on devices.
     """
     model = models.create(config.model, len(class_names), strategy.axis_name)
     schedule = optim.create_schedule(config.optim, plan.steps, plan.warmup_steps)

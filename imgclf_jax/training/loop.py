@@ -1,4 +1,4 @@
-"""The training loop: dispatches ahead of the results, and at the right steps writes rows, evaluates and saves."""
+"""The training loop. It dispatches ahead of the results and writes rows, evaluates and saves when they are due."""
 
 import collections
 import contextlib
@@ -18,7 +18,11 @@ SECONDS_PER_DISPATCH = 0.5
 
 
 class Diverged(Exception):
-    """The loss, a gradient or a parameter is not finite. `step`: the step that made it so, counted from 1."""
+    """The loss, a gradient or a parameter is not finite.
+
+    Attributes:
+        step: the step that made it so, counted from 1.
+    """
 
     def __init__(self, step: int):
         super().__init__(step)
@@ -26,13 +30,13 @@ class Diverged(Exception):
 
 
 class Progress(NamedTuple):
-    """What is known after a dispatch.
+    """The results of a dispatch.
 
     Attributes:
         step: the number of steps taken.
-        means: of the metrics, on augmented images, and of `grad_norm`, since the last row.
-        images_per_second: since the last row, not counting evaluation and saving. The time that was spent waiting for a
-            chunk of streamed data is spread evenly over the steps of that chunk. `None` if it is not known yet.
+        means: the means, since the last row, of the metrics on augmented images and of `grad_norm`.
+        images_per_second: the rate since the last row, excluding evaluation and saving. The time spent waiting for a
+            chunk of streamed data is spread evenly over the steps of that chunk. `None` if not known yet.
         row: whether a row of the metrics files is due.
     """
 
@@ -43,7 +47,7 @@ class Progress(NamedTuple):
 
 
 class Hooks(NamedTuple):
-    """What the loop calls.
+    """The functions that the loop calls.
 
     Attributes:
         progress: called in order with the results of every dispatch, one dispatch late.
@@ -63,16 +67,16 @@ class Hooks(NamedTuple):
 
 
 class Work(NamedTuple):
-    """What the loop repeats.
+    """The work that the loop repeats.
 
     Attributes:
         run_steps: (state, meter, data, count) -> (state, meter), compiled; the buffers of `state` are reused.
-        feed: (step, wanted) -> the data from there on, and how many steps it serves, at most `wanted`.
-        empty_meter: returns the meter of no steps, on the devices.
+        feed: (step, wanted) -> the data from that step on, and the number of steps it covers, at most `wanted`.
+        empty_meter: returns a meter with all sums at zero, on the devices.
         batch_size: examples per step.
         steps_per_dispatch: the most steps in one dispatch; 0 adapts it to `SECONDS_PER_DISPATCH`.
         rates_from: the step from which rates are measured. The data of earlier steps was read before training began,
-            so that no time was spent waiting for it here.
+            so their rate would leave out the reading.
     """
 
     run_steps: Callable[[TrainState, multistep.Meter, Any, int], tuple[TrainState, multistep.Meter]]
@@ -84,12 +88,12 @@ class Work(NamedTuple):
 
 
 def run(plan: Plan, hooks: Hooks, work: Work, state: TrainState, meter: multistep.Meter) -> tuple[TrainState, int, int]:
-    """Trains from the step of `state` to the end of the plan, or until asked to stop.
+    """Trains from the step of `state` to the end of the plan, or until a signal asks to stop.
 
     Args:
         plan: durations in steps.
-        hooks: what to do on the way.
-        work: what to repeat.
+        hooks: the functions to call along the way.
+        work: the work to repeat.
         state: the state to start from. Its buffers are reused.
         meter: the sums since the last row.
 
@@ -97,15 +101,15 @@ def run(plan: Plan, hooks: Hooks, work: Work, state: TrainState, meter: multiste
         The state, the number of steps it has taken, and the signal that stopped it, or 0.
 
     Raises:
-        Diverged: see there. What was saved before is whole and finite.
-        UserError: from `work.feed`: data that cannot be read.
+        Diverged: see `Diverged`. Checkpoints saved before are complete and finite.
+        UserError: `work.feed` cannot read the data.
     """
     step = int(state.step)
     flight = _Flight(plan, hooks, work)
     while step < plan.steps:
         if step % plan.log_every == 0:
             meter = work.empty_meter()
-        # Copies between host and devices that nobody asked for would make the devices wait: they are errors here.
+        # Implicit copies between host and devices would make the devices wait, so they are errors here.
         with jax.transfer_guard("disallow"):
             with flight.watch.waiting():
                 data, served = work.feed(step, plan.steps - step)
@@ -116,7 +120,7 @@ def run(plan: Plan, hooks: Hooks, work: Work, state: TrainState, meter: multiste
         evaluating = _due(step, plan.eval_every, plan.steps)
         saving = evaluating or flight.stopping or _due(step, plan.checkpoint_every, plan.steps)
         if saving:
-            flight.settle_all()  # Before saving, all results must be known.
+            flight.settle_all()  # All results must be known before saving.
             accuracy = hooks.evaluate(state, step) if evaluating else None
             hooks.save(state, meter, step, accuracy)
             flight.watch.resume()
@@ -126,11 +130,11 @@ def run(plan: Plan, hooks: Hooks, work: Work, state: TrainState, meter: multiste
 
 
 class _Flight:
-    """The dispatches whose results are not known yet, and what is learned from them.
+    """The dispatches in flight, whose results are not known yet, and the decisions that follow from their results.
 
     Attributes:
         watch: measures images per second.
-        longest: the most steps in the next dispatch.
+        longest: the largest number of steps in the next dispatch.
         stopping: the signal that asked to stop, or 0.
     """
 
@@ -142,7 +146,7 @@ class _Flight:
         self.stopping = 0
 
     def send(self, end, count, served, meter):
-        """Notes that a dispatch of `count` steps up to `end` was sent off, and settles all others.
+        """Records that a dispatch of `count` steps up to `end` was sent, and settles all earlier ones.
 
         One dispatch stays in flight, so that the device never waits for the host.
         """
@@ -167,13 +171,13 @@ class _Flight:
             raise Diverged(int(meter["bad_step"]))
         seconds = self.watch.tick(count if end - count >= self._work.rates_from else 0, waiting)
         if seconds and not self._work.steps_per_dispatch:
-            # At most doubled: the first measurements are of a single step, and noisy.
+            # At most doubled, because the first measurements cover a single step and are noisy.
             self._proposed = max(1, min(2 * self.longest, round(SECONDS_PER_DISPATCH * count / seconds)))
         if votes is None:
             self.longest = self._proposed
         else:
-            # The votes are those of the time of that dispatch: out of date, but the same in all processes, which must
-            # all cut the run at the same steps.
+            # The votes were cast when that dispatch was sent. They are out of date, but equal in all processes, which
+            # must all end their dispatches at the same steps.
             number, steps = (int(value) for value in jax.device_get(votes))
             self.stopping, self.longest = max(self.stopping, number), -steps
         row = _due(end, self._plan.log_every, self._plan.steps)
@@ -193,27 +197,29 @@ def _due(step, every, steps):
 
 
 class _Watch:
-    """Measures images per second since the last row, leaving out everything but training.
+    """Measures images per second since the last row, counting only the time spent on training.
 
-    The loop waits for a whole chunk of streamed data and then uses it up quickly. To give every step the same time, the
-    wait for a chunk is spread over the steps that it serves.
+    The loop waits for a whole chunk of streamed data and then consumes it quickly. To time all steps alike, the wait
+    for a chunk is spread evenly over the steps that it covers.
     """
 
     def __init__(self, batch_size):
         self._batch_size = batch_size
-        self._unshared = 0.0  # seconds that were spent waiting for the data of steps not yet dispatched
+        self._unshared = 0.0  # seconds of waiting for data that are not yet assigned to a dispatch
         self.restart()
         self.resume()
 
     def restart(self):
+        """Begins a new row."""
         self._seconds, self._steps = 0.0, 0
 
     def resume(self):
+        """Leaves out the time since the last call of `tick`, which was not spent on training."""
         self._last, self._waited = time.perf_counter(), 0.0
 
     @contextlib.contextmanager
     def waiting(self):
-        """A context around the call that may wait for data."""
+        """Measures the time of its block, which may wait for data."""
         began = time.perf_counter()
         yield
         seconds = time.perf_counter() - began
@@ -221,20 +227,20 @@ class _Watch:
         self._unshared += seconds
 
     def share(self, steps, rest):
-        """Returns the seconds of waiting that fall to `steps` of the `rest` steps that the data at hand serves."""
+        """Returns the share of the waiting time for `steps` of the `rest` steps that the current data still covers."""
         seconds = self._unshared * steps / rest
         self._unshared -= seconds
         return seconds
 
     def tick(self, steps, waiting):
-        """Notes that a dispatch has ended.
+        """Records that a dispatch has ended.
 
         Args:
-            steps: how many of its steps are counted.
-            waiting: their share of the seconds of waiting, see `share`.
+            steps: the number of its steps that count towards the rate.
+            waiting: their share of the waiting time in seconds; see `share`.
 
         Returns:
-            The seconds that it took; 0 if that is not known, because most of the time was spent waiting for data.
+            The seconds that the dispatch took; 0 if unknown, because most of the time was spent waiting for data.
         """
         now = time.perf_counter()
         passed, waited = now - self._last, self._waited
@@ -245,4 +251,5 @@ class _Watch:
         return passed - waited if waited < passed / 2 else 0.0
 
     def rate(self):
+        """Returns the images per second since the last row, or `None` before the first counted step."""
         return self._steps * self._batch_size / max(self._seconds, 1e-9) if self._steps else None

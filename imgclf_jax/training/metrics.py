@@ -74,7 +74,7 @@ def means(sums: Sums, count: int, names: Iterable[str] = METRICS) -> dict[str, f
 
 
 def line(values: dict[str, float]) -> str:
-    """Returns the metrics as they are printed, for instance "loss 0.1234  accuracy 0.9876"."""
+    """Formats the metrics for printing, for example "loss 0.1234  accuracy 0.9876"."""
     return "  ".join(f"{name} {values[name]:.4f}" for name in METRICS)
 
 

@@ -1,4 +1,4 @@
-"""Many training steps in one dispatch, on data that is on the devices or is streamed to them."""
+"""Many training steps in one dispatch, on data that is stored on the devices or streamed to them."""
 
 from collections.abc import Callable
 from typing import Any
@@ -22,7 +22,7 @@ Meter = dict[str, Any]
 
 
 def empty_meter() -> Meter:
-    """Returns the meter of no steps, as host arrays."""
+    """Returns a meter with all sums at zero, as host arrays."""
     return {
         **metrics.zeros(),
         "grad_norm": np.zeros((), np.float32),
@@ -33,7 +33,7 @@ def empty_meter() -> Meter:
 
 
 def means(meter: Meter) -> dict[str, float]:
-    """Returns the means since the last row: of the metrics over the examples, of `grad_norm` over the steps."""
+    """Returns the means since the last row: the metrics over the examples, and `grad_norm` over the steps."""
     norm = metrics.means(meter, meter["steps"].item(), ["grad_norm"])
     return metrics.means(meter, meter["count"].item()) | norm
 
@@ -43,8 +43,8 @@ def make_run_steps(
 ) -> Callable[..., tuple[TrainState, Meter]]:
     """Builds `run_steps(state, meter, normalization, data, count, key) -> (state, meter)`.
 
-    The number of steps is an argument, not a constant: one compiled program serves every length, and however a run is
-    cut into dispatches, it computes the same bits.
+    The number of steps is an argument rather than a constant, so one compiled program serves every length. A run
+    computes the same bits, however it is divided into dispatches.
 
     Args:
         train_step: see `imgclf_jax.training.steps`.

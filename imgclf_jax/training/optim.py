@@ -1,4 +1,4 @@
-"""Optimisers and learning-rate schedules from the config, put together with optax."""
+"""Builds the optimizer and the learning-rate schedule of a config with optax."""
 
 import jax
 import optax
@@ -9,13 +9,13 @@ SCHEDULES = ("constant", "linear", "cosine", "exponential", "one_cycle")
 
 
 def create_schedule(config: ConfigDict, steps: int, warmup_steps: int) -> optax.Schedule:
-    """Learning rate as a function of the number of steps taken.
+    """Returns the learning rate as a function of the number of steps taken.
 
     Args:
         config: the `optim` section. `learning_rate` is the peak; the schedule ends at `final_fraction` of it.
         steps: length of the run.
-        warmup_steps: length of the linear rise from 0 (with `one_cycle`, of the rising half of the cycle; 0 means
-            three tenths of the run, as in Smith 2018, https://arxiv.org/abs/1803.09820).
+        warmup_steps: length of the linear rise from 0. With `one_cycle`, this is the rising part of the cycle, and 0
+            means three tenths of the run, as in Smith 2018 (https://arxiv.org/abs/1803.09820).
 
     Returns:
         int32 step -> float32 learning rate.
@@ -43,10 +43,10 @@ def create_schedule(config: ConfigDict, steps: int, warmup_steps: int) -> optax.
 
 
 def create_optimizer(config: ConfigDict, schedule: optax.Schedule) -> optax.GradientTransformation:
-    """Clipping, weight decay and the optimiser of `config.optim`, as one optax transformation.
+    """Returns gradient clipping, weight decay and the optimizer of `config.optim` as one optax transformation.
 
-    Decay is decoupled from the adaptive scaling for adamw (Loshchilov and Hutter 2019) and an L2 gradient for the
-    others.
+    For adamw, the decay is decoupled from the adaptive scaling (Loshchilov and Hutter 2019). For the others, it is
+    added to the gradient (L2 regularization).
     """
     mask = _kernels if config.decay_mask == "kernels" else None
     parts = [optax.clip_by_global_norm(config.clip_norm)] if config.clip_norm else []
@@ -75,17 +75,17 @@ def _kernels(params):
 
 
 def problems(config: ConfigDict) -> list[str]:
-    """Returns what is wrong with `config.optim`, a line each; `ranges` checks its numbers."""
-    found = []
+    """Returns one line per problem with the names in `config.optim`; `ranges` checks the numbers."""
+    lines = []
     if config.name not in OPTIMIZERS:
-        found.append(f"optim.name={config.name!r} is not an optimiser; choose one of {', '.join(OPTIMIZERS)}")
+        lines.append(f"optim.name={config.name!r} is not an optimizer; choose one of {', '.join(OPTIMIZERS)}")
     if config.schedule not in SCHEDULES:
-        found.append(f"optim.schedule={config.schedule!r} is not a schedule; choose one of {', '.join(SCHEDULES)}")
+        lines.append(f"optim.schedule={config.schedule!r} is not a schedule; choose one of {', '.join(SCHEDULES)}")
     if config.decay_mask not in ("kernels", "all"):
-        found.append(f'optim.decay_mask={config.decay_mask!r} must be "kernels" or "all"')
+        lines.append(f'optim.decay_mask={config.decay_mask!r} must be "kernels" or "all"')
     if config.schedule == "exponential" and not config.final_fraction > 0:
-        found.append(
+        lines.append(
             f"optim.final_fraction={config.final_fraction} must be above 0 for the exponential schedule, which never "
-            "reaches 0; for instance --config.optim.final_fraction=0.01"
+            "reaches 0; for example --config.optim.final_fraction=0.01"
         )
-    return found
+    return lines

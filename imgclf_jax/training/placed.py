@@ -1,4 +1,4 @@
-"""Where a split is while it is used: held on the devices, or on disk and streamed to them."""
+"""The placement of a split in use: stored on the devices, or on disk and streamed to them."""
 
 from types import ModuleType
 
@@ -7,15 +7,15 @@ from imgclf_jax.training import resident, streamed
 
 
 def placement(strategy: Parallel) -> ModuleType:
-    """Returns the module that places the splits of a strategy. Nobody else asks which of the two it is.
+    """Returns the module that places the splits of a strategy. No other code depends on which of the two it is.
 
     `imgclf_jax.training.resident` and `imgclf_jax.training.streamed` have the same functions:
 
     - `place(split, strategy)`: an object with `feed(experiment, key)` for training and `sums(...)` for evaluation.
     - `stand_ins(experiment)`: shapes, dtypes and shardings of the training data, to compile against.
-    - `training_shardings(strategy)`, `evaluation_shardings(strategy)`: those of the `data` argument of `run_steps` and
-      of `evaluate`.
+    - `training_shardings(strategy)`, `evaluation_shardings(strategy)`: the shardings of the `data` argument
+      of `run_steps` and of `evaluate`.
     - `notice(config, info)`: the line to print about where the data is; empty if there is nothing to say.
-    - `memory(experiment)`: what the training data on a device is called, and its size in bytes.
+    - `memory(experiment)`: a description of the training data on a device, and its size in bytes.
     """
     return streamed if strategy.streamed else resident

@@ -9,17 +9,17 @@ from imgclf_jax.training import sampling
 
 
 class Plan(NamedTuple):
-    """A config's durations in steps. `eval_every` and `checkpoint_every`: 0 means at the end only.
+    """The durations of a config in steps. If `eval_every` or `checkpoint_every` is 0, it happens only at the end.
 
     Attributes:
         steps: length of the run.
         steps_per_epoch: see `imgclf_jax.training.sampling.steps_per_epoch`.
-        warmup_steps: of the learning rate.
-        eval_every: between evaluations of the validation split.
-        checkpoint_every: between checkpoints.
-        log_every: between rows of the metrics files.
-        train_count: examples of the training split.
-        valid_count: examples of the validation split; 0 without one.
+        warmup_steps: length of the learning rate's warm-up.
+        eval_every: steps between evaluations of the validation split.
+        checkpoint_every: steps between checkpoints.
+        log_every: steps between rows of the metrics files.
+        train_count: examples in the training split.
+        valid_count: examples in the validation split; 0 if there is none.
     """
 
     steps: int
@@ -33,15 +33,15 @@ class Plan(NamedTuple):
 
 
 def plan(config: ConfigDict, counts: dict[str, int]) -> Plan:
-    """Returns the durations in steps, for splits ("train", "valid", ...) of `counts` examples.
+    """Converts the durations of a config to steps.
 
     Args:
         config: a valid config.
-        counts: the number of examples in each split.
+        counts: the number of examples in each split ("train", "valid", ...).
 
     Raises:
-        UserError: the training split turned out to be smaller than a batch, because photos were left out or because it
-            is that of the sample.
+        UserError: the training split is smaller than a batch. This can still happen after validation, if photos were
+            skipped or the bundled sample is used instead of the full data set.
     """
     train_count = counts["train"]
     if problems := epoch_problems(config, train_count):
@@ -61,14 +61,14 @@ def plan(config: ConfigDict, counts: dict[str, int]) -> Plan:
 
 
 def _steps(steps, epochs, epoch):
-    """Returns a duration in steps, at least one; 0 if none is given."""
+    """Returns a duration in steps, at least 1, or 0 if it is not given."""
     if steps:
         return steps
     return max(1, round(epochs * epoch)) if epochs else 0
 
 
 def epoch_problems(config: ConfigDict, count: int) -> list[str]:
-    """Returns what is wrong with the batches of an epoch of `count` training examples, a line each."""
+    """Returns one line if an epoch of `count` training examples has no batch, or an empty list."""
     epoch = sampling.steps_per_epoch(count, config.train.batch_size, config.train.last_batch)
     if not epoch:
         return [

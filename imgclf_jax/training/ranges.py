@@ -1,4 +1,4 @@
-"""Which values the fields of a config can hold: their types, from the defaults, and their limits, from tables."""
+"""The values that each config field accepts. The defaults give the types, and the tables here give the limits."""
 
 import math
 from typing import Any, NamedTuple
@@ -10,7 +10,7 @@ from imgclf_jax import config as configs
 
 
 class Range(NamedTuple):
-    """The numbers from `low` to `high`, in float32, without an end that is open."""
+    """The numbers from `low` to `high`, compared in float32. An open end is excluded."""
 
     low: float
     high: float
@@ -18,7 +18,7 @@ class Range(NamedTuple):
     open_high: bool = False
 
     def holds(self, value: float) -> bool:
-        """Returns whether a number lies in the range. Floats are rounded first: what is 1 in float32 is not below 1."""
+        """Returns whether a number is in the range. Floats are rounded to float32 first, as in use."""
         if isinstance(value, float):
             with np.errstate(over="ignore"):
                 value = float(np.float32(value))
@@ -27,14 +27,14 @@ class Range(NamedTuple):
         return math.isfinite(value) and above and below
 
     def __str__(self) -> str:
-        """Returns the range in words, for instance "at least 0 and below 1"."""
+        """Returns the range in words, for example "at least 0 and below 1"."""
         low = f"above {_number(self.low)}" if self.open_low else f"at least {_number(self.low)}"
         high = f"below {_number(self.high)}" if self.open_high else f"at most {_number(self.high)}"
         return f"{low} and {high}"
 
 
 class Tuple(NamedTuple):
-    """Tuples of `items` numbers, or of any number of them if `items` is `None`; the empty tuple turns a field off."""
+    """Tuples of `items` numbers, or of any length if `items` is `None`. The empty tuple turns a field off."""
 
     items: int | None
     whole: bool
@@ -42,16 +42,16 @@ class Tuple(NamedTuple):
     example: str
 
 
-# Steps are counted in int32 on the device, and some arithmetic looks an epoch ahead.
+# Devices count steps in int32, and some computations look one epoch ahead.
 STEPS = 2**30
-EXAMPLES = 2**24  # of a batch, in which positions are counted in int32 as well
+EXAMPLES = 2**24  # in a batch; positions in it are int32 too
 SIDE = 2**14  # pixels
 FLOAT = float(np.finfo(np.float32).max)
 
 FRACTION = Range(0, 1, open_high=True)
 POSITIVE = Range(0, FLOAT, open_low=True)
 NOT_NEGATIVE = Range(0, FLOAT)
-DURATION = Range(0, STEPS)  # 0 counts as not given
+DURATION = Range(0, STEPS)  # 0 means not given
 
 NUMBERS = {
     "seed": Range(0, 2**32, open_high=True),  # JAX's keys are made from 32 bits
@@ -108,22 +108,22 @@ NAMES = {bool: "True or False", int: "a whole number", float: "a number", str: "
 
 
 def problems(config: ConfigDict, *sections: str) -> list[str]:
-    """Returns what is wrong with single values: a line for each of another type or, if there is none, out of its range.
+    """Returns one line for each value of the wrong type or, if there is none, for each value out of range.
 
     Args:
         config: a config that has all fields of `imgclf_jax.config.default()`.
-        sections: what the names of the fields to check begin with; by default all fields are checked.
+        sections: prefixes of the fields to check, such as "optim."; by default, all fields are checked.
     """
     return wrong_types(config, *sections) or _lines(config, sections, _out_of_range)
 
 
 def wrong_types(config: ConfigDict, *sections: str) -> list[str]:
-    """Returns a line for each field that holds a value of another type; nothing can be computed with these."""
+    """Returns one line for each value of the wrong type. Other checks need a config without these."""
     return _lines(config, sections, _wrong_type)
 
 
 def _lines(config, sections, reason_of):
-    found = []
+    lines = []
     for path, standard, required in _fields():
         value = config
         for part in path.split("."):
@@ -131,8 +131,8 @@ def _lines(config, sections, reason_of):
         if not path.startswith(sections or "") or (value is None and standard is None):
             continue
         if reason := reason_of(path, value, required):
-            found.append(f"{path}={value!r} must be {reason}; for instance {_flag(path, standard, required)}")
-    return found
+            lines.append(f"{path}={value!r} must be {reason}; for example {_flag(path, standard, required)}")
+    return lines
 
 
 def _fields():
@@ -171,7 +171,7 @@ def _describe(kind):
 
 
 def _is(value: Any, required: type) -> bool:
-    """Returns whether a field can hold a value. Float fields take whole numbers; number fields take no truth values."""
+    """Returns whether a field accepts a value. Float fields accept whole numbers; numeric fields reject bools."""
     if required is bool or isinstance(value, bool | np.bool_):
         return required is bool and isinstance(value, bool)
     accepted = {int: int | np.integer, float: int | float | np.number}

@@ -1,4 +1,4 @@
-"""A split that is held on the devices."""
+"""A split that is stored on the devices."""
 
 import functools
 import math
@@ -33,7 +33,7 @@ class Resident:
         return self._count
 
     def feed(self, experiment: "Experiment", key: jax.Array) -> "Feed":
-        """Returns what the training loop gets its data from; `key` is that of the experiment, on the devices."""
+        """Returns the data source of the training loop; `key` is the key of the experiment, on the devices."""
         return Feed(self.examples, experiment, key)
 
     def sums(
@@ -47,11 +47,11 @@ class Resident:
         """Returns the sums of exact evaluation over the split.
 
         Args:
-            evaluate: compiled, see `imgclf_jax.training.exact_evaluation.make_evaluate`.
-            variables: what the network is applied with.
-            normalization: of its inputs.
+            evaluate: the compiled function; see `imgclf_jax.training.exact_evaluation.make_evaluate`.
+            variables: the network's variables for evaluation.
+            normalization: the normalization of its inputs.
             batch_size: examples per batch.
-            progress: called now and then; never here, because this is one dispatch.
+            progress: not called, because this is a single dispatch.
         """
         total, start = self._strategy.put((np.int32(self._count), exact_evaluation.nothing()))
         return evaluate(variables=variables, normalization=normalization, data=self.examples, total=total, sums=start)
@@ -69,15 +69,15 @@ class Feed:
         self._order: Any = None
 
     def begin(self, step: int, wanted: int) -> int:
-        """Prepares for the first steps. Returns how many of them read their data before training began: none."""
+        """Does nothing. Returns 0, the number of steps whose data was read before training."""
         return 0
 
     def __call__(self, step: int, wanted: int) -> tuple[Epoch, int]:
-        """Returns the data for the next steps, which end with the epoch at the latest, and how many it serves.
+        """Returns the data for the next steps, up to the end of the epoch, and the number of steps that it covers.
 
         Args:
             step: the number of the next step.
-            wanted: how many steps are wanted.
+            wanted: the largest number of steps to cover.
         """
         epoch, within = divmod(step, self._steps_per_epoch)
         if epoch != self._epoch:

@@ -1,4 +1,4 @@
-"""Which examples a step sees: a function of (seed, epoch, step) alone, computed on the device."""
+"""The examples of each step: a function of (seed, epoch, step) alone, computed on the device."""
 
 from typing import NamedTuple
 
@@ -9,12 +9,12 @@ from imgclf_jax.rng import stream
 
 
 def steps_per_epoch(count: int, batch_size: int, last_batch: str) -> int:
-    """Steps in which an epoch of `count` examples is used up; the partial batch is dropped or filled up."""
+    """Returns the number of steps in an epoch of `count` examples. `last_batch="drop"` drops the partial batch."""
     return count // batch_size if last_batch == "drop" else -(-count // batch_size)
 
 
 def epoch_order(key: jax.Array, epoch: int | jax.Array, count: int) -> jax.Array:
-    """The order of an epoch: a permutation of `range(count)`, int32 [count].
+    """Returns the order of an epoch: a permutation of `range(count)`, int32 [count].
 
     Args:
         key: the experiment's key.
@@ -25,27 +25,27 @@ def epoch_order(key: jax.Array, epoch: int | jax.Array, count: int) -> jax.Array
 
 
 def batch_from_order(order: jax.Array, step: jax.Array, batch_size: int, steps: int) -> jax.Array:
-    """The examples of one step, in epoch order: int32 [batch_size].
-
-    Args:
-        order: int32 [count], the order of the epoch that `step` lies in.
-        step: int32 scalar, counted from the start of training.
-        batch_size: examples a step.
-        steps: steps an epoch.
+    """Returns the examples of one step, in epoch order: int32 [batch_size].
 
     Positions past the end of the epoch wrap around to its beginning.
+
+    Args:
+        order: int32 [count], the order of the epoch that contains `step`.
+        step: int32 scalar, counted from the start of training.
+        batch_size: examples per step.
+        steps: steps per epoch.
     """
     positions = (step % steps) * batch_size + jnp.arange(batch_size, dtype=jnp.int32)
     return order[positions % order.size]
 
 
 def batch_with_replacement(key: jax.Array, step: jax.Array, batch_size: int, count: int) -> jax.Array:
-    """The examples of one step, each drawn uniformly from all `count`: int32 [batch_size]."""
+    """Returns the examples of one step, each drawn uniformly from all `count`: int32 [batch_size]."""
     return jax.random.randint(stream(key, "replacement", step), (batch_size,), 0, count, jnp.int32)
 
 
 class Sampler(NamedTuple):
-    """Which examples each step of an experiment sees.
+    """Selects the examples of each step of an experiment.
 
     Attributes:
         examples: the number of training examples.
@@ -64,7 +64,7 @@ class Sampler(NamedTuple):
         return epoch_order(key, epoch, self.examples)
 
     def indices(self, key: jax.Array, order: jax.Array, step: jax.Array) -> jax.Array:
-        """Returns the examples of a step, int32 [batch_size]; `order` is that of its epoch."""
+        """Returns the examples of a step, int32 [batch_size]; `order` is the order of its epoch."""
         if self.replacement:
             return batch_with_replacement(key, step, self.batch_size, self.examples)
         return batch_from_order(order, step, self.batch_size, self.steps_per_epoch)

@@ -1,4 +1,4 @@
-"""What a run works with: an experiment that is compiled, its data on the devices, and a state to start from."""
+"""Prepares a run: compiles an experiment, places its data and restores or creates the state to start from."""
 
 import functools
 from collections.abc import Callable, Sequence
@@ -22,19 +22,19 @@ from imgclf_jax.workdir.checkpoint import Checkpoints, OtherModel
 
 
 class Session(NamedTuple):
-    """What training works with, compiled and on the devices.
+    """The parts of a run, compiled and on the devices.
 
     Attributes:
         experiment: the functions of the config.
-        normalization: of the inputs, on the devices. It goes into every checkpoint.
+        normalization: the normalization of the inputs, on the devices. Every checkpoint stores it.
         state: the state to start from.
-        meter: the sums since the last row, to start from.
+        meter: the sums since the last row, to continue from.
         run_steps: (state, meter, data, count) -> (state, meter), compiled; see `imgclf_jax.training.multistep`.
-        feed: what `run_steps` gets its data from; see `imgclf_jax.training.placed`.
+        feed: the source of the data of `run_steps`; see `imgclf_jax.training.placed`.
         evaluate: (split name, state) -> exact result.
         agree: see `imgclf_jax.training.loop.Hooks`.
         is_finite: state -> whether all its parameters and statistics are finite.
-        flops: matrix-product and convolution FLOPs of a step.
+        flops: FLOPs of the matrix products and convolutions of a step.
     """
 
     experiment: Experiment
@@ -50,12 +50,12 @@ class Session(NamedTuple):
 
 
 class Restored(NamedTuple):
-    """The state that was found in a workdir.
+    """The state restored from a workdir.
 
     Attributes:
         tree: the content of the newest undamaged checkpoint; `None` if there is none.
-        step: the number of steps it has taken; 0 if there is no checkpoint.
-        notes: the notes in it; see `imgclf_jax.workdir.checkpoint.Checkpoints.notes`.
+        step: the number of steps taken; 0 if there is no checkpoint.
+        notes: the notes in the checkpoint; see `imgclf_jax.workdir.checkpoint.Checkpoints.notes`.
         damaged: newer checkpoints that cannot be read; see `imgclf_jax.workdir.checkpoint.Found`.
     """
 
@@ -66,16 +66,15 @@ class Restored(NamedTuple):
 
 
 def restore(experiment: Experiment, folder: Path, location: str) -> Restored:
-    """Reads the newest checkpoint of a workdir; changes nothing there.
+    """Reads the newest checkpoint of a workdir, without changing the workdir.
 
     Args:
-        experiment: what the checkpoint must be of.
+        experiment: the experiment that the checkpoint must fit.
         folder: the workdir.
-        location: where the data set is, for messages.
+        location: the place of the data set, for messages.
 
     Raises:
-        UserError: there are checkpoints, but none of them can be read, or they belong to another model or to other
-            classes.
+        UserError: there are checkpoints, but none of them can be read, or they are of another model or other classes.
     """
     if not processes.from_first(lambda: checkpoint_folder.exists(folder)):
         return Restored(None, 0, {}, {})
@@ -103,7 +102,7 @@ def _check_classes(notes, folder, experiment, location):
 
 
 def check_classes(saved: Sequence[str], folder: Path, names: Sequence[str], location: str) -> None:
-    """Raises `UserError` unless the checkpoints in `folder`, of the classes `saved`, fit the classes of a data set."""
+    """Raises `UserError` unless the classes `saved` in the checkpoints of `folder` are the `names` of the data set."""
     if tuple(saved) != tuple(names):
         raise UserError(
             f"the checkpoints in {folder} are of the classes {', '.join(map(str, saved))}; those of {location} are "
@@ -118,7 +117,7 @@ def prepare(experiment: Experiment, dataset: data.Dataset, restored: Restored, p
         experiment: the functions of the config.
         dataset: its data.
         restored: the state to start from.
-        progress: called during passes over images that stay on disk.
+        progress: called during passes over images on disk.
 
     Raises:
         UserError: an image cannot be read.
@@ -168,7 +167,7 @@ def _normalization(experiment, dataset, progress):
 
 
 def _compile(experiment, state, meter, normalization, key):
-    """Returns `run_steps`, compiled. All of its arguments must be on the devices; see the guard in `loop.py`."""
+    """Returns `run_steps`, compiled. All its arguments must be on the devices; see the transfer guard in `loop.py`."""
     strategy = experiment.strategy
     arguments = {"data": experiment.data_stand_ins(), "normalization": normalization, "key": key}
     lowered = experiment.compile_run_steps().lower(

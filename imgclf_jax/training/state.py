@@ -1,4 +1,4 @@
-"""What training changes: one pytree that goes round in the step and into the checkpoints."""
+"""The training state: one pytree that each step updates and that checkpoints store."""
 
 from typing import Any
 
@@ -17,10 +17,10 @@ class TrainState(flax.struct.PyTreeNode):
     Attributes:
         step: int32 scalar, the number of steps taken.
         params: the network's parameters, float32.
-        batch_stats: running means and variances of batch normalisation; empty without it.
-        opt_state: the optimiser's.
-        ema: moving average of `params`; empty without one.
-        ema_stats: moving average of `batch_stats`, with the same decay as `ema`; empty if one of the two is.
+        batch_stats: running means and variances of batch normalization; empty without it.
+        opt_state: the state of the optimizer.
+        ema: moving average of `params`; empty if none is kept.
+        ema_stats: moving average of `batch_stats`, with the same decay as `ema`; empty if either of them is.
     """
 
     step: jax.Array
@@ -31,7 +31,7 @@ class TrainState(flax.struct.PyTreeNode):
     ema_stats: Any
 
     def eval_variables(self) -> dict[str, Any]:
-        """Returns what evaluation applies the network with: averaged parameters and their statistics, if there are any.
+        """Returns the variables for evaluation: the averaged parameters and statistics, if an average is kept.
 
         Averaged parameters need averaged statistics. The running ones follow the raw parameters of the last few
         steps, whose activations have another mean and variance.
@@ -44,18 +44,18 @@ class TrainState(flax.struct.PyTreeNode):
 def init_state(
     model: nn.Module, optimizer: optax.GradientTransformation, key: jax.Array, image_shape: tuple[int, ...], ema: bool
 ) -> TrainState:
-    """The state before the first step; a pure function of its arguments.
+    """Returns the state before the first step; a pure function of its arguments.
 
     Args:
         model: a network of `imgclf_jax.models`.
         optimizer: see `imgclf_jax.training.optim`.
-        key: the experiment's key; the "init" stream is taken from it.
-        image_shape: (H, W, C) of what the network sees, after cropping.
+        key: the experiment's key, from which the "init" stream is derived.
+        image_shape: (H, W, C) of the network's input, after cropping.
         ema: whether to keep a moving average of the parameters and of the statistics.
     """
     variables = model.init(stream(key, "init"), jnp.zeros((1, *image_shape)), train=False)
     params, batch_stats = variables["params"], variables.get("batch_stats", {})
-    # Copies: all of these are donated to the step, and one buffer cannot be donated twice.
+    # Copies, because all of these are donated to the step and a buffer cannot be donated twice.
     average, average_stats = jax.tree.map(jnp.copy, (params, batch_stats)) if ema else ({}, {})
     return TrainState(
         step=jnp.zeros((), jnp.int32),

@@ -1,4 +1,4 @@
-"""A split that stays on disk. Its batches are sent to the devices in chunks; the next chunk is read in the meantime."""
+"""A split on disk. Its batches are sent to the devices in chunks, and the next chunk is read in the meantime."""
 
 import collections
 import itertools
@@ -23,9 +23,9 @@ from imgclf_jax.training.metrics import Sums
 if TYPE_CHECKING:
     from imgclf_jax.training.experiment import Experiment
 
-CHUNK_BYTES = 2**26  # of images that are sent to the devices at once: enough to make the cost of sending negligible
+CHUNK_BYTES = 2**26  # of images per chunk: enough to make the overhead of sending negligible
 CHUNK_STEPS = 64
-PIECE = 64  # the most examples that one thread decodes at a time for evaluation
+PIECE = 64  # largest number of examples that a thread decodes at a time for evaluation
 
 
 class Streamed:
@@ -40,7 +40,7 @@ class Streamed:
         return len(self._split)
 
     def feed(self, experiment: "Experiment", key: jax.Array) -> "Feed":
-        """Returns what the training loop gets its data from; `key` is that of the experiment, on the devices."""
+        """Returns the data source of the training loop; `key` is the key of the experiment, on the devices."""
         return Feed(self._split, experiment, key)
 
     def sums(
@@ -51,14 +51,14 @@ class Streamed:
         batch_size: int,
         progress: Callable[[int, int], None],
     ) -> Sums:
-        """Returns the sums of exact evaluation over the split. On one device they are those of a single dispatch.
+        """Returns the sums of exact evaluation over the split. On one device, they equal those of a single dispatch.
 
         Args:
-            evaluate: compiled, see `imgclf_jax.training.exact_evaluation.make_evaluate`.
-            variables: what the network is applied with.
-            normalization: of its inputs.
+            evaluate: the compiled function; see `imgclf_jax.training.exact_evaluation.make_evaluate`.
+            variables: the network's variables for evaluation.
+            normalization: the normalization of its inputs.
             batch_size: examples per batch.
-            progress: called between chunks with the number of examples that are done, and of all.
+            progress: called between chunks with (examples done, total examples).
 
         Raises:
             UserError: an image cannot be read.
@@ -70,7 +70,7 @@ class Streamed:
         chunks = -(-total // (length * batch_size))
         rows = np.arange(chunks * length)[:, None] * batch_size + columns
         rows = np.where(rows < total, rows, NO_EXAMPLE).reshape(chunks, length, 1, -1)
-        # Threads decode pieces of a batch: a whole batch may take seconds, and much memory.
+        # Threads decode pieces of a batch, because a whole batch may take seconds and much memory.
         piece = math.gcd(len(columns), PIECE)
         pieces = rows.reshape(-1, piece)
         sums = strategy.put(exact_evaluation.nothing())
@@ -84,7 +84,7 @@ class Streamed:
                     sums,
                     evaluate(variables=variables, normalization=normalization, data=data, total=here, sums=sums),
                 )
-                jax.block_until_ready(before)  # Two chunks on the devices are enough.
+                jax.block_until_ready(before)  # At most two chunks are on the devices.
                 if done:
                     progress(done, total)
         return sums
@@ -93,8 +93,8 @@ class Streamed:
 class Feed:
     """Gives the training loop the data of its next steps.
 
-    A step sees the same examples as if the split were on the devices: both ask the same functions of (seed, step), here
-    one epoch ahead. If a run continues in the middle of a chunk, the places of the steps before are left empty.
+    A step sees the same examples as if the split were on the devices: both use the same functions of (seed, step), here
+    one epoch ahead. If a run resumes in the middle of a chunk, the places of the earlier steps are left empty.
     """
 
     def __init__(self, split: Split, experiment: "Experiment", key: jax.Array):
@@ -109,23 +109,23 @@ class Feed:
         epoch = strategy.put(np.int32(0))
         self._key = key
         self._batches_of = strategy.jit(experiment.sampler.epoch).lower(key, epoch).compile()
-        self._epoch: tuple[int, Any, Any] = (-1, None, None)  # number, its batches, those of the next
+        self._epoch: tuple[int, Any, Any] = (-1, None, None)  # number, its batches, batches of the next epoch
         self._chunks: Chunks | None = None
         self._chunk = -1
         self._data: Chunk | None = None
-        self._ahead: collections.deque[np.ndarray] = collections.deque()  # rows that are written but not used yet
+        self._ahead: collections.deque[np.ndarray] = collections.deque()  # rows written but not used yet
         self._unwritten: Iterator[None] = iter(())
 
     def begin(self, step: int, wanted: int) -> int:
-        """Waits for the first chunk. Returns how many steps it serves: those read their data before training began."""
+        """Waits for the first chunk. Returns the number of its steps, whose data is read before training."""
         return self(step, wanted)[1] if wanted else 0
 
     def __call__(self, step: int, wanted: int) -> tuple[Chunk, int]:
-        """Returns the data for the next steps, which end with the chunk at the latest, and how many it serves.
+        """Returns the data for the next steps, up to the end of the chunk, and the number of steps that it covers.
 
         Args:
-            step: the number of the next step. Steps must be asked for in order.
-            wanted: how many steps are wanted.
+            step: the number of the next step. Steps must be requested in order.
+            wanted: the largest number of steps to cover.
 
         Raises:
             UserError: an image cannot be read.
@@ -139,12 +139,12 @@ class Feed:
         return self._data, min(wanted, self._length - within)
 
     def stop(self) -> None:
-        """Stops reading, because no more steps will be asked for; does not wait until all processes have ended."""
+        """Stops reading, because no more steps will be requested. Does not wait for the processes to end."""
         if self._chunks is not None:
             self._chunks.stop()
 
     def close(self) -> None:
-        """Stops reading and waits until all processes have ended."""
+        """Stops reading and waits for the processes to end."""
         if self._chunks is not None:
             self._chunks.close()
 
@@ -158,7 +158,7 @@ class Feed:
         return Chunks(read, first, last, self._length, self._workers, self._parts * len(self._columns))
 
     def _written(self, rows, first, step, last) -> Iterator[None]:
-        """Writes the rows of one step after the other."""
+        """Writes the rows of one step each time the iterator is advanced."""
         nothing = np.full(self._parts * len(self._columns), NO_EXAMPLE, np.int32)
         for ahead in range(first, last):
             row = self._row(ahead) if step <= ahead < self._plan.steps else nothing
@@ -168,10 +168,10 @@ class Feed:
 
     def _row(self, step):
         epoch, within = divmod(step, self._plan.steps_per_epoch)
-        number, batches, following = self._epoch  # Epochs are asked for one after the other.
+        number, batches, following = self._epoch  # Epochs are requested in order.
         if epoch != number:
             batches = jax.device_get(self._batches(epoch) if following is None else following)
-            # Asked for now, while the devices are busy with other steps, and read one epoch later.
+            # Dispatched now, while the devices are busy with other steps, and read one epoch later.
             self._epoch = epoch, batches, self._batches(epoch + 1)
         return batches[within].reshape(self._parts, -1)[:, self._columns].ravel()
 
@@ -184,7 +184,7 @@ class Feed:
     def _next(self, images) -> Chunk:
         rows = np.stack([self._ahead.popleft() for _ in range(self._length)])
         rows = rows.reshape(self._length, self._parts, len(self._columns))
-        self._write(self._length)  # in place of the rows that have just been read
+        self._write(self._length)  # replaces the rows that have just been read
         images = images.reshape(*rows.shape, *images.shape[2:])
         return _chunk(self._strategy, self._split, images, rows, self._part)
 
@@ -199,7 +199,7 @@ def _chunk(strategy, split, images, rows, part) -> Chunk:
 
 
 def chunk_steps(batch_size: int, image_shape: tuple[int, ...]) -> int:
-    """Returns how many batches are sent to the devices at once."""
+    """Returns the number of batches in a chunk."""
     return int(np.clip(CHUNK_BYTES // (batch_size * math.prod(image_shape)), 1, CHUNK_STEPS))
 
 
@@ -225,7 +225,7 @@ def notice(config: ConfigDict, info: Info) -> str:
     workers = config.data.workers
     readers = f"{workers} worker process{'es' if workers > 1 else ''}" if workers else "threads"
     return (
-        f"the images ({count(info.image_bytes)}B as uint8) are more than a device may hold: they stay on disk and are "
+        f"the images ({count(info.image_bytes)}B as uint8) exceed what a device may hold: they stay on disk and are "
         f"streamed, decoded by {readers}"
     )
 

@@ -1,4 +1,4 @@
-"""The tables that a run prints about its model, and its last lines."""
+"""The tables about the model and the closing lines that a run prints."""
 
 from pathlib import Path
 from typing import Any
@@ -11,38 +11,38 @@ from imgclf_jax.training.validate import Plan
 
 
 def show_model(console: Console, config: ConfigDict, plan: Plan, params: Any, flops: int) -> None:
-    """The parameter table, FLOPs a step and the length of the run.
+    """Prints the parameter table, the FLOPs per step and the length of the run.
 
     Args:
         console: where to print.
         config: the config.
         plan: its durations.
         params: the parameters, or their shapes.
-        flops: of the matrix products and convolutions of one training step.
+        flops: floating-point operations of the matrix products and convolutions of one training step.
     """
     table = parameter_table(params)
     rows = [(name, "×".join(map(str, shape)), f"{size:,}") for name, shape, size in table]
     console.table(("parameter", "shape", "values"), rows, ("total", "", f"{sum(size for *_, size in table):,}"))
     batch = config.train.batch_size
     console.print(
-        f"{count(flops)}FLOP a step of {batch} images ({count(flops / batch)}FLOP an image, forward and backward)"
+        f"{count(flops)}FLOP per step of {batch} images ({count(flops / batch)}FLOP per image, forward and backward)"
     )
     epochs = plan.steps / plan.steps_per_epoch
     console.print(f"{plan.steps:,} steps, {epochs:.4g} epochs of {plan.train_count:,} training examples")
     reached = plan.steps / (9 + plan.steps)
     if config.optim.ema_decay > reached:
         console.print(
-            f"optim.ema_decay={config.optim.ema_decay} is not reached: the decay is at most (1 + step) / (10 + step), "
-            f"{reached:.4g} at the last step"
+            f"optim.ema_decay={config.optim.ema_decay} is never reached: the decay is at most "
+            f"(1 + step) / (10 + step), which is {reached:.4g} at the last step"
         )
     if not plan.valid_count:
-        console.print("no validation split: nothing is selected, the last checkpoint is the one reported")
+        console.print("no validation split: the last checkpoint is reported, without selection")
 
 
 def show_results(
     console: Console, folder: Path, data_name: str, results: dict[str, dict[str, Any]], seconds: float
 ) -> None:
-    """The last lines of a run: accuracy a split, time, and where things are."""
+    """Prints the closing lines of a run: the accuracy on each split, the time and the workdir."""
     for name, result in results.items():
         console.print(f"{name + ' accuracy':<15} {accuracy(result)}  loss {result['loss']:.4f}  on {data_name}")
     console.print(f"{'total time':<15} {duration(seconds)}")
@@ -50,11 +50,11 @@ def show_results(
 
 
 def accuracy(result: dict[str, Any]) -> str:
-    """For instance "0.7844 (7844 / 10000)", and how many examples have no finite logits, if there are any."""
+    """Formats an accuracy, for example "0.7844 (7844 / 10000)", with the text of `not_finite`."""
     return f"{result['accuracy']:.4f} ({result['correct']} / {result['count']}){not_finite(result)}"
 
 
 def not_finite(result: dict[str, Any]) -> str:
-    """Says how many examples count as wrong because a logit is not finite; empty if there are none."""
+    """Returns a note on how many examples count as wrong because a logit is not finite; empty if there are none."""
     count = result.get("not_finite", 0)
     return f" ({count} with logits that are not finite, counted as wrong)" if count else ""

@@ -1,4 +1,4 @@
-"""A trained network out of a workdir: what evaluation, prediction, export and reports start from."""
+"""Loads a trained network from a workdir, for evaluation, prediction, export and reports."""
 
 import dataclasses
 import warnings
@@ -26,10 +26,10 @@ class Trained(NamedTuple):
 
     Attributes:
         folder: the workdir.
-        record: the content of `run.json`, with `data`, the recorded facts about the data, even if the file was deleted.
+        record: the content of `run.json`; `data`, the facts about the data, is present even if the file was deleted.
         step: the step of the checkpoint.
         experiment: the functions of the config.
-        variables: what evaluation applies the network with.
+        variables: the network's variables for evaluation.
         normalization: maps images in [0, 1] to the inputs of the network.
     """
 
@@ -52,7 +52,7 @@ class Trained(NamedTuple):
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
-        """(H, W, C) of the images that the network takes, uint8."""
+        """(H, W, C) of the uint8 images that the network accepts."""
         return self.experiment.image_shape
 
 
@@ -64,13 +64,13 @@ def load(
     Args:
         folder: the workdir.
         which: "last", "best" (by validation accuracy) or "reported" (the one whose test accuracy the run printed, or
-            the last one if the run is not complete). If "last" or "reported" is damaged, the one before it is used,
-            with a warning.
-        settings: a config that may differ from that of the run in where and how it runs; by default that of the run.
-        strategy: where the variables are placed; by default on one device.
+            the last one if the run is not complete). If the "last" or "reported" one is damaged, the one before it
+            is used, with a warning.
+        settings: a config that may differ from the run's in where and how it runs; by default, the run's own.
+        strategy: where the variables are placed; by default, on one device.
 
     Raises:
-        UserError: there is no run, no checkpoint, or none called `which`; or it is damaged or of another model.
+        UserError: there is no run or no such checkpoint, or the checkpoint is damaged or of another model.
     """
     if which not in CHECKPOINTS:
         raise UserError(f"checkpoint={which!r} must be one of {', '.join(map(repr, CHECKPOINTS))}")
@@ -100,7 +100,7 @@ def load(
 
 
 def check(folder: Path) -> dict[str, Any]:
-    """The content of `run.json` in a workdir that holds a checkpoint; empty if the file was deleted. Reads little.
+    """Returns the content of `run.json` in a workdir with a checkpoint; empty if the file was deleted. Reads little.
 
     Raises:
         UserError: there is no checkpoint, or `run.json` cannot be read.
@@ -112,7 +112,7 @@ def check(folder: Path) -> dict[str, Any]:
 
 
 def _facts(checkpoints, content, folder):
-    """Returns the facts about the data in `run.json`, or else those in the notes of the checkpoints."""
+    """Returns the facts about the data from `run.json` or, if it lacks them, from the notes of the checkpoints."""
     facts = content.get("data")
     if record.is_described(facts):
         return facts
@@ -121,17 +121,17 @@ def _facts(checkpoints, content, folder):
             return noted
     lacking = [name for name in ("class_names", "image_shape", "counts") if not (facts or {}).get(name)]
     raise UserError(
-        f"{folder / record.NAME} lacks {', '.join(lacking) or 'counts'} of the data, which the checkpoints do not hold "
-        "either; run the training command again with this --workdir, which writes them again"
+        f"{folder / record.NAME} lacks {', '.join(lacking) or 'counts'} of the data, and so do the checkpoints; run "
+        "the training command again with this --workdir to restore them"
     )
 
 
 def _restore(checkpoints, like, wanted, which):
-    """(saved tree, step) of the checkpoint of step `wanted`, or of the nearest earlier one that can be read."""
+    """Returns (saved tree, step) of the checkpoint of step `wanted`, or of the newest readable one before it."""
     try:
         if which == "best":
             return checkpoints.restore(wanted, like), wanted
-        found = checkpoints.restore_newest(like, wanted)
+        newest = checkpoints.restore_newest(like, wanted)
     except checkpoint.OtherModel:
         raise
     except UserError as error:
@@ -139,14 +139,14 @@ def _restore(checkpoints, like, wanted, which):
         others = [str(step) for step in checkpoints.steps() if step not in tried]
         advice = f"; there are checkpoints of step {', '.join(others)}: use --checkpoint=last" if others else ""
         raise UserError(f"{error}{advice}") from error
-    for reason in found.damaged.values():
-        instead = f"the one of step {found.step} is used instead, whose accuracy is not that of the damaged one"
+    for reason in newest.damaged.values():
+        instead = f"the one of step {newest.step} is used instead; its accuracy may differ"
         warnings.warn(f"{reason}; {instead}", stacklevel=4)
-    return found.tree, found.step
+    return newest.tree, newest.step
 
 
 def check_classes(trained: Trained, dataset: data.Dataset) -> None:
-    """Raises `UserError` unless the data set has the classes that the network was trained on, in their order."""
+    """Raises `UserError` unless the data set has the classes that the network was trained on, in the same order."""
     if dataset.class_names != trained.class_names:
         raise UserError(
             f"the classes of {dataset.location} are {', '.join(dataset.class_names)}; those of the network in "
@@ -155,7 +155,7 @@ def check_classes(trained: Trained, dataset: data.Dataset) -> None:
 
 
 def _validate(settings, facts, folder):
-    """Files of a workdir may have been edited: raises `UserError` for what could not be a run's."""
+    """Raises `UserError` for settings that no run can have, because the files of a workdir may have been edited."""
     image_shape, classes = tuple(facts["image_shape"]), len(facts["class_names"])
     if problems := ranges.problems(settings, "optim.", "augment.", "model."):
         raise UserError("\n".join(f"{folder / 'config.json'}: {problem}" for problem in problems))
@@ -172,8 +172,8 @@ def _validate(settings, facts, folder):
 def _plan(settings, facts, folder):
     try:
         return make_plan(settings, facts["counts"])
-    except (ArithmeticError, ValueError) as error:  # No run can have such durations.
-        raise UserError(f"{folder / 'config.json'}: the durations make no sense ({error})") from error
+    except (ArithmeticError, ValueError) as error:  # No run can have these durations.
+        raise UserError(f"{folder / 'config.json'}: the durations are invalid ({error})") from error
 
 
 def _step(checkpoints, folder, content, which):
@@ -185,28 +185,28 @@ def _step(checkpoints, folder, content, which):
         if step is not None and step not in steps:
             warnings.warn(
                 f"the reported checkpoint, that of step {step}, is not in {folder}; the one of step {steps[-1]} is "
-                "used instead, whose accuracy is not the reported one",
+                "used instead; its accuracy may differ from the reported one",
                 stacklevel=3,
             )
         return step if step in steps else steps[-1]
     step = checkpoints.best() if which == "best" else steps[-1]
     if step is None:
-        raise UserError(f"{folder} has no best checkpoint, for it was trained without a validation split; use last")
+        raise UserError(f"{folder} has no best checkpoint, because it was trained without a validation split; use last")
     return step
 
 
 def predictor(trained: Trained, batch_size: int = 256, log: bool = False) -> Callable[..., np.ndarray]:
-    """The network as a plain function: images uint8 [N, H, W, C] -> class probabilities float32 [N, classes].
+    """Returns the network as a function: images uint8 [N, H, W, C] -> class probabilities float32 [N, classes].
 
-    `images` is an array or whatever can be sliced into arrays. It goes through the network in batches of at most
-    `batch_size`, filled up to a power of two, so that few shapes are compiled. A second argument, `progress`, is called
-    with the number of images that are done. Raises `UserError` for images of another shape or dtype than those that
-    the network was trained on.
+    `images` is an array, or an object whose slices can be converted to arrays. Batches of at most `batch_size` images
+    are padded to a power of two, to compile few shapes. The optional second argument, `progress`, is called with the
+    number of images done so far. The function raises `UserError` if the images do not have the shape and dtype that the
+    network was trained on.
 
     Args:
         trained: the network.
-        batch_size: most images that go through it at once.
-        log: logarithms of the probabilities instead, for these may be too small for a float32.
+        batch_size: largest number of images in a batch.
+        log: whether to return log probabilities, because probabilities may be too small for float32.
     """
     finish = jax.nn.log_softmax if log else jax.nn.softmax
     compiled = jax.jit(lambda *arguments: finish(trained.experiment.logits(*arguments)))

@@ -1,4 +1,4 @@
-"""Finds everything that is wrong with a config before any data is read, and turns durations into steps."""
+"""Reports all problems of a config before any data is read, and converts its durations to steps."""
 
 import re
 
@@ -21,23 +21,23 @@ CHOICES = {
     "eval.report": ("last", "best"),
     "log.progress": ("auto", "bar", "lines", "none"),
 }
-_FIELD = re.compile(r"[\w.]+=")  # what a line about the value of a field begins with
+_FIELD = re.compile(r"[\w.]+=")  # the beginning of a line about a field's value
 
 
 def validate(config: ConfigDict) -> tuple[Plan, data.Info]:
-    """Checks a config against itself, the data set's description and the devices.
+    """Checks a config for consistency and against the description of the data set and the devices.
 
     Returns:
-        The plan, and what is known of the data set without reading it.
+        The plan, and the facts about the data set that are known without reading it.
 
     Raises:
-        UserError: all problems, a line each.
+        UserError: the config has problems; the message has one line per problem.
     """
     if problems := configs.field_problems(config):
         raise UserError("\n".join(problems))
     if wrong := ranges.wrong_types(config):
         raise UserError("\n".join(wrong))
-    # Ranges come first, because of each field only the first problem is reported, and theirs names what is allowed.
+    # Range checks come first: only the first problem of each field is reported, and theirs states the allowed values.
     problems = value_problems(config) + configs.problems(config) + optim.problems(config.optim)
     problems += parallel_problems.problems(config.parallel, config.train.batch_size, config.train.accumulate)
     problems += _durations(config)
@@ -60,34 +60,34 @@ def validate(config: ConfigDict) -> tuple[Plan, data.Info]:
             problems.append(f'eval.report="best" needs a validation split; {how} or set eval.report="last"')
     if problems or info is None:
         raise UserError("\n".join(_first_of_each_field(problems)))
-    found = plan(config, info.split_sizes)
-    if too_long := _too_long(config, found):
+    durations = plan(config, info.split_sizes)
+    if too_long := _too_long(config, durations):
         raise UserError("\n".join(too_long))
-    return found, info
+    return durations, info
 
 
 def warnings(config: ConfigDict, info: data.Info) -> list[str]:
-    """Returns what a valid config does that its author may not expect, a line each; for training and `--mode=check`."""
-    found = list(info.overlaps)
+    """Returns one line for each surprising effect of a valid config; training and `--mode=check` print them."""
+    lines = list(info.overlaps)
     if config.train.accumulate > 1 and config.model.norm == "batch":
         part = config.train.batch_size // config.train.accumulate
-        found.append(
+        lines.append(
             f'train.accumulate={config.train.accumulate} with model.norm="batch": each part of {part} examples is '
-            "normalised by its own statistics, so that the step is not the same as with --config.train.accumulate=1"
+            "normalized by its own statistics, so the step differs from that with --config.train.accumulate=1"
         )
-    return found
+    return lines
 
 
 def value_problems(config: ConfigDict, section: str = "") -> list[str]:
-    """What is wrong with single values, a line each; `section`: only of the fields that begin with it."""
-    found = [_choice(config, path, choices) for path, choices in CHOICES.items() if path.startswith(section)]
-    return ranges.problems(config, section) + [problem for problem in found if problem]
+    """Returns one line for each invalid value of a field whose name begins with `section`."""
+    lines = [_choice(config, path, choices) for path, choices in CHOICES.items() if path.startswith(section)]
+    return ranges.problems(config, section) + [line for line in lines if line]
 
 
 def for_evaluation(config: ConfigDict) -> list[str]:
-    """Returns what is wrong with the settings that evaluation uses, a line each; those of training are not checked."""
-    found = [problem for section in ("data.", "eval.", "parallel.") for problem in value_problems(config, section)]
-    return found or parallel_problems.problems(config.parallel)
+    """Returns one line per problem with the settings that evaluation uses; those of training are not checked."""
+    lines = [line for section in ("data.", "eval.", "parallel.") for line in value_problems(config, section)]
+    return lines or parallel_problems.problems(config.parallel)
 
 
 def _choice(config, path, choices):
@@ -104,7 +104,7 @@ def _get(config, path):
 
 
 def _durations(config):
-    found = []
+    lines = []
     for section, stem, needed in (
         ("train", "", True),
         ("optim", "warmup_", False),
@@ -116,46 +116,46 @@ def _durations(config):
         given = {name: value for name, value in values.items() if value}
         both = " and ".join(f"{name}={value}" for name, value in given.items())
         if len(given) == 2:
-            found.append(f"{both}: give one of the two, not both")
+            lines.append(f"{both}: give one, not both")
         elif needed and not given:
-            found.append(f"how long to train? give {' or '.join(values)}")
-    return found
+            lines.append(f"the length of training is missing; give {' or '.join(values)}")
+    return lines
 
 
 def _too_long(config, plan):
-    """Returns what exceeds the int32 numbers in which the devices count steps, and examples since the last row."""
+    """Returns one line for each duration that overflows the int32 counters of steps, or of examples between rows."""
     durations = {
         "train.epochs": plan.steps,
         "optim.warmup_epochs": plan.warmup_steps,
         "eval.every_epochs": plan.eval_every,
         "checkpoint.every_epochs": plan.checkpoint_every,
     }
-    found = [
-        f"{path}={_get(config, path)} amounts to {steps:.4g} steps; at most {ranges.STEPS} can be counted; for "
-        f"instance --config.{path}=10"
+    lines = [
+        f"{path}={_get(config, path)} amounts to {steps:.4g} steps, but at most {ranges.STEPS} can be counted; for "
+        f"example --config.{path}=10"
         for path, steps in durations.items()
         if _get(config, path) and steps > ranges.STEPS
     ]
     row, most = min(plan.log_every, plan.steps), (2**31 - 1) // config.train.batch_size
-    if row > most and not found:
-        found.append(
-            f"log.every_steps={config.log.every_steps}: more than {most} steps of {config.train.batch_size} examples "
-            f"cannot be counted in a row; for instance --config.log.every_steps={min(most, 1000)}"
+    if row > most and not lines:
+        lines.append(
+            f"log.every_steps={config.log.every_steps}: a row cannot count more than {most} steps of "
+            f"{config.train.batch_size} examples; for example --config.log.every_steps={min(most, 1000)}"
         )
-    return found
+    return lines
 
 
 def _first_of_each_field(problems):
-    """Returns the first problem of each field. Several checks may refuse the same value; the first says enough."""
-    found: dict[str, str] = {}
+    """Returns the first problem of each field. Several checks may reject the same value; one report is enough."""
+    first: dict[str, str] = {}
     for problem in problems:
-        field = _FIELD.match(problem)  # None for other lines, which may hold file names with a "=".
-        found.setdefault(field[0] if field else problem, problem)
-    return list(found.values())
+        field = _FIELD.match(problem)  # None for other lines, even if they name a file with a "=".
+        first.setdefault(field[0] if field else problem, problem)
+    return list(first.values())
 
 
 def _image_shape(config):
-    """Where only the splits are wrong, the images' size is known, and what depends on it can be checked as well."""
+    """Returns (H, W, C) even if the splits are wrong, so that checks that need only the size can run; or `None`."""
     whole = config.data.copy_and_resolve_references()
     whole.update(train_split="train", valid_split="", test_split="")
     try:
