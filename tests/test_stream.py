@@ -219,7 +219,7 @@ def streamed_run(config, start=0, state=None):
     strategy = parallel.create(config, image_bytes=2**60)
     assert strategy.streamed
     built = make_experiment(config, IMAGES, strategy=strategy)
-    feed = built.place(lazily(IMAGES, LABELS)).feed(built, built.key)
+    feed = built.place(lazily(IMAGES, LABELS)).feed(built.sampler, PLAN_STEPS, built.key, 0)
     run_steps = built.compile_run_steps()
     state = built.compile_init()(built.key) if state is None else state
     meters, step = [], start
