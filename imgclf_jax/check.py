@@ -78,7 +78,7 @@ def _check(config, plan, info, console):
         console.print(line)
     params, whole = _bytes(state.params), _bytes(state)
     rows = [
-        placement(strategy).memory(experiment),
+        placement(strategy).memory(strategy, experiment.sampler, experiment.image_shape),
         ("parameters", params),
         ("optimizer state, averages, statistics", whole - params),
         ("intermediate values of a step", memory.temp_size_in_bytes if memory else None),

@@ -170,7 +170,7 @@ def input_alone(setup: Setup) -> Callable[[int], None]:
         # The images that the loop carries are those of the last turn, but no compiler knows which turn that will be.
         return Ready(state.step + 1, images, batch["label"]), multistep.empty_meter()
 
-    run_steps: Any = multistep.make_run_steps(input_step, built.sampler, parts, strategy)
+    run_steps: Any = multistep.make_run_steps(input_step, built.sampler, strategy)
 
     def loop(normalization, data, count, key):
         ones = strategy.share(jnp.ones((parts, size // parts)))

@@ -85,7 +85,7 @@ def to_scipy(matrix, size):
 
 @every_mode
 @pytest.mark.parametrize("size", SIZES)
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(data=st.data())
 def test_equals_scipy(mode, size, data):
     channels = 1 if size == (6, 6) else 3

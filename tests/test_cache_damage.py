@@ -107,7 +107,7 @@ def test_every_kept_file_is_checked(source, kind, tiny, tmp_path):
             found = content_of(data.load(config, stream=stream))
         assert found == expected, path.name
         (line,) = [str(warning.message) for warning in reported]
-        assert "\n" not in line and str(place) in line and ("again" in line)
+        assert "\n" not in line and str(place) in line and ("again" in line or "rebuilt" in line)
         if path.is_dir() and source == "photos seen":
             path.rmdir()  # Nothing is put in the place of what is not ours.
         with warnings.catch_warnings():
@@ -301,10 +301,21 @@ def test_a_streamed_photo_that_changes_is_noticed(tmp_path):
 # Statistics and splits
 
 
+class Held(types.LazyImages):
+    """Images in memory that seem to stay on disk."""
+
+    def __init__(self, images):
+        super().__init__(images.shape)
+        self._images = images
+
+    def read(self, index):
+        return self._images[index]
+
+
 @pytest.mark.parametrize("kind", [*DAMAGES, "folder"])
 def test_remembered_statistics_are_checked(kind, cache):
     images = np.random.RandomState(0).randint(0, 256, (9, 4, 5, 3)).astype(np.uint8)
-    split = types.Split(images, np.zeros(9, np.int32), np.arange(9).astype(str))
+    split = types.Split(Held(images), np.zeros(9, np.int32), np.arange(9).astype(str))
 
     def sums():
         _, *sums = statistics.of_split(split, "fingerprint", types.silent)

@@ -129,7 +129,7 @@ def recorder(replacement):
     @jax.jit
     def run(seed, state, order, count):
         sampler = sampling.Sampler(COUNT, BATCH, STEPS, replacement)
-        run_steps = multistep.make_run_steps(record, sampler, 1, parallel.alone())
+        run_steps = multistep.make_run_steps(record, sampler, parallel.alone())
         data = Epoch(Examples(jnp.asarray(IMAGES), jnp.asarray(LABELS)), order)
         return run_steps(state, multistep.empty_meter(), IDENTITY, data, count, jax.random.key(seed))[0]
 

@@ -12,7 +12,7 @@ from synthetic import needs_eight_devices as pytestmark  # noqa: F401
 
 from imgclf_jax.devices import parallel
 
-DEVICES = (1, 2, 4, 8)
+DEVICES = (1, 2, 8)
 # (strategy, data), all that there are.
 PLACES = [("jit", "replicated"), ("jit", "sharded"), ("shard_map", "replicated"), ("shard_map", "sharded")]
 PLACES.append(("pmap", "replicated"))

@@ -36,7 +36,7 @@ class Epoch(NamedTuple):
     order: jax.Array
 
     def batch(
-        self, strategy: Parallel, sampler: Sampler, step: jax.Array, key: jax.Array, parts: int
+        self, strategy: Parallel, sampler: Sampler, step: jax.Array, key: jax.Array
     ) -> tuple[jax.Array, jax.Array]:
         """Returns this device's share of the (images [parts, B, H, W, C], labels [parts, B]) of a step.
 
@@ -45,10 +45,9 @@ class Epoch(NamedTuple):
             sampler: which examples a step sees.
             step: int32 scalar.
             key: the key of the experiment.
-            parts: the number of parts that the batch is split into.
         """
         indices = sampler.indices(key, self.order, step)
-        return self.examples.select(strategy, step, indices.reshape(parts, -1))
+        return self.examples.select(strategy, step, indices.reshape(sampler.parts, -1))
 
 
 class Chunk(NamedTuple):
@@ -68,7 +67,7 @@ class Chunk(NamedTuple):
         return images.reshape(-1, *images.shape[2:]), labels.reshape(-1)
 
     def batch(
-        self, strategy: Parallel, sampler: Sampler, step: jax.Array, key: jax.Array, parts: int
+        self, strategy: Parallel, sampler: Sampler, step: jax.Array, key: jax.Array
     ) -> tuple[jax.Array, jax.Array]:
         """See `Epoch.batch`."""
         return self._take(strategy, step)

@@ -110,7 +110,7 @@ class Experiment:
 
     def data_stand_ins(self) -> Data:
         """Returns stand-ins with the shapes, dtypes and shardings of the training data, to compile against."""
-        return placement(self.strategy).stand_ins(self)
+        return placement(self.strategy).stand_ins(self.strategy, self.sampler, self.image_shape)
 
 
 def build(
@@ -133,7 +133,11 @@ def build(
     schedule = optim.create_schedule(config.optim, plan.steps, plan.warmup_steps)
     optimizer = optim.create_optimizer(config.optim, schedule)
     sampler = Sampler(
-        plan.train_count, config.train.batch_size, plan.steps_per_epoch, config.train.sampling == "replacement"
+        examples=plan.train_count,
+        batch_size=config.train.batch_size,
+        steps_per_epoch=plan.steps_per_epoch,
+        replacement=config.train.sampling == "replacement",
+        parts=config.train.accumulate,
     )
     train_step = make_train_step(
         model,
@@ -157,6 +161,6 @@ def build(
         sampler=sampler,
         init=lambda key: init_state(model, optimizer, key, input_shape, config.optim.ema_decay > 0),
         train_step=train_step,
-        run_steps=multistep.make_run_steps(train_step, sampler, config.train.accumulate, strategy),
+        run_steps=multistep.make_run_steps(train_step, sampler, strategy),
         evaluate=make_evaluate(eval_step, config.eval.batch_size, strategy),
     )

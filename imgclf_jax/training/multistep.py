@@ -39,7 +39,7 @@ def means(meter: Meter) -> dict[str, float]:
 
 
 def make_run_steps(
-    train_step: Callable[..., tuple[TrainState, Any]], sampler: Sampler, accumulate: int, strategy: Parallel
+    train_step: Callable[..., tuple[TrainState, Any]], sampler: Sampler, strategy: Parallel
 ) -> Callable[..., tuple[TrainState, Meter]]:
     """Builds `run_steps(state, meter, normalization, data, count, key) -> (state, meter)`.
 
@@ -48,8 +48,7 @@ def make_run_steps(
 
     Args:
         train_step: see `imgclf_jax.training.steps`.
-        sampler: which examples a step sees.
-        accumulate: as for `train_step`. Each part of the batch is split over the devices.
+        sampler: which examples a step sees. Each part of a batch is split over the devices.
         strategy: where the arrays are.
 
     Returns:
@@ -60,8 +59,8 @@ def make_run_steps(
     """
 
     def batch_at(step, data, key):
-        images, labels = data.batch(strategy, sampler, step, key, accumulate)
-        positions = jnp.arange(sampler.batch_size, dtype=jnp.int32).reshape(accumulate, -1)
+        images, labels = data.batch(strategy, sampler, step, key)
+        positions = jnp.arange(sampler.batch_size, dtype=jnp.int32).reshape(sampler.parts, -1)
         batch = {"image": images, "label": labels, "position": strategy.share(positions)}
         return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), batch)
 

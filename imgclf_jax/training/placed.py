@@ -11,11 +11,11 @@ def placement(strategy: Parallel) -> ModuleType:
 
     `imgclf_jax.training.resident` and `imgclf_jax.training.streamed` have the same functions:
 
-    - `place(split, strategy)`: an object with `feed(experiment, key)` for training and `sums(...)` for evaluation.
-    - `stand_ins(experiment)`: shapes, dtypes and shardings of the training data, to compile against.
+    - `place(split, strategy)`: an object with `feed(...)` for training and `sums(...)` for evaluation.
+    - `stand_ins(strategy, sampler, image_shape)`: shapes, dtypes and shardings of the training data, to compile with.
     - `training_shardings(strategy)`, `evaluation_shardings(strategy)`: the shardings of the `data` argument
       of `run_steps` and of `evaluate`.
     - `notice(config, info)`: the line to print about where the data is; empty if there is nothing to say.
-    - `memory(experiment)`: a description of the training data on a device, and its size in bytes.
+    - `memory(strategy, sampler, image_shape)`: a description of the training data on a device, and its size in bytes.
     """
     return streamed if strategy.streamed else resident

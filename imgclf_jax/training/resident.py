@@ -3,7 +3,7 @@
 import functools
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 import numpy as np
@@ -15,9 +15,7 @@ from imgclf_jax.devices.parallel import Parallel
 from imgclf_jax.training import exact_evaluation
 from imgclf_jax.training.batches import Epoch, Examples
 from imgclf_jax.training.metrics import Sums
-
-if TYPE_CHECKING:
-    from imgclf_jax.training.experiment import Experiment
+from imgclf_jax.training.sampling import Sampler
 
 
 class Resident:
@@ -32,9 +30,16 @@ class Resident:
         """Returns the number of examples."""
         return self._count
 
-    def feed(self, experiment: "Experiment", key: jax.Array) -> "Feed":
-        """Returns the data source of the training loop; `key` is the key of the experiment, on the devices."""
-        return Feed(self.examples, experiment, key)
+    def feed(self, sampler: Sampler, steps: int, key: jax.Array, workers: int) -> "Feed":
+        """Returns the data source of the training loop.
+
+        Args:
+            sampler: selects the examples of each step.
+            steps: the length of the run.
+            key: the key of the experiment, on the devices.
+            workers: the number of processes that decode streamed images; 0: threads of this process.
+        """
+        return Feed(self.examples, self._strategy, sampler, key)
 
     def sums(
         self,
@@ -60,11 +65,11 @@ class Resident:
 class Feed:
     """Gives the training loop the data of its next steps."""
 
-    def __init__(self, examples: Examples, experiment: "Experiment", key: jax.Array):
+    def __init__(self, examples: Examples, strategy: Parallel, sampler: Sampler, key: jax.Array):
         self._examples = examples
-        self._strategy = experiment.strategy
-        self._steps_per_epoch = experiment.sampler.steps_per_epoch
-        self._order_of = functools.partial(experiment.strategy.jit(experiment.sampler.order), key)
+        self._strategy = strategy
+        self._steps_per_epoch = sampler.steps_per_epoch
+        self._order_of = functools.partial(strategy.jit(sampler.order), key)
         self._epoch = -1
         self._order: Any = None
 
@@ -94,11 +99,11 @@ class Feed:
 place = Resident
 
 
-def stand_ins(experiment: "Experiment") -> Epoch:
+def stand_ins(strategy: Parallel, sampler: Sampler, image_shape: tuple[int, int, int]) -> Epoch:
     """See `imgclf_jax.training.placed.placement`."""
-    strategy, count = experiment.strategy, experiment.sampler.examples
+    count = sampler.examples
     rows = count + (-count % strategy.devices if strategy.sharded_data else 0)
-    images = jax.ShapeDtypeStruct((rows, *experiment.image_shape), np.uint8, sharding=strategy.examples)
+    images = jax.ShapeDtypeStruct((rows, *image_shape), np.uint8, sharding=strategy.examples)
     labels = jax.ShapeDtypeStruct((rows,), np.int32, sharding=strategy.examples)
     examples = Examples(images, labels)  # type: ignore[arg-type]
     return Epoch(examples, jax.ShapeDtypeStruct((count,), np.int32, sharding=strategy.replicated))  # type: ignore[arg-type]
@@ -119,8 +124,8 @@ def notice(config: ConfigDict, info: Info) -> str:
     return ""
 
 
-def memory(experiment: "Experiment") -> tuple[str, int]:
+def memory(strategy: Parallel, sampler: Sampler, image_shape: tuple[int, int, int]) -> tuple[str, int]:
     """See `imgclf_jax.training.placed.placement`."""
-    pixels = experiment.sampler.examples * math.prod(experiment.image_shape)
-    parts = experiment.strategy.devices if experiment.strategy.sharded_data else 1
-    return "training data, as uint8", (pixels + 4 * experiment.sampler.examples) // parts
+    pixels = sampler.examples * math.prod(image_shape)
+    parts = strategy.devices if strategy.sharded_data else 1
+    return "training data, as uint8", (pixels + 4 * sampler.examples) // parts

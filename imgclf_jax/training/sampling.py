@@ -52,12 +52,14 @@ class Sampler(NamedTuple):
         batch_size: examples per step, on all devices together.
         steps_per_epoch: see `steps_per_epoch`.
         replacement: whether each batch is drawn from all examples instead of following the order of the epoch.
+        parts: the number of equal parts that a batch is split into, see `train.accumulate`.
     """
 
     examples: int
     batch_size: int
     steps_per_epoch: int
     replacement: bool
+    parts: int = 1
 
     def order(self, key: jax.Array, epoch: int | jax.Array) -> jax.Array:
         """Returns `epoch_order`, int32 [examples]."""

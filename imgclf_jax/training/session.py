@@ -130,7 +130,7 @@ def prepare(experiment: Experiment, dataset: data.Dataset, restored: Restored, p
         state, meter = restored.tree["state"], restored.tree["meter"]
     else:
         state, meter = experiment.compile_init()(key), strategy.put(multistep.empty_meter())
-    feed = splits["train"].feed(experiment, key)
+    feed = splits["train"].feed(experiment.sampler, experiment.plan.steps, key, experiment.config.data.workers)
     # Compile now, so that compile time does not count towards the first images/s.
     run_steps = _compile(experiment, state, meter, normalization, key)
     evaluate = experiment.compile_evaluate()

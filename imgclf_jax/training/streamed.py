@@ -4,7 +4,7 @@ import collections
 import itertools
 import math
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 import numpy as np
@@ -19,9 +19,7 @@ from imgclf_jax.terminal.console import count
 from imgclf_jax.training import exact_evaluation
 from imgclf_jax.training.batches import Chunk
 from imgclf_jax.training.metrics import Sums
-
-if TYPE_CHECKING:
-    from imgclf_jax.training.experiment import Experiment
+from imgclf_jax.training.sampling import Sampler
 
 CHUNK_BYTES = 2**26  # of images per chunk: enough to make the overhead of sending negligible
 CHUNK_STEPS = 64
@@ -39,9 +37,16 @@ class Streamed:
         """Returns the number of examples."""
         return len(self._split)
 
-    def feed(self, experiment: "Experiment", key: jax.Array) -> "Feed":
-        """Returns the data source of the training loop; `key` is the key of the experiment, on the devices."""
-        return Feed(self._split, experiment, key)
+    def feed(self, sampler: Sampler, steps: int, key: jax.Array, workers: int) -> "Feed":
+        """Returns the data source of the training loop.
+
+        Args:
+            sampler: selects the examples of each step.
+            steps: the length of the run.
+            key: the key of the experiment, on the devices.
+            workers: the number of processes that decode streamed images; 0: threads of this process.
+        """
+        return Feed(self._split, self._strategy, sampler, steps, key, workers)
 
     def sums(
         self,
@@ -97,18 +102,18 @@ class Feed:
     one epoch ahead. If a run resumes in the middle of a chunk, the places of the earlier steps are left empty.
     """
 
-    def __init__(self, split: Split, experiment: "Experiment", key: jax.Array):
+    def __init__(self, split: Split, strategy: Parallel, sampler: Sampler, steps: int, key: jax.Array, workers: int):
         """Reads nothing yet."""
         self._split = split
-        self._strategy = strategy = experiment.strategy
-        self._plan, self._workers = experiment.plan, experiment.config.data.workers
-        batch_size, self._parts = experiment.config.train.batch_size, experiment.config.train.accumulate
+        self._strategy, self._sampler = strategy, sampler
+        self._steps, self._workers = steps, workers
+        batch_size, self._parts = sampler.batch_size, sampler.parts
         self._part = batch_size // self._parts
         self._columns = strategy.columns(self._part)
-        self._length = chunk_steps(batch_size, experiment.image_shape)
+        self._length = chunk_steps(batch_size, split.images.shape[1:])
         epoch = strategy.put(np.int32(0))
         self._key = key
-        self._batches_of = strategy.jit(experiment.sampler.epoch).lower(key, epoch).compile()
+        self._batches_of = strategy.jit(sampler.epoch).lower(key, epoch).compile()
         self._epoch: tuple[int, Any, Any] = (-1, None, None)  # number, its batches, batches of the next epoch
         self._chunks: Chunks | None = None
         self._chunk = -1
@@ -150,7 +155,7 @@ class Feed:
 
     def _open(self, step) -> Chunks:
         first = step - step % self._length
-        last = self._plan.steps + -self._plan.steps % self._length
+        last = self._steps + -self._steps % self._length
         rows = Rows(3 * self._length + in_flight(self._workers), self._parts * len(self._columns))
         self._unwritten = self._written(rows, first, step, last)
         self._write(rows.length)
@@ -161,13 +166,13 @@ class Feed:
         """Writes the rows of one step each time the iterator is advanced."""
         nothing = np.full(self._parts * len(self._columns), NO_EXAMPLE, np.int32)
         for ahead in range(first, last):
-            row = self._row(ahead) if step <= ahead < self._plan.steps else nothing
+            row = self._row(ahead) if step <= ahead < self._steps else nothing
             rows.write(ahead, row)
             self._ahead.append(row)
             yield
 
     def _row(self, step):
-        epoch, within = divmod(step, self._plan.steps_per_epoch)
+        epoch, within = divmod(step, self._sampler.steps_per_epoch)
         number, batches, following = self._epoch  # Epochs are requested in order.
         if epoch != number:
             batches = jax.device_get(self._batches(epoch) if following is None else following)
@@ -203,12 +208,12 @@ def chunk_steps(batch_size: int, image_shape: tuple[int, ...]) -> int:
     return int(np.clip(CHUNK_BYTES // (batch_size * math.prod(image_shape)), 1, CHUNK_STEPS))
 
 
-def stand_ins(experiment: "Experiment") -> Chunk:
+def stand_ins(strategy: Parallel, sampler: Sampler, image_shape: tuple[int, int, int]) -> Chunk:
     """See `imgclf_jax.training.placed.placement`."""
-    settings, sharding = experiment.config.train, experiment.strategy.batches
-    steps = chunk_steps(settings.batch_size, experiment.image_shape)
-    shape = (steps, settings.accumulate, settings.batch_size // settings.accumulate)
-    images = jax.ShapeDtypeStruct((*shape, *experiment.image_shape), np.uint8, sharding=sharding)
+    sharding = strategy.batches
+    steps = chunk_steps(sampler.batch_size, image_shape)
+    shape = (steps, sampler.parts, sampler.batch_size // sampler.parts)
+    images = jax.ShapeDtypeStruct((*shape, *image_shape), np.uint8, sharding=sharding)
     return Chunk(images, jax.ShapeDtypeStruct(shape, np.int32, sharding=sharding))  # type: ignore[arg-type]
 
 
@@ -230,8 +235,8 @@ def notice(config: ConfigDict, info: Info) -> str:
     )
 
 
-def memory(experiment: "Experiment") -> tuple[str, int]:
+def memory(strategy: Parallel, sampler: Sampler, image_shape: tuple[int, int, int]) -> tuple[str, int]:
     """See `imgclf_jax.training.placed.placement`."""
-    leaves = jax.tree.leaves(stand_ins(experiment))
+    leaves = jax.tree.leaves(stand_ins(strategy, sampler, image_shape))
     size = sum(math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf in leaves)
     return "two chunks of streamed data, as uint8", 2 * size
