@@ -37,7 +37,7 @@ def evaluate_run(config: ConfigDict, folder: Path, split: str, which: str) -> di
         raise UserError("\n".join(problems))
     console = Console(config.log.progress if processes.is_first() else "silent")
     info = processes.together(lambda: data.describe_split(config.data, split))
-    shared = processes.together(lambda: _trained_on(config, folder, split, info))
+    shared = processes.together(lambda: trained_on(config, folder, split, info))
     strategy = parallel.create(config, info.image_bytes)
     dataset = processes.first_alone(
         lambda: data.load_split(config.data, split, progress=console.task, stream=strategy.streamed)
@@ -66,7 +66,7 @@ def evaluate_run(config: ConfigDict, folder: Path, split: str, which: str) -> di
     return result
 
 
-def _trained_on(config, folder, split, info) -> int:
+def trained_on(config, folder, split, info) -> int:
     """Returns how many of the examples to evaluate are in the run's training split.
 
     Returns 0 for "train" itself, for which the overlap is obvious, and for a data set other than the run's.

@@ -213,7 +213,7 @@ def test_one_operation_leaves_the_rest_of_the_map_alone(field):
         assert (maps[:, row, column] != IDENTITY[row, column]).all() == ([row, column] in touched)
 
 
-def test_operations_draw_independently_and_the_same_whatever_else_is_on():
+def test_operations_draw_independently_of_each_other():
     keys = keys_for(2000)
     alone = {field: recovered(field, drawn(keys, **{field: value})) for field, value in RANGES.items()}
     together = [keras_matrix(r, (20 * x, 10 * y), s, z) for r, x, y, s, z in zip(*alone.values(), strict=True)]
@@ -368,6 +368,6 @@ def test_each_problem_is_one_line_that_names_the_field(fields, line):
     assert augment.problems(config(**fields), (32, 32, 3)) == [line]
 
 
-def test_a_number_is_no_zoom():
+def test_a_number_is_not_a_zoom_range():
     with pytest.raises(TypeError, match="zoom"):
         default().augment.zoom = 0.2

@@ -258,7 +258,7 @@ def test_augment_is_the_operations_in_order_then_clipped_then_cut():
 
 
 @pytest.mark.parametrize("field", ["crop", "flip", "hue", "contrast", "brightness", "saturation", "cutout"])
-def test_one_operation_draws_the_same_whatever_else_is_on(field):
+def test_an_operation_draws_the_same_with_and_without_others(field):
     """With only `field` on, augment equals that operation with the keys of the images."""
     images, keys = jnp.asarray(floats(8, 12, 14)), keys_for(8)
     value = ALL[field]

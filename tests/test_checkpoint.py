@@ -14,7 +14,7 @@ from imgclf_jax.workdir.checkpoint import Checkpoints, OtherModel
 from imgclf_jax.workdir.checkpoint_folder import exists
 from imgclf_jax.workdir.checkpoint_tree import checksum
 
-# What Orbax's threads say about files that cannot be read or written is told by exceptions as well.
+# What Orbax's threads say about files that cannot be read or written is reported by exceptions as well.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 
 
@@ -72,8 +72,8 @@ def pair(saved, tmp_path):
 
 
 def test_newest_comes_back_to_the_last_bit(pair):
-    (found, step), told = restore_newest(pair)
-    assert step == 2 and told == []
+    (found, step), warned = restore_newest(pair)
+    assert step == 2 and warned == []
     assert bits(found) == bits(tree(2))
     assert jax.tree.structure(found) == jax.tree.structure(tree(2))
 
@@ -172,7 +172,7 @@ def delete(path):
 
 
 def test_no_damage_to_any_file_goes_unnoticed(saved, tmp_path):
-    """Either the checkpoint is whole all the same, or the one before is taken and the user is told."""
+    """Either the checkpoint is whole all the same, or the one before is taken and the user sees a line."""
     newest = saved / "checkpoints" / "2"
     files = [path.relative_to(newest) for path in sorted(newest.rglob("*")) if path.is_file()]
     fallbacks = set()
@@ -180,11 +180,11 @@ def test_no_damage_to_any_file_goes_unnoticed(saved, tmp_path):
         folder = tmp_path / str(number)
         shutil.copytree(saved, folder)
         damage(folder / "checkpoints" / "2" / file)
-        (found, step), told = restore_newest(folder)
+        (found, step), warned = restore_newest(folder)
         assert bits(found) == bits(tree(step)), (file, damage)
-        assert len(told) == (0 if step == 2 else 1), (file, damage, told)
+        assert len(warned) == (0 if step == 2 else 1), (file, damage, warned)
         if step == 1:
-            assert str(folder / "checkpoints" / "2") in told[0]
+            assert str(folder / "checkpoints" / "2") in warned[0]
             assert (folder / "damaged_checkpoints" / "2").is_dir()
             assert not (folder / "checkpoints" / "2").exists()
             fallbacks.add((file.parent.name, damage.__name__))
@@ -242,8 +242,8 @@ def test_a_folder_that_was_being_written_is_ignored(pair):
     torn = pair / "checkpoints" / "3.orbax-checkpoint-tmp"
     shutil.copytree(pair / "checkpoints" / "2" / "default", torn / "default.orbax-checkpoint-tmp")
     shutil.copytree(pair / "checkpoints" / "2", pair / "checkpoints" / "4.orbax-checkpoint-tmp-123")
-    (found, step), told = restore_newest(pair)
-    assert step == 2 and told == [] and bits(found) == bits(tree(2))
+    (found, step), warned = restore_newest(pair)
+    assert step == 2 and warned == [] and bits(found) == bits(tree(2))
     checkpoints = Checkpoints(pair)
     checkpoints.save(3, tree(3))
     checkpoints.wait()
@@ -261,7 +261,7 @@ def test_a_folder_that_holds_nothing_is_passed_over(pair):
     assert step == 1 and bits(found) == bits(tree(1))
 
 
-def test_if_none_is_whole_the_user_is_told(pair):
+def test_if_none_is_whole_the_user_sees_an_error(pair):
     for path in (pair / "checkpoints").rglob("d/*"):
         truncate(path)
     with pytest.raises(UserError, match="none of the checkpoints") as caught:
@@ -280,7 +280,7 @@ def test_a_checkpoint_of_another_shape_is_refused_in_one_line(pair):
     checkpoints.close()
 
 
-def test_a_save_that_fails_is_told_at_the_latest_when_waited_for(tmp_path):
+def test_a_failed_save_is_reported_at_the_latest_when_waited_for(tmp_path):
     checkpoints = Checkpoints(tmp_path)
     checkpoints.save(1, tree(1))
     checkpoints.wait()

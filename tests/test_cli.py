@@ -32,7 +32,7 @@ def test_run_leaves_all_its_files(finished):
     assert steps(finished.folder)[-1] == STEPS
 
 
-def test_run_record_tells_where_the_numbers_come_from(finished):
+def test_run_record_says_where_the_numbers_come_from(finished):
     content = record(finished.folder)
     assert content["status"] == "complete"
     assert content["seed"] == 0
@@ -277,7 +277,7 @@ CONFIG_FILES = {
 
 
 @pytest.mark.parametrize("case", MISTAKES)
-def test_mistake_is_told_in_one_line(run, tmp_path, case):
+def test_mistake_is_reported_in_one_line(run, tmp_path, case):
     arguments, *words = MISTAKES[case]
     data = tmp_path / "data"
     workdir = [f"--workdir={tmp_path / 'run'}"] if case != "eval without a workdir" else []
@@ -345,14 +345,14 @@ def test_the_last_value_of_a_field_wins(monkeypatch):
 
 
 @pytest.mark.parametrize("kind", ["folder", "device"])
-def test_a_config_that_is_no_file_is_told_in_one_line(run, tmp_path, kind):
+def test_a_config_that_is_not_a_file_is_reported_in_one_line(run, tmp_path, kind):
     name = {"folder": "configs", "device": "/dev/null"}[kind]
     done = run(f"--config={name}")
     assert_one_error(done, f"config file {name} is", "configs/cnn.py" if kind == "folder" else "not a regular file")
 
 
 @pytest.mark.parametrize("case", CONFIG_FILES)
-def test_mistake_in_a_config_file_is_told_in_one_line(run, tmp_path, case):
+def test_mistake_in_a_config_file_is_reported_in_one_line(run, tmp_path, case):
     text, *words = CONFIG_FILES[case]
     file = tmp_path / "own.py"
     file.write_bytes(text if isinstance(text, bytes) else text.encode())
@@ -361,7 +361,7 @@ def test_mistake_in_a_config_file_is_told_in_one_line(run, tmp_path, case):
     assert not (tmp_path / "run").exists()
 
 
-def test_all_problems_of_a_config_are_told_at_once(run, tmp_path):
+def test_all_problems_of_a_config_are_reported_at_once(run, tmp_path):
     wrong = {
         "model.name": "cn",
         "optim.name": "sdg",
@@ -378,7 +378,7 @@ def test_all_problems_of_a_config_are_told_at_once(run, tmp_path):
     assert len(done.err.splitlines()) == len(wrong) - 1
 
 
-def test_workdir_that_cannot_be_made_is_told_in_one_line(run, tmp_path):
+def test_workdir_that_cannot_be_made_is_reported_in_one_line(run, tmp_path):
     (tmp_path / "file").write_text("")
     assert_one_error(run(*SOFTMAX, f"--workdir={tmp_path / 'file' / 'run'}"), "cannot write to workdir")
     assert_one_error(run(*SOFTMAX, f"--workdir={tmp_path / 'file'}"), "cannot write to workdir")

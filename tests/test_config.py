@@ -147,13 +147,13 @@ def test_configs_that_can_be_read_back_have_no_problems():
         ("seed", "3", "config field seed cannot be '3'"),
     ],
 )
-def test_what_could_not_be_read_back_is_told_before_training(path, value, message):
+def test_what_could_not_be_read_back_is_reported_before_training(path, value, message):
     config = odd(path, value)
     (line,) = configs.problems(config)
     assert message in line
     # If only the value is wrong, validation may say what the field can hold instead.
-    told = message if configs.field_problems(config) else f"{path}="
-    with pytest.raises(UserError, match=re.escape(told)):
+    reported = message if configs.field_problems(config) else f"{path}="
+    with pytest.raises(UserError, match=re.escape(reported)):
         validate.validate(config)
 
 

@@ -37,7 +37,7 @@ def test_plain_lines_keep_their_distance(clock, capsys):
     assert [line.split()[1] for line in lines(capsys)] == ["1/100", "11/100", "21/100"]
 
 
-def test_the_last_step_has_a_line_whatever_the_distance(clock, capsys):
+def test_the_last_step_always_has_a_line(clock, capsys):
     console = Console("lines", line_seconds=10.0)
     console.start(0)
     for step in (1, 2, 3):
@@ -86,7 +86,7 @@ def test_mode_none_prints_nothing_but_warnings(capsys):
     assert "careful" in captured.err
 
 
-def test_auto_is_lines_where_there_is_no_terminal(clock, capsys):
+def test_auto_means_lines_without_a_terminal(clock, capsys):
     console = Console("auto", line_seconds=0)
     console.start(0)
     console.train(1, 2, "loss 1", row=True)
@@ -116,8 +116,8 @@ def test_task_prints_progress_in_plain_lines(clock, capsys):
         console.task("decoding", done, 4)
         clock.now += 6
     console.task("nothing", 0, 0)
-    told = ["decoding: 25%  ETA ?", "decoding: 75%  ETA 6.0 s", "decoding: 100%", "nothing: 0%"]
-    assert lines(capsys) == told
+    said = ["decoding: 25%  ETA ?", "decoding: 75%  ETA 6.0 s", "decoding: 100%", "nothing: 0%"]
+    assert lines(capsys) == said
 
 
 def test_bar_on_a_terminal_shows_training_and_clears_away(monkeypatch, capsys):

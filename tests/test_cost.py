@@ -102,7 +102,7 @@ def test_functions_within_functions_count():
     assert flops(jax.jit(lambda x, w: jax.jit(product)(x, w) + jax.checkpoint(product)(x, w)), *MATRICES) == 2 * PRODUCT
 
 
-def test_what_is_no_product_is_free():
+def test_what_is_not_a_product_is_free():
     assert flops(lambda x, w: jnp.tanh(x) + jnp.sum(w) + lax.sort(x), *MATRICES) == 0
 
 

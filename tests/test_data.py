@@ -388,7 +388,7 @@ def test_changed_records_are_decoded_again(tiny):
     assert ("decoding tiny train", 20, 20) in calls
 
 
-def test_fingerprint_tells_content_apart(tiny, tiny_pixels, tmp_path):
+def test_fingerprint_differs_with_the_content(tiny, tiny_pixels, tmp_path):
     changed = tiny_pixels.copy()
     changed[3, 0, 0, 0] ^= 1
     examples = [(encode(image), i % 2) for i, image in enumerate(changed)]
@@ -447,7 +447,7 @@ def test_full_disk_leaves_nothing_half_written(fresh_cache):
 
 @pytest.mark.parametrize("theirs_is_whole", [True, False])
 def test_another_process_publishes_first(tiny, tiny_pixels, monkeypatch, theirs_is_whole):
-    write, raced = decoded._write, []
+    write, raced = decoded.decode_into, []
 
     def write_while_another_does(folder, *args):
         write(folder, *args)
@@ -459,7 +459,7 @@ def test_another_process_publishes_first(tiny, tiny_pixels, monkeypatch, theirs_
             if not theirs_is_whole:
                 (theirs / "labels.npy").unlink()
 
-    monkeypatch.setattr(decoded, "_write", write_while_another_does)
+    monkeypatch.setattr(decoded, "decode_into", write_while_another_does)
     loaded = data.load(tiny_config(tiny, test_split=""))
     np.testing.assert_array_equal(loaded.splits["train"].images, tiny_pixels[:20])
     (kept,) = cache_folders(tiny.parents[1] / ".imgclf_jax")

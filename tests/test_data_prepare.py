@@ -295,7 +295,7 @@ def test_mnist_wants_a_folder(archives, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     "content", [b"not an archive", gzip.compress(b"no tar in it" * 100, mtime=0)], ids=["text", "gzip"]
 )
-def test_published_file_that_is_no_archive(content, archives, tmp_path, monkeypatch):
+def test_published_file_that_is_not_an_archive(content, archives, tmp_path, monkeypatch):
     path = archives / "cifar-10-binary.tar.gz"
     path.write_bytes(content)
     publish(monkeypatch, [path])
@@ -370,7 +370,7 @@ def test_unreachable_host_fails_quickly_and_falls_back(cifar, tmp_path):
 
 def test_host_that_accepts_but_does_not_answer(cifar, tmp_path, monkeypatch):
     assert download._ANSWER_SECONDS <= 5
-    monkeypatch.setattr(download, "_ANSWER_SECONDS", 0.3)
+    monkeypatch.setattr(download, "ANSWER_SECONDS", 0.3)
     start = time.monotonic()
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"http://127.0.0.1:{silent.getsockname()[1]}/c"

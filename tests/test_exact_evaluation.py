@@ -1,4 +1,4 @@
-"""exact_evaluation.py: every example once, whatever the batch size."""
+"""exact_evaluation.py: every example once, for any batch size."""
 
 from functools import cache
 

@@ -43,7 +43,7 @@ CASES = {
 
 
 def draw(shape):
-    """Images of different brightness, which any network tells apart: uint8 [64, *shape]."""
+    """Images of different brightness, which any network separates: uint8 [64, *shape]."""
     images, _ = make_data(max(BATCHES), shape)
     return (images * np.linspace(0.1, 1, len(images))[:, None, None, None]).astype(np.uint8)
 
@@ -217,7 +217,7 @@ def test_weights_are_in_the_file_once(networks, tmp_path, case):
     assert len(content) < 4 * sum(leaf.size for leaf in leaves) + 30_000
 
 
-def test_the_description_tells_where_the_network_comes_from(networks, tmp_path):
+def test_the_description_says_where_the_network_comes_from(networks, tmp_path):
     network = networks["cnn"]
     for path, step in (("reported.zip", 3), ("other.zip", 2)):
         export.write(network._replace(step=step), tmp_path / path)
@@ -277,13 +277,13 @@ MISTAKES = {
 
 
 @pytest.mark.parametrize("case", MISTAKES)
-def test_mistake_is_told_in_one_line(run, tmp_path, case):
+def test_mistake_is_reported_in_one_line(run, tmp_path, case):
     arguments, *words = MISTAKES[case]
     assert_one_error(tool(run, *arguments, cwd=tmp_path), *words)
     assert not list(tmp_path.iterdir())
 
 
-def test_a_missing_package_is_told_before_anything_is_read():
+def test_a_missing_package_is_reported_before_anything_is_read():
     code = (
         "import sys; from imgclf_jax import export; from imgclf_jax.terminal import cli\n"
         "sys.modules['flatbuffers'] = None\n"

@@ -27,7 +27,7 @@ def test_package_and_configs_import_nothing_heavy():
     assert not modules_after(code) & HEAVY
 
 
-def test_a_mistake_on_the_command_line_is_told_before_jax_is_imported():
+def test_a_mistake_on_the_command_line_is_reported_before_jax_is_imported():
     code = (
         "import sys; from imgclf_jax import main; from imgclf_jax.terminal import cli\n"
         "sys.argv = ['main', '--config=configs/cnn.py', '--config.train.epoch=3']\n"

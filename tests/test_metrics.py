@@ -142,7 +142,7 @@ def test_flushed_rows_are_on_disk_before_the_files_are_closed(tmp_path):
     files.close()
 
 
-def test_no_rows_where_there_is_no_file(tmp_path):
+def test_no_rows_without_a_file(tmp_path):
     assert read_rows(tmp_path) == []
 
 

@@ -406,7 +406,7 @@ def test_problems_name_the_field_and_what_to_do(changes, words):
         assert word in line
 
 
-def test_a_sigmoid_tells_two_classes_apart():
+def test_a_sigmoid_separates_two_classes():
     config = make_config({"model.name": "small_cnn", "model.head": "sigmoid"}).model
     assert models.problems(config, num_classes=2) == []
     (line,) = models.problems(config, num_classes=3)

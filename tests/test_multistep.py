@@ -99,7 +99,7 @@ def test_stops_at_the_first_step_that_is_not_finite():
         assert (meter["bad_step"], state.step, meter["steps"]) == (first_bad, first_bad, first_bad)
 
 
-def test_replacement_draws_from_all_examples_whatever_the_order():
+def test_replacement_draws_from_all_examples_in_any_order():
     run = Run({"model.name": "softmax", "train.sampling": "replacement"})
     expected = run.dispatches(2)
     run.order = jnp.zeros(COUNT, jnp.int32)

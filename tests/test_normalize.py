@@ -63,7 +63,7 @@ def test_a_crop_may_be_larger_than_the_image_if_it_is_padded(crop):
     config = make_config({"augment.crop": crop, "augment.pad": 2}).augment
     seen = normalization("mean_image", IMAGES, crop=crop, pad=2)(np.asarray(augment.central(config, IMAGES)))
     assert seen.shape == (30, *crop, 3)
-    # Where the window lies on the image its mean is zero.
+    # Where the window is inside the image, its mean is zero.
     top, left = (max(0, -((size - side) // 2)) for size, side in zip((9, 7), crop, strict=True))
     inner = np.mean(seen, axis=0)[top : top + min(9, crop[0]), left : left + min(7, crop[1])]
     np.testing.assert_allclose(inner, 0, atol=1e-3)

@@ -157,33 +157,33 @@ def content(folder):
 
 def try_all(folder, tools=(evaluate, predict, report, go_on)):
     """{tool: its refusal, or an empty string}; any other exception is an error."""
-    told = {}
+    messages = {}
     for tool in tools:
         before = content(folder)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)
             try:
                 tool(folder)
-                told[tool] = ""
+                messages[tool] = ""
             except UserError as error:
-                told[tool] = str(error)
+                messages[tool] = str(error)
                 assert str(error)
-        if told[tool] or tool is not go_on:
+        if messages[tool] or tool is not go_on:
             assert content(folder) == before, tool
-    return told
+    return messages
 
 
 @pytest.mark.parametrize(("name", "what", "damage"), CASES, ids=[f"{name}-{what}" for name, what, _ in CASES])
 def test_a_file_in_the_wrong_shape(whole, tmp_path, name, what, damage):
     folder = Path(shutil.copytree(whole, tmp_path / "run", symlinks=True))
     damage(folder / name)
-    told = try_all(folder, (report, go_on) if name.startswith("metrics") else (evaluate, predict, report, go_on))
-    for tool, message in told.items():
+    messages = try_all(folder, (report, go_on) if name.startswith("metrics") else (evaluate, predict, report, go_on))
+    for tool, message in messages.items():
         named = name in message or "with a different config" in message or "to another model" in message
         assert named or not message, (tool, message)
     if name == "run.json" and what in ("half", "folder", "step is a text"):
         # It says that the file can be deleted: so it can.
-        assert "can be deleted" in told[go_on]
+        assert "can be deleted" in messages[go_on]
         path = folder / name
         path.rmdir() if path.is_dir() else path.unlink()
         assert set(try_all(folder).values()) == {""}
@@ -193,11 +193,11 @@ def test_a_file_in_the_wrong_shape(whole, tmp_path, name, what, damage):
 def test_a_file_among_the_checkpoints(whole, tmp_path, name):
     folder = Path(shutil.copytree(whole, tmp_path / "run"))
     (folder / name).write_text("what is this?")
-    told = try_all(folder)
+    messages = try_all(folder)
     for tool in (evaluate, predict, report):
-        assert told[tool] == ""
+        assert messages[tool] == ""
     in_the_way = name in ("checkpoints/300", "damaged_checkpoints")
-    assert ("a file where a folder belongs; move it away" in told[go_on]) == in_the_way
+    assert ("a file where a folder belongs; move it away" in messages[go_on]) == in_the_way
 
 
 @pytest.mark.parametrize("name", ["checkpoints/300", "checkpoints/300/default"])

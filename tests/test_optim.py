@@ -116,7 +116,7 @@ def test_weight_decay_is_an_l2_gradient(name, formula):
 
 
 @pytest.mark.parametrize("name", optim.OPTIMIZERS)
-def test_weight_decay_leaves_biases_alone_unless_told(name):
+def test_weight_decay_leaves_biases_alone_by_default(name):
     def nothing(step):
         return jax.tree.map(np.zeros_like, PARAMS)
 

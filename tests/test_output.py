@@ -52,7 +52,7 @@ def test_an_error_leaves_nothing_behind(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_folder_that_is_missing_and_a_name_that_cannot_be_are_told(tmp_path):
+def test_a_missing_folder_and_an_impossible_name_are_reported(tmp_path):
     missing = tmp_path / "nowhere" / "rows.csv"
     assert "does not exist" in problems(missing)[0] and "nowhere" in problems(missing)[0]
     with pytest.raises(UserError, match="does not exist"), new_file(missing):
@@ -78,7 +78,7 @@ def test_a_folder_that_is_missing_and_a_name_that_cannot_be_are_told(tmp_path):
         ("", ""),
     ],
 )
-def test_text_is_no_formula_and_is_read_back_without_its_apostrophe(text, written):
+def test_text_is_not_a_formula_and_is_read_back_without_its_apostrophe(text, written):
     line = csv_line([text, "end"])
     assert line == f"{written},end\n"
     ((cell, _),) = csv.reader([line[:-1]])

@@ -1,4 +1,4 @@
-"""parallel.py: one meaning, whatever the strategy and the number of devices."""
+"""parallel.py: one meaning for every strategy and number of devices."""
 
 from functools import cache
 
@@ -12,7 +12,7 @@ STRATEGIES = ("jit", "pmap", "shard_map")
 DEVICES = (1, 2, 8)
 TRAIN = make_data(40, seed=1)
 TEST = make_data(37, seed=2)  # no batch divides it
-STEPS = 4  # the third fills its batch from the beginning of the epoch, the fourth lies in the next
+STEPS = 4  # the third fills its batch from the beginning of the epoch, the fourth is in the next
 # Whatever sees more than one example at a time, or draws at random.
 EVERYTHING = SMALL_CNN | {
     "augment.crop": (6, 6),

@@ -1,4 +1,4 @@
-"""parallel.py: where a data set lies, and how a batch of it reaches the devices."""
+"""parallel.py: where a data set is placed, and how a batch of it reaches the devices."""
 
 import os
 from functools import cache
@@ -95,7 +95,7 @@ def test_the_highest_of_one_process_is_what_it_brings(mesh):
     np.testing.assert_array_equal(strategy.highest(np.array([3, -1, 0], np.int32)), [3, -1, 0])
 
 
-# Where a data set lies
+# Where a data set is placed
 
 
 @pytest.mark.parametrize("strategy", ["jit", "pmap", "shard_map"])

@@ -84,7 +84,7 @@ def test_csv_has_a_row_a_file_with_the_network_s_probabilities(as_csv, photos, n
     assert len({tuple(row) for row in expected.round(4)}) == len(GOOD)  # that it is the right photo can be seen
 
 
-def test_the_status_and_standard_error_tell_of_bad_files(as_csv):
+def test_the_status_and_standard_error_report_bad_files(as_csv):
     assert as_csv.code == 1
     lines = as_csv.err.splitlines()
     assert lines[-1] == "2 of 6 files could not be read"
@@ -135,7 +135,7 @@ def test_all_files_bad_is_an_error_and_says_why(tool, photos):
     assert done.err == "2 of 2 files could not be read\n"
 
 
-def test_a_name_that_matches_nothing_is_told_and_the_rest_is_predicted(tool, photos):
+def test_a_name_that_matches_nothing_is_reported_and_the_rest_is_predicted(tool, photos):
     done = tool("--format=csv", photos / "other", photos / "*.gif")
     assert done.code == 1
     assert len(done.out.splitlines()) == 2
@@ -187,7 +187,7 @@ def test_progress_is_shown_on_a_terminal_and_only_there(finished, photos):
     assert len(rows.splitlines()) == 7 and "\x1b" not in rows
 
 
-def test_a_reader_who_has_seen_enough_is_no_error(finished, photos):
+def test_a_closed_pipe_is_not_an_error(finished, photos):
     reading, writing = os.pipe()
     os.close(reading)
     done = subprocess.run(
@@ -229,18 +229,18 @@ MISTAKES = {
 
 
 @pytest.mark.parametrize("case", MISTAKES)
-def test_mistake_is_told_in_one_line(tool, photos, case):
+def test_mistake_is_reported_in_one_line(tool, photos, case):
     arguments, *words = MISTAKES[case]
     assert_one_error(tool(*arguments, cwd=photos), *words)
 
 
-def test_several_mistakes_are_told_at_once(tool, photos):
+def test_several_mistakes_are_reported_at_once(tool, photos):
     done = tool("--workdir=", "--output=new/rows.csv", "y.png", cwd=photos)
     assert done.code == 2
     assert [line[:7] for line in done.err.splitlines()] == ["error: "] * 3
 
 
-def test_mistakes_are_told_before_jax_is_imported():
+def test_mistakes_are_reported_before_jax_is_imported():
     code = (
         "import sys; from imgclf_jax.terminal import cli; from imgclf_jax.predict import __main__ as predict\n"
         "sys.argv = ['predict', '--workdir=x', 'nothing.png']\n"
@@ -253,7 +253,7 @@ def test_mistakes_are_told_before_jax_is_imported():
     assert done.stdout == "[]\n"
 
 
-def test_help_does_not_speak_of_a_config(tool):
+def test_help_does_not_mention_a_config(tool):
     done = tool("--help")
     assert done.code == 0
     for flag in ("--workdir", "--checkpoint", "--top_k", "--format", "--output", "--batch_size"):
@@ -281,7 +281,7 @@ EDITS = {
 
 
 @pytest.mark.parametrize("case", EDITS)
-def test_a_config_that_was_edited_is_told(finished, tmp_path, case):
+def test_an_edited_config_is_reported(finished, tmp_path, case):
     edit, *words = EDITS[case]
     folder = changed(finished, tmp_path, "config.json", edit)
     with pytest.raises(UserError) as error:
@@ -297,12 +297,12 @@ OTHER_MODELS = {
 
 
 @pytest.mark.parametrize("case", OTHER_MODELS)
-def test_a_checkpoint_of_another_model_is_told(tool, finished, tmp_path, photos, case):
+def test_a_checkpoint_of_another_model_is_reported(tool, finished, tmp_path, photos, case):
     folder = changed(finished, tmp_path, "config.json", lambda config: config["model"].update(OTHER_MODELS[case]))
     assert_one_error(tool(f"--workdir={folder}", photos), "checkpoint", "belong to another model")
 
 
-def test_a_checkpoint_that_is_damaged_or_missing_is_told(tool, finished, tmp_path, photos):
+def test_a_checkpoint_that_is_damaged_or_missing_is_reported(tool, finished, tmp_path, photos):
     folder = changed(finished, tmp_path, "config.json", lambda config: None)
     for file in (folder / "checkpoints").rglob("*"):
         if file.is_file() and file.stat().st_size > 1000:

@@ -65,13 +65,13 @@ def test_globs_are_expanded(tree, tmp_path):
     assert paths("a*") == ["a/1.png", "a/2.jpg", "a/b/3.png"]  # a folder that matches is searched
 
 
-def test_what_exists_is_no_glob(tree):
+def test_an_existing_name_is_not_a_glob(tree):
     tree("x[1].png", "x1.png", "a*/y.png", "ab/z.png")
     assert paths("x[1].png") == ["x[1].png"]
     assert paths("a*") == ["a*/y.png"]
 
 
-def test_names_that_match_nothing_are_told(tree, tmp_path):
+def test_names_that_match_nothing_are_reported(tree, tmp_path):
     tree("a.png")
     (tmp_path / "empty").mkdir()
     found = find(["a.png", "b.png", "*.jpg", "empty", ""])
@@ -86,7 +86,7 @@ def test_links_are_followed_but_not_in_circles(tree, tmp_path):
     (tmp_path / "a/linked").symlink_to(tmp_path / "real")
     (tmp_path / "a/up").symlink_to(tmp_path / "a")
     (tmp_path / "a/nowhere").symlink_to(tmp_path / "gone.png")
-    os.mkfifo(tmp_path / "a/pipe")  # opening it would wait for somebody who writes
+    os.mkfifo(tmp_path / "a/pipe")  # opening it would wait for a writer
     assert paths("a") == ["a/2.png", "a/linked/1.png", "a/nowhere"]
     assert paths("a/pipe") == []
 
@@ -99,7 +99,7 @@ def test_the_label_is_that_of_the_nearest_folder_within_what_was_given(tree, tmp
         return [label(file, labels) for file in find(names).files]
 
     assert found("cars") == [0, 1]
-    assert found("cars/photos") == [None, 1]  # what lies above was not given
+    assert found("cars/photos") == [None, 1]  # the folder above was not given
     assert found("cars/photos/2.png") == [None]
     assert found("cars/**/*.png") == [0, 1]
     assert found(f"{tmp_path}/*/photos/*.png") == [0]
@@ -129,7 +129,7 @@ def some_photos(folder, count, size=(6, 5)):
 
 
 def mean_color(images):
-    """A network whose three probabilities tell photos apart."""
+    """A network whose three probabilities differ between photos."""
     return images.reshape(len(images), -1, 3).astype(np.float32).mean(1) / 255
 
 
@@ -188,7 +188,7 @@ def test_photos_are_read_ahead_but_not_far(tmp_path, monkeypatch):
     assert threading.active_count() < 20
 
 
-def test_nan_is_no_prediction(tmp_path):
+def test_nan_is_not_a_prediction(tmp_path):
     def network(images):
         found = mean_color(images)
         found[1, 2] = np.nan
@@ -208,10 +208,10 @@ def test_photos_that_are_odd_are_reported_once(tmp_path):
     for number, name in enumerate(names):
         values = np.full((4, 4), 4095 if number in (1, 3) else 65535, np.uint16)
         Image.fromarray(values).save(name)
-    with pytest.warns(UserWarning) as told:
+    with pytest.warns(UserWarning) as caught:
         rows = list(predict_files([(name, None) for name in names], mean_color, (2, 2, 3), "stretch", 2))
     assert sum(map(len, rows)) == 5
-    (line,) = [str(warning.message) for warning in told]
+    (line,) = [str(warning.message) for warning in caught]
     assert line.startswith(f"2 of 5 photos come out dark (2 × values stay below 4,096 of 65,535), e.g. {names[1]}; if ")
 
 
@@ -301,7 +301,7 @@ def test_table_is_aligned_and_fits(width):
     assert len({cell_len(line) for line in lines[1:]}) == 1
     if width:
         assert max(map(cell_len, lines)) <= width
-        assert lines[2].split("  ")[0].endswith("x/1234.png")  # the end tells files apart
+        assert lines[2].split("  ")[0].endswith("x/1234.png")  # the names differ at the end
     else:
         assert all(name in line for name, line in zip(LONG[:3], lines[1:4], strict=True))
 
@@ -342,7 +342,7 @@ def test_score_counts_and_shows_what_is_taken_for_what():
     ]
 
 
-def test_score_tells_what_it_leaves_out():
+def test_score_says_what_it_leaves_out():
     assert "4 of 5 files are not scored" in scored(NAMES, [(0, 0)]).text(5, 100)
     assert "not scored" not in scored(NAMES, [(0, 0)]).text(1, 100)
 

@@ -35,7 +35,7 @@ def test_versions_are_those_of_the_first_training_steps():
     assert np.any(versions[0] != versions[1])
 
 
-def test_augmentation_that_does_not_fit_is_told():
+def test_augmentation_that_does_not_fit_is_reported():
     with pytest.raises(UserError, match=r"augment\.crop=\(9, 9\) is larger"):
         preview.augmented(make_config({"augment.crop": (9, 9)}), make_data(1)[0], 1)
 

@@ -103,7 +103,7 @@ def test_zero_devices_share_a_batch_as_all_of_them():
     assert f"among the {ALL} devices" in line
 
 
-def test_several_problems_are_told_at_once():
+def test_several_problems_are_reported_at_once():
     lines = problems(9, strategy="pmap", data="sharded", mesh=(2, 4))
     for word in ("parallel.mesh", "parallel.data", "train.batch_size"):
         assert sum(line.startswith(word) for line in lines) == 1, word

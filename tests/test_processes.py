@@ -54,7 +54,7 @@ def test_two_processes_are_the_run_of_one(pair, finished):
     assert record(pair[0])["provenance"]["process_count"] == 2
 
 
-def test_the_first_process_speaks_for_all(pair):
+def test_only_the_first_process_prints(pair):
     first, second = pair[1]
     assert "test accuracy" in first.out
     # What the library of the collectives says of itself is not ours to suppress.
@@ -102,7 +102,7 @@ def test_killed_and_stopped_processes_end_the_job_which_goes_on_bit_by_bit(run, 
     assert "another process of this job has ended" in killed[0].err or "another task died" in killed[0].err
     assert record(folder)["status"] in ("running", "failed")
 
-    # One process is told to stop: all of them save the same step.
+    # One process gets the signal: all of them save the same step.
     hook = ["signal_after", "devices.parallel:Parallel.highest", 1, signal.SIGTERM]
     stopped = run.together(*job, processes=2, hooks={1: [hook]})
     assert [process.code for process in stopped] == [128 + signal.SIGTERM] * 2, stopped
@@ -128,7 +128,7 @@ def test_a_run_moves_from_two_processes_to_one(run, finished, tmp_path):
 
 
 @pytest.mark.parametrize("frozen", [0, 1])
-def test_a_process_that_stands_still_ends_the_job_with_a_line(run, tmp_path, frozen):
+def test_a_frozen_process_ends_the_job_with_a_line(run, tmp_path, frozen):
     folder = tmp_path / "run"
     hooks = {process: [["assign", "devices.processes:HEARTBEAT_SECONDS", 4]] for process in (0, 1)}
     hooks[frozen].append(["freeze_after", "devices.parallel:Parallel.highest", 5, 12])
@@ -146,7 +146,7 @@ def test_a_process_that_stands_still_ends_the_job_with_a_line(run, tmp_path, fro
         assert reason in found["error"]
 
 
-def test_a_signal_is_heard_while_a_process_waits_for_the_others(run, tmp_path):
+def test_a_signal_stops_a_process_that_waits_for_the_others(run, tmp_path):
     flags = ["--coordinator=127.0.0.1:1", "--num_processes=2", "--process_id=1", "--connect_seconds=60"]
     hooks = [["signal_soon_after", "terminal.interrupt:begin_work", 1.0, signal.SIGTERM]]
     done = run(*TINY, f"--workdir={tmp_path / 'run'}", *flags, hooks=hooks)
@@ -222,11 +222,11 @@ def test_flags_that_make_no_sense(run, flags, message):
 
 
 @pytest.mark.parametrize("size", ["several", ""])
-def test_a_launcher_that_speaks_nonsense_is_not_heard(run, size):
+def test_nonsense_from_a_launcher_is_ignored(run, size):
     assert run(*TINY, "--mode=check", env={"SLURM_STEP_NUM_TASKS": size}).code == 0
 
 
-def test_a_launcher_that_keeps_the_place_to_itself(run):
+def test_a_launcher_that_does_not_say_which_process_this_is(run):
     done = run(*TINY, "--coordinator=host:1", env={"OMPI_COMM_WORLD_SIZE": "2"})
     assert done.code == 2
     assert "needs --num_processes and --process_id" in done.err

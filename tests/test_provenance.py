@@ -33,7 +33,7 @@ def package(tmp_path):
 
 
 def test_a_clean_package_is_that_of_its_commit(package):
-    found = provenance._git(package)
+    found = provenance.git_facts(package)
     head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=package, capture_output=True, text=True, check=True)
     assert found == {"commit": head.stdout.strip(), "package_changed": False}
 
@@ -41,27 +41,27 @@ def test_a_clean_package_is_that_of_its_commit(package):
 @pytest.mark.parametrize("name", ["data/load.py", "style.css", "new.py", "data/new.py", "ignored.py"])
 def test_any_other_content_of_the_package_is_a_change(package, name):
     (package / name).write_text("x = 1\n")
-    assert provenance._git(package)["package_changed"]
+    assert provenance.git_facts(package)["package_changed"]
 
 
 def test_a_change_that_is_staged_or_a_file_that_is_gone_is_a_change(package):
     (package / "data" / "load.py").write_text("x = 1\n")
     subprocess.run(["git", "add", "-A"], cwd=package, check=True)
-    assert provenance._git(package)["package_changed"]
+    assert provenance.git_facts(package)["package_changed"]
     subprocess.run(["git", "reset", "-q", "--hard"], cwd=package, check=True)
-    assert not provenance._git(package)["package_changed"]
+    assert not provenance.git_facts(package)["package_changed"]
     (package / "__init__.py").unlink()
-    assert provenance._git(package)["package_changed"]
+    assert provenance.git_facts(package)["package_changed"]
 
 
 def test_nothing_is_said_about_files_outside_the_package(package):
     (package.parent / "config.py").write_text("changed = True\n")
     (package.parent / "my_models.py").write_text("")
-    assert provenance._git(package)["package_changed"] is False
+    assert provenance.git_facts(package)["package_changed"] is False
 
 
 def test_an_installed_package_has_no_commit(tmp_path):
-    assert provenance._git(tmp_path / "site-packages" / "package") is None
+    assert provenance.git_facts(tmp_path / "site-packages" / "package") is None
 
 
 def test_versions_are_those_of_the_modules_in_use(monkeypatch):
@@ -89,7 +89,7 @@ def test_earlier_sessions_are_kept_where_they_differ():
     assert second == {"provenance": two, "earlier_provenance": [one]}
     third = provenance.of_sessions(second, three)
     assert third == {"provenance": three, "earlier_provenance": [one, two]}
-    # Back on the first machine: said once, whatever the order.
+    # Back on the first machine: reported once, in any order.
     assert provenance.of_sessions(third, one) == {"provenance": one, "earlier_provenance": [two, three]}
 
 

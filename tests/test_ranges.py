@@ -1,4 +1,4 @@
-"""ranges.py: whatever value a field is given, it is refused in a line that names the field, or a step can be built."""
+"""ranges.py: a value is refused in a line that names the field, or a step can be built with it."""
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +22,7 @@ BASE = {
     "train.epochs": 2.0,
     "parallel.devices": 1,
 }
-FIELDS = {path: (value, required) for path, value, required in ranges._fields()}
+FIELDS = {path: (value, required) for path, value, required in ranges.all_fields()}
 NUMERIC = [path for path, (_, required) in FIELDS.items() if required in (int, float)]
 NUMBERS = [float("nan"), float("inf"), -1, 0, 1e-50, 1 - 1e-12, 1e39, 2**31]
 

@@ -1,4 +1,4 @@
-"""`run.json`: whatever is in it, the reader gives a record that the tools can use, or one line."""
+"""`run.json`: for any content, the reader gives a record that the tools can use, or one line."""
 
 import copy
 import json
@@ -110,7 +110,7 @@ def test_a_value_of_the_wrong_type_at_any_depth(tmp_path, path):
     "content",
     [b"", b" ", b"{", b"[]", b"3", b"null", b"\xff\xfe", b"\0" * 99, b'{"status": "comp', b"[" * 99_999, b'{"a": 1} x'],
 )
-def test_a_file_that_is_no_record(tmp_path, content):
+def test_a_file_that_is_not_a_record(tmp_path, content):
     (tmp_path / "run.json").write_bytes(content)
     with pytest.raises(UserError, match=r"^cannot read .*run\.json: .*can be deleted") as caught:
         record.read(tmp_path)

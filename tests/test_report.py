@@ -108,14 +108,14 @@ def test_scores_are_the_logarithms_of_probabilities(softmax):
 
 def test_the_page_says_what_the_run_was(softmax):
     page = (softmax / "report" / "index.html").read_text()
-    told = record(softmax)
-    result = told["results"]["test"]
+    saved = record(softmax)
+    result = saved["results"]["test"]
     for text in (
         f"{result['accuracy']:.4f}",
         f"{result['correct']:,} of {result['count']:,} correct",
         "cifar10 (bundled sample)",
-        told["provenance"]["packages"]["jax"],
-        told["data"]["fingerprint"],
+        saved["provenance"]["packages"]["jax"],
+        saved["data"]["fingerprint"],
         "train[:5000]",
         "output/kernel",
         "30,730",
@@ -186,9 +186,9 @@ def test_runs_side_by_side(softmax, finished, compared):
 
 
 def test_runs_on_other_data_do_not_compare(softmax, copy, tmp_path, undrawn):
-    told = record(copy)
-    told["data"]["fingerprint"] = "0" * 64
-    (copy / "run.json").write_text(json.dumps(told))
+    saved = record(copy)
+    saved["data"]["fingerprint"] = "0" * 64
+    (copy / "run.json").write_text(json.dumps(saved))
     page, _ = report(softmax, copy.rename(tmp_path / "other"), output=tmp_path / "both")
     assert "not comparable: the runs differ in content of the images." in page
     assert "the runs have the same config" in page
@@ -213,29 +213,29 @@ def test_names_are_as_long_as_it_takes(tmp_path):
     assert runs.names([a, b]) == ["a/run", "b/run"]
 
 
-def test_another_result_than_the_run_had_is_told(copy, undrawn):
-    told = record(copy)
-    told["results"]["test"]["correct"] += 300
-    (copy / "run.json").write_text(json.dumps(told))
+def test_a_result_that_differs_from_the_record_is_reported(copy, undrawn):
+    saved = record(copy)
+    saved["results"]["test"]["correct"] += 300
+    (copy / "run.json").write_text(json.dumps(saved))
     page, warned = report(copy)
     assert len(warned) == 1
-    assert "has changed since" in warned[0] and f"run.json says {told['results']['test']['correct']}" in warned[0]
+    assert "has changed since" in warned[0] and f"run.json says {saved['results']['test']['correct']}" in warned[0]
     assert "has changed since" in page
 
 
 def test_a_run_without_a_test_split_is_judged_by_its_validation_split(copy, undrawn):
-    config, told = (record(copy, name) for name in ("config.json", "run.json"))
+    config, saved = (record(copy, name) for name in ("config.json", "run.json"))
     config["data"]["test_split"] = ""
-    del told["data"]["counts"]["test"], told["results"]["test"]
+    del saved["data"]["counts"]["test"], saved["results"]["test"]
     (copy / "config.json").write_text(json.dumps(config))
-    (copy / "run.json").write_text(json.dumps(told))
+    (copy / "run.json").write_text(json.dumps(saved))
     page, warned = report(copy)
     assert any("no test split" in line for line in warned)
     assert "Validation accuracy:" in page and "Test accuracy" not in page
-    assert len(table(copy / "report")) == told["data"]["counts"]["valid"]
+    assert len(table(copy / "report")) == saved["data"]["counts"]["valid"]
 
 
-def test_an_interrupted_run_is_told_not_to_be_complete(killed, undrawn):
+def test_an_interrupted_run_is_reported_as_incomplete(killed, undrawn):
     page, warned = report(killed)
     assert any(
         line.startswith("Not complete: the run is running, and its last checkpoint is from step") for line in warned
@@ -246,22 +246,22 @@ def test_an_interrupted_run_is_told_not_to_be_complete(killed, undrawn):
 
 
 @pytest.mark.parametrize("change", [{"source": "tfds", "dir": "/nowhere"}, {"name": "cifar100", "source": "tfds"}])
-def test_without_its_data_a_run_has_its_curves_all_the_same(copy, change, tmp_path, monkeypatch, undrawn):
+def test_without_its_data_a_run_still_has_its_curves(copy, change, tmp_path, monkeypatch, undrawn):
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "empty"))
-    config, told = (record(copy, name) for name in ("config.json", "run.json"))
+    config, saved = (record(copy, name) for name in ("config.json", "run.json"))
     config["data"] |= change
-    told["data"]["name"] = config["data"]["name"]
+    saved["data"]["name"] = config["data"]["name"]
     (copy / "config.json").write_text(json.dumps(config))
-    (copy / "run.json").write_text(json.dumps(told))
+    (copy / "run.json").write_text(json.dumps(saved))
     page, warned = report(copy)
     assert len(warned) == 1 and warned[0].startswith("This report has only curves and settings, no predictions: ")
-    assert "A report downloads nothing" in warned[0] and told["data"]["location"] in warned[0]
+    assert "A report downloads nothing" in warned[0] and saved["data"]["location"] in warned[0]
     assert "Learning curves" in page and "What the classes look like" in page and "train[:5000]" in page
-    assert f"{told['results']['test']['accuracy']:.4f}" in page
+    assert f"{saved['results']['test']['accuracy']:.4f}" in page
     assert "predictions.csv" not in files(copy / "report")
 
 
-def test_without_a_checkpoint_a_run_has_its_curves_all_the_same(copy, undrawn):
+def test_without_a_checkpoint_a_run_still_has_its_curves(copy, undrawn):
     shutil.rmtree(copy / "checkpoints")
     page, warned = report(copy)
     assert len(warned) == 1 and "holds no checkpoint" in warned[0]
@@ -290,7 +290,7 @@ def test_filters_are_the_kernels_of_the_first_convolution(finished):
     assert sorted(found.norms) == pytest.approx(sorted(np.linalg.norm(kernel[..., i]) for i in range(4)))
 
 
-def test_a_folder_that_is_no_report_is_left_alone(copy, undrawn):
+def test_a_folder_that_is_not_a_report_is_left_alone(copy, undrawn):
     output = copy / "report"
     output.mkdir()
     (output / "thesis.txt").write_text("years of work")
@@ -355,9 +355,9 @@ def test_a_report_through_a_link_keeps_the_link(copy, tmp_path, undrawn):
 
 @pytest.mark.parametrize("results", [None, {}])
 def test_a_run_without_results_is_shown_without_them(copy, undrawn, results):
-    told = record(copy)
-    told["results"] = results
-    (copy / "run.json").write_text(json.dumps(told))
+    saved = record(copy)
+    saved["results"] = results
+    (copy / "run.json").write_text(json.dumps(saved))
     shutil.rmtree(copy / "checkpoints")
     page, _ = report(copy)
     assert "run.json has no results" in page and "Test accuracy" not in page
@@ -376,7 +376,7 @@ def test_as_a_command(copy):
     assert (copy / "report" / "index.html").read_text().startswith("<!doctype html>")
 
 
-def test_what_is_no_run_is_told_in_a_line_each(tmp_path, softmax):
+def test_each_folder_without_a_run_is_reported_in_a_line(tmp_path, softmax):
     (tmp_path / "half").mkdir()
     shutil.copy(softmax / "config.json", tmp_path / "half")
     wrong = [tmp_path / "nothing", tmp_path / "half", softmax, softmax]
@@ -397,7 +397,7 @@ def test_what_is_no_run_is_told_in_a_line_each(tmp_path, softmax):
         (["--workdirs=x"], "workdirs"),
     ],
 )
-def test_mistakes_on_the_command_line_are_told_before_jax_is_imported(arguments, message):
+def test_mistakes_on_the_command_line_are_reported_before_jax_is_imported(arguments, message):
     code = (
         "import sys; from imgclf_jax.terminal import cli; from imgclf_jax.report import __main__ as report\n"
         f"sys.argv = ['report', *{arguments}]\n"

@@ -1,4 +1,4 @@
-"""The page of a report: in a browser, and whatever names classes, files and runs have."""
+"""The page of a report: in a browser, and with any names of classes, files and runs."""
 
 import csv
 import html
@@ -118,7 +118,7 @@ def test_names_are_shown_as_they_are(hostile):
     hostile.html.encode("utf-8")
 
 
-def test_runs_are_named_in_the_legend_whatever_they_are_called():
+def test_runs_of_any_name_are_in_the_legend():
     built = page.build([make_run(name=name) for name in ("_one", "two $x$ $", SCRIPT)])
     for field in ("accuracy", "loss"):
         legend = html.unescape(pictures(built)[f"compare_{field}"].svg)
@@ -269,7 +269,7 @@ def browse(path, tmp_path, *options):
 
 
 @needs_browser
-def test_the_console_would_be_heard(tmp_path):
+def test_messages_of_the_console_are_noticed(tmp_path):
     path = tmp_path / "noisy.html"
     path.write_text("<script>console.error('heard')</script><img src='https://example.invalid/x.png'>")
     assert "CONSOLE" in browse(path, tmp_path, "--dump-dom")[1]

@@ -60,9 +60,9 @@ def test_dispatches_of_another_length_change_nothing(run, finished, tmp_path):
 # Asked to stop
 
 
-def test_stopped_run_tells_the_command_that_goes_on(run, finished, tmp_path):
+def test_a_stopped_run_prints_the_command_that_continues_it(run, finished, tmp_path):
     folder = tmp_path / "a run"
-    # The workdir as an argument of its own: the command told must not lose one half of it.
+    # The workdir as an argument of its own: the printed command must keep both halves of it.
     arguments = [*TINY, "--workdir", folder]
     done = run(*arguments, hooks=[["signal_after", "workdir.metrics:MetricsFiles.write", 1, signal.SIGTERM]])
     assert done.code == 128 + signal.SIGTERM, done
@@ -122,7 +122,7 @@ def test_changed_log_interval_is_accepted(run, killed, finished):
     assert record(killed)["results"] == record(finished.folder)["results"]
 
 
-def test_changed_config_is_accepted_on_demand_and_told(run, killed, finished):
+def test_a_changed_config_is_accepted_on_demand_and_reported(run, killed, finished):
     done = run(*TINY, "--config.optim.momentum=0.5", "--allow_config_change", f"--workdir={killed}")
     assert done.code == 0, done.err
     assert "optim.momentum: 0.9 -> 0.5" in done.err

@@ -1,4 +1,4 @@
-"""The reader of the metrics files: whatever is in a file, every row that can be had is read, and none is made up."""
+"""The reader of the metrics files: from any content, every readable row is read, and none is made up."""
 
 import csv
 import json
@@ -134,7 +134,7 @@ def test_rows_of_older_versions_lack_columns(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["metrics.jsonl", "metrics.csv"])
-def test_a_folder_of_that_name_is_told(tmp_path, name):
+def test_a_folder_of_that_name_is_reported(tmp_path, name):
     (tmp_path / name).mkdir()
     with pytest.raises(UserError, match=rf"cannot read .*{name}: Is a directory; move it away"):
         read_rows(tmp_path)

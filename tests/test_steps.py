@@ -206,7 +206,7 @@ def whole_step():
 
 
 def test_parts_of_a_batch_drop_the_units_that_the_whole_would_drop():
-    # The same images in both parts: only different masks can tell the parts' losses apart.
+    # The same images in both parts: only different masks make the parts' losses differ.
     twice = {name: np.concatenate([values[:4], values[:4]]) for name, values in BATCH.items()}
     half = {name: values[:4] for name, values in BATCH.items()}
     changes = SMALL_MLP | {"model.dropout": 0.5}
@@ -221,7 +221,7 @@ def test_parts_of_a_batch_drop_the_units_that_the_whole_would_drop():
     assert abs(float(metrics["loss"]) - 2 * loss_of_first) > 1e-3
 
 
-def test_running_statistics_move_once_a_step_whatever_the_number_of_parts():
+def test_running_statistics_move_once_a_step_for_any_number_of_parts():
     normed = SMALL_CNN | {"model.norm": "batch"}
     half = {name: values[:4] for name, values in BATCH.items()}
     twice = {name: np.concatenate([values, values]) for name, values in half.items()}
@@ -240,7 +240,7 @@ def test_running_statistics_move_once_a_step_whatever_the_number_of_parts():
     assert_close(actual.batch_stats, jax.tree.map(lambda a, b: (a + b) / 2, *means))
 
 
-def test_an_image_whose_logits_are_not_finite_is_no_hit():
+def test_an_image_whose_logits_are_not_finite_is_not_a_hit():
     experiment, train_step, start = build({"model.name": "softmax"})
     bias = start.params["output"]["bias"].at[3].set(jnp.nan)
     broken = start.replace(params={"output": start.params["output"] | {"bias": bias}})

@@ -122,7 +122,8 @@ def test_rows_are_waited_for_and_an_older_or_torn_one_is_none():
     found = []
     thread = threading.Thread(target=lambda: found.append(elsewhere(2)))  # in the place of row 0
     thread.start()
-    rows._table[0, 0] = 2  # the step of a row whose indices are still those of another
+    table = np.memmap(rows.path, np.int32, "r+").reshape(-1, 4)
+    table[0, 0] = 2  # the step of a row whose indices are still those of another
     time.sleep(5 * stream.POLL_SECONDS)
     assert not found
     rows.write(2, np.array([4, 5, 6]))
@@ -454,7 +455,7 @@ def test_evaluation_of_a_streamed_split_is_exact(run, finished):
     assert "are streamed" in done.out
 
 
-def test_check_tells_what_is_streamed(run):
+def test_check_says_what_is_streamed(run):
     done = run(*TINY, "--mode=check", STREAMED)
     assert done.code == 0, done
     assert "are streamed" in done.out and "two chunks of streamed data" in done.out

@@ -107,7 +107,7 @@ def test_problem_names_field_value_and_remedy(changes, words):
         assert word in line
 
 
-def test_all_problems_are_told_at_once():
+def test_all_problems_are_reported_at_once():
     lines = problems(
         seed=-1,
         model__name="cn",
@@ -148,7 +148,7 @@ def test_training_batches_must_be_shared_evenly_by_the_devices_and_those_of_eval
     validate(make(parallel__devices=devices, train__batch_size=devices, eval__batch_size=devices + 1))
 
 
-def test_a_value_that_several_checks_refuse_is_told_once():
+def test_a_value_that_several_checks_refuse_is_reported_once():
     (line,) = problems(augment__hue=float("nan"))
     assert line.startswith("augment.hue=nan must be a number, at least 0 and at most 0.5; for example --config.")
 
@@ -244,7 +244,7 @@ def test_a_duration_that_is_given_is_at_least_one_step():
     assert (found.steps, found.eval_every, found.warmup_steps) == (1, 1, 1)
 
 
-def test_checkpoints_come_with_evaluations_unless_told_otherwise():
+def test_checkpoints_come_with_evaluations_by_default():
     counts = {"train": 100}
     assert plan(make(), counts).checkpoint_every == 0
     assert plan(make(eval__every_steps=5), counts).checkpoint_every == 5

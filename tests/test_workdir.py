@@ -60,7 +60,7 @@ def test_folder_without_a_config_holds_no_run(tmp_path):
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", "3", "null", '{"model": 3}', '{"seed": "zero"}', "\x00"])
-def test_damaged_config_is_told(tmp_path, content):
+def test_damaged_config_is_reported(tmp_path, content):
     (tmp_path / "config.json").write_text(content)
     with pytest.raises(UserError, match=r"config\.json|config field"):
         saved_config.load_config(tmp_path)

@@ -89,7 +89,7 @@ def test_the_last_words_of_native_code_are_not_lost(number):
 def test_a_filter_that_was_killed_is_started_again(capfd):
     with native_errors.without("noise"):
         pass
-    (running,) = native_errors._filters.values()
+    (running,) = native_errors.filters.values()
     running.kill()
     running.wait()
     with native_errors.without("noise"):
@@ -111,8 +111,8 @@ def test_a_compilation_cache_that_fails_is_one_line(run, tmp_path):
 
 def test_damaged_entries_of_the_compilation_cache_are_one_line(monkeypatch, capsys, tmp_path):
     before = {name: jax.config.values[name] for name in CACHE}
-    monkeypatch.setattr(warnings, "showwarning", cli._show_warning)
-    monkeypatch.setattr(cli, "_cache_warned", False)
+    monkeypatch.setattr(warnings, "showwarning", cli.show_warning)
+    monkeypatch.setattr(cli, "cache_warned", False)
     try:
         for name, value in zip(CACHE, (str(tmp_path), 0.0), strict=True):
             jax.config.update(name, value)

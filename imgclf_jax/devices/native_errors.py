@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from typing import Any
 
 _MARK = b"\0end of a block of imgclf_jax\0"
-_filters: dict[tuple[int, int], Any] = {}  # (device, inode) of what it writes to -> the filter; at most one
+filters: dict[tuple[int, int], Any] = {}  # (device, inode) of what it writes to -> the filter; at most one
 
 
 @contextlib.contextmanager
@@ -46,18 +46,18 @@ def without(noise: str) -> Iterator[None]:
 
 def _start(noise):
     """The running filter for the current standard error; `None` within another block."""
-    if any(os.path.sameopenfile(running.stdin.fileno(), 2) for running in _filters.values()):
+    if any(os.path.sameopenfile(running.stdin.fileno(), 2) for running in filters.values()):
         return None
     status = os.fstat(2)
     target = status.st_dev, status.st_ino
-    if target not in _filters or _filters[target].poll() is not None:
+    if target not in filters or filters[target].poll() is not None:
         _drop()
         atexit.register(_drop)
         # In its own session: Ctrl-C must not end the process that writes our last messages.
         command = [sys.executable, "-I", "-S", __file__, noise]
         pipe = subprocess.PIPE
-        _filters[target] = subprocess.Popen(command, stdin=pipe, stdout=pipe, bufsize=0, start_new_session=True)
-    return _filters[target]
+        filters[target] = subprocess.Popen(command, stdin=pipe, stdout=pipe, bufsize=0, start_new_session=True)
+    return filters[target]
 
 
 def _flush():
@@ -66,8 +66,8 @@ def _flush():
 
 
 def _drop():
-    while _filters:
-        _, old = _filters.popitem()
+    while filters:
+        _, old = filters.popitem()
         old.stdin.close()
         old.stdout.close()
         with contextlib.suppress(subprocess.TimeoutExpired):  # The filter ends when it has written everything.

@@ -42,7 +42,7 @@ def report(folders: list[Path], target: Path | None, progress: Progress, warn: C
     try:
         with atomic.temporary_folder(folder.parent) as temporary:
             new = temporary / "new"
-            _write(new, loaded, progress)
+            write_files(new, loaded, progress)
             old = temporary / "old"
             if folder.exists():
                 check(folder)  # Again: files may have been added meanwhile.
@@ -91,7 +91,8 @@ def _own(folder: Path) -> set[str]:
         return set()
 
 
-def _write(folder: Path, loaded: list[Run], progress: Progress) -> None:
+def write_files(folder: Path, loaded: list[Run], progress: Progress) -> None:
+    """Writes the page, its pictures and tables, and the list of these files to `folder`."""
     progress("drawing", 0, 1)
     built = page.build(loaded)
     for index, pictures in built.pictures.items():

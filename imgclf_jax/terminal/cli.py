@@ -19,7 +19,7 @@ from imgclf_jax.terminal.config_file import config_path as config_path
 
 FLAGS = flags.FLAGS
 PATH_FLAGS = ("workdir", "output", "save_dir", "image")  # of all tools
-_cache_warned = False
+cache_warned = False
 EXIT_STATUS = """Exit status:
     0        success
     1        training diverged; or only part of the work succeeded, see standard error; or the program has a bug and
@@ -119,7 +119,7 @@ def run_tool(main: Callable[[list[str]], int], takes_config: bool = True) -> int
     streams.ignore_in_threads()
     faulthandler.enable(file=2)  # If native code crashes, show the Python stack.
     warnings.simplefilter("default", UserWarning)
-    warnings.showwarning = _show_warning
+    warnings.showwarning = show_warning
     sys.unraisablehook = _show_unraisable
     absl_logging.set_verbosity(absl_logging.FATAL)  # Orbax also logs tracebacks of the exceptions that it raises.
     logging.getLogger("jax").setLevel(logging.ERROR)
@@ -169,7 +169,8 @@ def _help(main, takes_config):
     return 0
 
 
-def _show_warning(message, category, filename, lineno, file=None, line=None):
+def show_warning(message, category, filename, lineno, file=None, line=None):
+    """Prints a warning as one line; takes the place of `warnings.showwarning`."""
     text = str(message)
     if "persistent compilation cache" in text:
         text = _cache_warning(text)
@@ -179,10 +180,10 @@ def _show_warning(message, category, filename, lineno, file=None, line=None):
 
 def _cache_warning(text):
     """One line about an unusable compilation cache, then empty strings: JAX warns for every program."""
-    global _cache_warned
-    if _cache_warned:
+    global cache_warned
+    if cache_warned:
         return ""
-    _cache_warned = True
+    cache_warned = True
     import jax  # It is imported already: the warning comes from it.
 
     folder = jax.config.values["jax_compilation_cache_dir"]

@@ -124,7 +124,7 @@ def wrong_types(config: ConfigDict, *sections: str) -> list[str]:
 
 def _lines(config, sections, reason_of):
     lines = []
-    for path, standard, required in _fields():
+    for path, standard, required in all_fields():
         value = config
         for part in path.split("."):
             value = value[part]
@@ -135,7 +135,7 @@ def _lines(config, sections, reason_of):
     return lines
 
 
-def _fields():
+def all_fields():
     """Yields (path, default, type) of every field."""
     config = configs.default()
     for name in config:

@@ -34,7 +34,7 @@ def collect() -> dict[str, Any]:
 
     return {
         "imgclf_jax": imgclf_jax.__version__,
-        "git": _git(Path(imgclf_jax.__file__).parent),
+        "git": git_facts(Path(imgclf_jax.__file__).parent),
         "python": platform.python_version(),
         "platform": platform.platform(),
         "cpu_count": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
@@ -94,7 +94,7 @@ def _version(name, module):
         return None
 
 
-def _git(package: Path) -> dict[str, Any] | None:
+def git_facts(package: Path) -> dict[str, Any] | None:
     """Returns the commit of the source tree that contains `package`, and whether the package's files differ from it.
 
     `package_changed` covers every file of the package that git tracks and every other Python file in its folder. It

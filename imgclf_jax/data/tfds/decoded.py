@@ -64,7 +64,7 @@ def read_split(
         root,
         f"the decoded images of {stored.name}",
         lambda folder: _open(folder, image_shape),
-        lambda folder: _write(folder, stored, split, image_shape, progress, resize),
+        lambda folder: decode_into(folder, stored, split, image_shape, progress, resize),
     )
 
 
@@ -111,7 +111,7 @@ def _open_labels(folder: Path, count: int) -> Labeled | None:
     return Labeled(labels, ids, digest) if len(labels) == len(ids) == count else None
 
 
-def _write(
+def decode_into(
     folder: Path,
     stored: Stored,
     split: StoredSplit,
@@ -119,6 +119,7 @@ def _write(
     progress: Progress,
     resize: str,
 ) -> None:
+    """Decodes a split to the files of a cache in `folder`, which exists and is empty."""
     count, done = len(split), 0
     digest = hashlib.sha256(json.dumps([count, *image_shape]).encode())
     all_labels, all_ids = [], []

@@ -16,7 +16,7 @@ from imgclf_jax.errors import UserError
 from imgclf_jax.storage import atomic
 from imgclf_jax.storage.files import reason_of
 
-_ANSWER_SECONDS = 5.0  # for looking up the host, connecting and getting an answer
+ANSWER_SECONDS = 5.0  # for looking up the host, connecting and getting an answer
 _STALL_SECONDS = 20.0  # without receiving a byte
 _CHUNK = 1 << 20
 
@@ -107,9 +107,9 @@ def _open(url: str) -> Any:
     threading.Thread(target=ask, daemon=True).start()
     host = urllib.parse.urlsplit(url).netloc
     try:
-        answer = answers.get(timeout=_ANSWER_SECONDS)
+        answer = answers.get(timeout=ANSWER_SECONDS)
     except queue.Empty:
-        raise Unavailable(f"{url}: no answer from {host} within {_ANSWER_SECONDS:.0f} s") from None
+        raise Unavailable(f"{url}: no answer from {host} within {ANSWER_SECONDS:.0f} s") from None
     if isinstance(answer, urllib.error.HTTPError):
         raise Unavailable(f"{url}: {host} answered {answer.code} {answer.reason}")
     if isinstance(answer, urllib.error.URLError):
