@@ -58,7 +58,7 @@ def test_results_cover_every_example_of_every_split(finished):
 
 def test_saved_config_is_that_of_the_command_line(finished):
     saved = configs.from_json(record(finished.folder, "config.json"))
-    assert saved.model.widths == (4, 4, 4)
+    assert saved.model.widths == (4,)
     assert saved.train.epochs == 2
     assert saved.train.steps is None
 

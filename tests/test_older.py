@@ -37,8 +37,7 @@ def as_before(content):
     return {**content, "state": {name: value for name, value in fields.items() if name != older.ADDED}}
 
 
-@pytest.mark.parametrize("norm", ["batch", "none"])
-@pytest.mark.parametrize("decay", [0.9, 0.0])
+@pytest.mark.parametrize(("norm", "decay"), [("batch", 0.9), ("none", 0.0)])
 def test_a_checkpoint_from_before_is_completed_and_trains_on(tmp_path, norm, decay):
     wanted, content, take_step = build(model__norm=norm, optim__ema_decay=decay)
     checkpoints = Checkpoints(tmp_path)

@@ -9,11 +9,11 @@ from synthetic import SMALL_CNN, Trainer, assert_same_state, assert_same_trainin
 from synthetic import needs_eight_devices as pytestmark  # noqa: F401
 
 STRATEGIES = ("jit", "pmap", "shard_map")
-DEVICES = (1, 2, 8)
+TOPOLOGIES = [("jit", 2), ("jit", 8), ("pmap", 2), ("pmap", 8), ("shard_map", 1), ("shard_map", 8)]
 TRAIN = make_data(40, seed=1)
 TEST = make_data(37, seed=2)  # no batch divides it
 STEPS = 4  # the third fills its batch from the beginning of the epoch, the fourth is in the next
-# Whatever sees more than one example at a time, or draws at random.
+# Everything that sees more than one example at a time, or draws at random.
 EVERYTHING = SMALL_CNN | {
     "augment.crop": (6, 6),
     "augment.pad": 1,
@@ -45,8 +45,7 @@ def trained(strategy, devices):
     return (state, meters), ours.evaluate(state, *TEST)
 
 
-@pytest.mark.parametrize("devices", DEVICES)
-@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize(("strategy", "devices"), TOPOLOGIES)
 def test_the_same_numbers_as_with_jit_on_one_device(strategy, devices):
     training, evaluation = trained(strategy, devices)
     expected_training, expected_evaluation = trained("jit", 1)

@@ -46,7 +46,7 @@ def saved(tmp_path_factory):
 
 @pytest.mark.parametrize(
     ("source", "target"),
-    [(EIGHT, ONE), (EIGHT, ("pmap", 2, ())), (EIGHT, MESH), (MESH, EIGHT), (MESH, ONE), (ONE, MESH)],
+    [(EIGHT, ("pmap", 2, ())), (EIGHT, MESH), (MESH, ONE), (ONE, EIGHT)],
     ids=lambda topology: "-".join(map(str, topology)),
 )
 def test_a_checkpoint_goes_on_elsewhere(source, target, saved):

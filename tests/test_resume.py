@@ -30,7 +30,6 @@ def test_run_killed_again_and_again_ends_the_same(run, finished, tmp_path):
     deaths = [
         ["signal_after", "workdir.metrics:MetricsFiles.write", 1, signal.SIGKILL],  # a row that nobody has flushed
         ["signal_after", SAVE, 1, signal.SIGKILL],  # a checkpoint half written
-        ["kill_when_on_disk", 2, signal.SIGKILL],  # a checkpoint just written
         [
             "signal_after",
             "workdir.metrics:MetricsFiles.flush",

@@ -33,6 +33,7 @@ def run(*options):
     return subprocess.run(command, cwd=PROJECT, env=environment, capture_output=True, text=True, timeout=300)
 
 
+STRATEGIES = {"weak": ("jit", "pmap"), "strong": ("shard_map",)}
 SOFTMAX = ("--config=configs/softmax.py", "--config.data.source=sample", "--rounds=1", "--steps=1")
 
 
@@ -43,8 +44,7 @@ def measured(request, tmp_path_factory):
     if request.param == "weak":
         pytest.importorskip("matplotlib")
         options.append(f"--plot={folder / 'result.png'}")
-    else:  # One strategy and no picture: the rest would be the same again.
-        options.append("--strategies=shard_map")
+    options.append(f"--strategies={','.join(STRATEGIES[request.param])}")
     done = run(*SOFTMAX, "--devices=2,1", *options)
     assert done.returncode == 0, done.stderr
     return request.param, done, folder
@@ -61,7 +61,7 @@ def test_its_numbers_agree(measured):
     results = json.loads((folder / "result.json").read_text())
     assert (results["mode"], results["forced_host_devices"]) == (mode, True)
     rows = {(row["strategy"], row["devices"]): row for row in results["rows"]}
-    strategies = ("jit", "shard_map", "pmap") if mode == "weak" else ("shard_map",)
+    strategies = STRATEGIES[mode]
     assert list(rows) == [(name, count) for count in (1, 2) for name in strategies]
     for (name, count), row in rows.items():
         base = rows[name, 1]
