@@ -16,6 +16,7 @@ values.
 """
 
 import difflib
+import hashlib
 import json
 from typing import Any
 
@@ -273,6 +274,8 @@ NOT_MATHEMATICS = (
     "train.steps_per_dispatch",
     "parallel.",
 )
+# Fields that differ between the repetitions of one experiment.
+REPETITION = ("seed", "data.fold")
 
 
 def to_json(config: ConfigDict) -> dict[str, Any]:
@@ -377,6 +380,21 @@ def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
         for key in sorted(old | new)
         if not key.startswith(NOT_MATHEMATICS) and old.get(key, ...) != new.get(key, ...)
     ]
+
+
+def identity(config: ConfigDict) -> str:
+    """Returns the SHA-256 (hex) of an experiment: the same for all of its repetitions and on every machine.
+
+    It covers the fields that can change what training computes and differ from their defaults, except `REPETITION`. A
+    field that a later version adds does not change it.
+    """
+    defaults = flatten(to_json(default()))
+    chosen = {
+        path: value
+        for path, value in flatten(to_json(config)).items()
+        if value != defaults.get(path, ...) and path not in REPETITION and not path.startswith(NOT_MATHEMATICS)
+    }
+    return hashlib.sha256(json.dumps(chosen, sort_keys=True).encode()).hexdigest()
 
 
 def _tuples(value: Any) -> Any:

@@ -220,3 +220,13 @@ def test_every_config_says_its_command_its_accuracy_and_its_time(path):
     assert f"\n    python -m imgclf_jax.main --config=configs/{path.name}" in text
     assert re.search(r"est accuracy \d\.\d{4} ± \d\.\d{4}", text)
     assert re.search(r"in \d+(\.\d+)? to \d+(\.\d+)?\s+(s|minutes)\s", text)
+
+
+def test_the_identity_is_that_of_the_experiment_not_of_its_repetition():
+    same, other = configs.default(), configs.default()
+    same.seed, same.log.every_steps, same.parallel.devices = 7, 3, 1
+    assert configs.identity(same) == configs.identity(configs.default())
+    other.optim.learning_rate = 0.5
+    assert configs.identity(other) != configs.identity(same)
+    other.optim.learning_rate = configs.default().optim.learning_rate
+    assert configs.identity(other) == configs.identity(same)
