@@ -35,6 +35,7 @@ from imgclf_jax.workdir.record import RunRecord
 from imgclf_jax.workdir.rows import read_rows
 from imgclf_jax.workdir.writer import Writer
 
+PRUNED = -1  # in the place of the number of a signal
 SPLITS = ("train", "valid", "test")  # in the order of their results
 
 
@@ -50,6 +51,7 @@ class Run(NamedTuple):
         console: where to print.
         writer: writes the files of the run.
         signal: the signal that asked to stop, if any; see `imgclf_jax.terminal.interrupt`.
+        prune: (step, length of the run, validation accuracy) -> whether to stop the run.
     """
 
     config: ConfigDict
@@ -60,6 +62,7 @@ class Run(NamedTuple):
     console: Console
     writer: Writer
     signal: Any
+    prune: Callable[[int, int, float], bool]
 
 
 def train(
@@ -70,6 +73,8 @@ def train(
     allow_config_change: bool = False,
     resume_command: Callable[[Path], str] = lambda folder: "",
     config_file: dict[str, str] | None = None,
+    build: Callable[..., Experiment] = build,
+    prune: Callable[[int, int, float], bool] = lambda *reached: False,
 ) -> int:
     """Trains in a workdir, or continues its run.
 
@@ -80,9 +85,11 @@ def train(
         allow_config_change: whether to continue even if the config differs from that at the start of the run.
         resume_command: workdir -> the command line that continues this run, printed when a signal interrupts it.
         config_file: the result of `imgclf_jax.workdir.provenance.describe_file`, for the record.
+        build: what builds the experiment; several runs in one process can share their programs.
+        prune: (step, length of the run, validation accuracy) -> whether to stop the run there, after saving. It can be resumed.
 
     Returns:
-        The exit status: 0 if complete, 1 if diverged, 128 + signal if interrupted.
+        The exit status: 0 if complete or pruned, 1 if diverged, 128 + signal if interrupted.
 
     Raises:
         UserError: the user can fix the cause. Existing checkpoints are unchanged and, before the first new step, so is
@@ -107,9 +114,9 @@ def train(
         record = RunRecord(folder, before.record, first)
         writer = Writer(folder, config, claimed, record, config_file, columns=metrics.COLUMNS)
         processes.when_lost(writer.fail)
-        run = Run(config, folder, strategy, before, allow_config_change, console, writer, signal)
+        run = Run(config, folder, strategy, before, allow_config_change, console, writer, signal, prune)
         try:
-            return _run(run, resume_command)
+            return _run(run, build, resume_command)
         except loop.Diverged as diverged:
             return _diverged(run, diverged.step)
         except BaseException as error:
@@ -119,7 +126,7 @@ def train(
             raise
 
 
-def _run(run: Run, resume_command: Callable[[Path], str]) -> int:
+def _run(run: Run, build: Callable[..., Experiment], resume_command: Callable[[Path], str]) -> int:
     """Runs the remaining steps and evaluations of a run. Returns the exit status."""
     dataset, plan = _load(run)
     experiment = build(run.config, plan, dataset.image_shape, dataset.class_names, run.strategy)
@@ -146,6 +153,10 @@ def _run(run: Run, resume_command: Callable[[Path], str]) -> int:
             if not _interrupted(run, stopped):
                 with xla.quiet():
                     results[name] = session.evaluate(name, state)
+        if stopped == PRUNED:
+            run.writer.end(status="pruned", step=step)
+            run.console.print(f"pruned at step {step} of {plan.steps}; saved. The same command continues it")
+            return 0
         if number := _interrupted(run, stopped):
             run.writer.end(status="interrupted", step=step)
             command = resume_command(run.folder)
@@ -213,7 +224,8 @@ def _loop(run: Run, session: Session, start: int) -> tuple[Any, int, int]:
 
 def _hooks(run: Run, session: Session) -> loop.Hooks:
     plan, console, writer = session.experiment.plan, run.console, run.writer
-    learning_rate = jax.jit(session.experiment.schedule)
+    pruned: list[int] = []  # the step at which the run is to stop
+    learning_rate = session.experiment.compiled("learning_rate", lambda: jax.jit(session.experiment.schedule))
 
     def progress(now: loop.Progress):
         writer.begin()
@@ -237,7 +249,12 @@ def _hooks(run: Run, session: Session) -> loop.Hooks:
         _write_row(writer, plan, step, "valid", result)
         values = f"validation {metrics.line(result)}{not_finite(result)}"
         console.print(f"step {step}/{plan.steps}  epoch {step / plan.steps_per_epoch:.2f}  {values}")
+        if step < plan.steps and run.prune(step, plan.steps, result["accuracy"]):
+            pruned.append(step)
         return result["accuracy"]
+
+    def stop():
+        return run.signal.number or (PRUNED if pruned else 0)
 
     def save(state, meter, step, valid_accuracy):
         with xla.quiet():
@@ -246,7 +263,7 @@ def _hooks(run: Run, session: Session) -> loop.Hooks:
             content = {"state": state, "meter": meter, "inputs": session.normalization._asdict()}
             writer.save(step, content, valid_accuracy)
 
-    return loop.Hooks(progress, evaluate_valid, save, lambda: run.signal.number, session.agree)
+    return loop.Hooks(progress, evaluate_valid, save, stop, session.agree)
 
 
 def _choose(run, session, state, step, stopped, complete) -> tuple[int, Any]:

@@ -59,7 +59,7 @@ class Feed:
         self._examples = examples
         self._strategy = strategy
         self._steps_per_epoch = sampler.steps_per_epoch
-        self._order_of = functools.partial(strategy.jit(sampler.order), key)
+        self._order_of = functools.partial(_order(sampler, strategy), key)
         self._epoch = -1
         self._order: Any = None
 
@@ -84,6 +84,11 @@ class Feed:
 
     def close(self) -> None:
         """Does nothing: there is nothing to close."""
+
+
+@functools.lru_cache(maxsize=16)
+def _order(sampler, strategy):
+    return strategy.jit(sampler.order)
 
 
 place = Resident
