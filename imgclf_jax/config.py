@@ -297,7 +297,7 @@ def from_json(values: dict[str, Any]) -> ConfigDict:
         for section in sections:
             owner = owner.get(section) if isinstance(owner, ConfigDict) else None
         if not isinstance(owner, ConfigDict) or field not in owner:
-            problems.append(_unknown(path))
+            problems.append(unknown_field(path))
         elif isinstance(owner[field], ConfigDict):
             if value != {}:
                 problems.append(f"config field {path} is a section and cannot be {value!r}")
@@ -316,7 +316,7 @@ def field_problems(config: ConfigDict) -> list[str]:
     expected, given = (flatten(values.to_dict()).keys() for values in (default(), config))
     if lacking := sorted(expected - given):
         return [f"the config lacks {', '.join(lacking)}; make it with imgclf_jax.config.default()"]
-    return [_unknown(path) for path in sorted(given - expected)]
+    return [unknown_field(path) for path in sorted(given - expected)]
 
 
 def problems(config: ConfigDict) -> list[str]:
@@ -349,7 +349,8 @@ def _is_plain(value):
     return value is None or (isinstance(value, bool | int | float | str) and value == value)
 
 
-def _unknown(path):
+def unknown_field(path: str) -> str:
+    """The line about a field that does not exist, with the closest one that does."""
     names = flatten(to_json(default()))
     near = difflib.get_close_matches(path, names, n=1)
     # A field in the wrong section may not have a similar path, but it has the same name.
@@ -385,16 +386,24 @@ def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
 def identity(config: ConfigDict) -> str:
     """Returns the SHA-256 (hex) of an experiment: the same for all of its repetitions and on every machine.
 
-    It covers the fields that can change what training computes and differ from their defaults, except `REPETITION`. A
-    field that a later version adds does not change it.
+    It covers the fields of `experiment`. A field that a later version adds does not change it.
+    """
+    return hashlib.sha256(json.dumps(experiment(config), sort_keys=True).encode()).hexdigest()
+
+
+def experiment(config: ConfigDict) -> dict[str, Any]:
+    """Returns what distinguishes an experiment from that of the default config, and not its repetitions.
+
+    Returns:
+        "section.field" -> value as in JSON, for the fields that can change what training computes and differ from their
+        defaults, except `REPETITION`.
     """
     defaults = flatten(to_json(default()))
-    chosen = {
+    return {
         path: value
         for path, value in flatten(to_json(config)).items()
         if value != defaults.get(path, ...) and path not in REPETITION and not path.startswith(NOT_MATHEMATICS)
     }
-    return hashlib.sha256(json.dumps(chosen, sort_keys=True).encode()).hexdigest()
 
 
 def _tuples(value: Any) -> Any:

@@ -75,7 +75,8 @@ def loading(path: str | None) -> Iterator[None]:
         cause = _raised_by(path, error)
         text = str(error)
         if cause or "Traceback" in text:  # The parser puts the traceback into its message.
-            raise _failed(path, _typed_reason(cause) if cause else text.strip().splitlines()[-1]) from error
+            reason = _typed_reason(cause) if cause else text.strip().splitlines()[-1]
+            raise _failed(path, reason, cause) from error
         raise UserError(one_line(error)) from error
     except SystemExit as error:
         raise _failed(path, f"it ended the program with sys.exit({error.code!r})") from error
@@ -84,7 +85,7 @@ def loading(path: str | None) -> Iterator[None]:
             text = f"config file {path} has no get_config(); define one that returns a config made by default()"
             raise UserError(text) from error
         if cause := _raised_by(path, error):
-            raise _failed(path, _typed_reason(cause)) from error
+            raise _failed(path, _typed_reason(cause), cause) from error
         raise UserError(f"bad override of {path}: {_reason(error)}") from error
     finally:
         sys.dont_write_bytecode = writes_no_bytecode
@@ -99,8 +100,19 @@ def one_line(error: object) -> str:
     return " ".join(str(error).split())
 
 
-def _failed(path, reason):
-    return UserError(f"config file {path} failed: {reason}")
+def _failed(path, reason, cause=None):
+    line = _line(path, cause) if cause else None
+    return UserError(f"config file {path} failed{f' in line {line}' if line else ''}: {reason}")
+
+
+def _line(path, cause):
+    """The last line of the config file that was running when it raised `cause`, or `None`."""
+    lines = [
+        number
+        for frame, number in traceback.walk_tb(cause.__traceback__)
+        if Path(frame.f_code.co_filename).resolve() == Path(path).resolve()
+    ]
+    return lines[-1] if lines else None
 
 
 def _raised_by(path, error):
@@ -115,7 +127,7 @@ def _raised_by(path, error):
 
 
 def _typed_reason(error):
-    return f"{type(error).__name__}: {_reason(error)}"
+    return one_line(error) if isinstance(error, UserError) else f"{type(error).__name__}: {_reason(error)}"
 
 
 def _reason(error):
