@@ -1,7 +1,7 @@
 """Run many variants of an experiment with many seeds: `python -m imgclf_jax.sweep --config=FILE --workdir=DIR`.
 
 FILE defines get_sweep(), or get_config() together with --vary='optim.learning_rate=0.01,0.03,0.1'. Every run is an
-ordinary run directory in DIR. The same command, after a crash or with more seeds or variants, does only what is missing.
+ordinary run directory in DIR. The same command, after a crash or with more seeds or variants, does what is missing.
 `python -m imgclf_jax.compare DIR` prints the table of the results.
 """
 
@@ -39,7 +39,7 @@ def define_flags() -> None:
     flags.DEFINE_string(
         "halving",
         "",
-        "FACTOR or FACTOR,FIRST: successive halving. At FIRST of a run's length, and FACTOR times as far each time, only "
+        "FACTOR or FACTOR,FIRST: successive halving. At FIRST of a run's length, and FACTOR times as far each time, "
         "the best one in FACTOR goes on, by validation accuracy. Without it, runs that were stopped are continued.",
     )
     flags.DEFINE_bool("fail_fast", False, "Stop at the first run that fails.")
@@ -50,14 +50,14 @@ def define_flags() -> None:
 def main(argv: list[str]) -> int:
     """Parses the command line and dispatches. Returns the exit status."""
     define_flags()
-    sweep = loading.parse(argv)
+    loaded = loading.load(argv) if cli.config_path(argv) is not None else cli.parse(argv)
     if not FLAGS.workdir:
         raise UserError("--workdir is missing, the folder for all runs of the sweep; for example --workdir=runs/sweep")
     folder, console = Path(FLAGS.workdir), Console("lines")
     if FLAGS.status:
         status.show(folder, console)
         return 0
-    if sweep is None:
+    if loaded is None:
         raise UserError("--config is missing; for example --config=configs/ablations/augmentation.py")
     if FLAGS.launcher == "local" and not FLAGS.max_parallel:
         raise UserError("--max_parallel=0 must be at least 1 with --launcher=local")
@@ -65,20 +65,23 @@ def main(argv: list[str]) -> int:
     halving.parse(FLAGS.halving)
     cli.begin_work()
     with _memory_left_to_the_runs():
-        study = resolving.resolve(sweep, resolving.parse_seeds(FLAGS.seeds))
-    changed = plan_file.check(folder, study)
+        study = resolving.resolve(loaded.sweep, resolving.parse_seeds(FLAGS.seeds))
+    old = plan_file.check_folder(folder, study, loaded.config_file)
+    study = plan_file.keep_folders(study, old)
+    plan = plan_file.content(study, loaded.config_file, old)
     left = [run for run in study.runs if states.read(folder / run.folder).name not in states.FINAL]
-    console.print(
-        f"{len(study.runs)} runs: {len(study.groups)} variants, {FLAGS.seeds} seeds; {len(study.runs) - len(left)} are done"
+    size = f"{len(study.groups)} variants x {len(study.seeds)} seeds" + (
+        f" x {study.folds} folds" if study.folds else ""
     )
-    for line in changed:
+    console.print(f"{len(study.runs)} runs ({size}), {len(study.runs) - len(left)} of them done")
+    for line in plan_file.differences(old, plan) if old else []:
         console.print(f"changed: {line}")
     if FLAGS.dry_run:
         for run in study.runs:
             console.print(f"{states.read(folder / run.folder).name:12} {run.folder}")
         return 0
     streams.survive()
-    sweep_folder.write(folder, study)
+    sweep_folder.write(folder, study, plan)
     if FLAGS.launcher == "slurm":
         task = slurm.Task(folder.resolve(), uuid.uuid4().hex, FLAGS.runs_per_job, FLAGS.halving)
         jobs = -(-len(left) // FLAGS.runs_per_job)

@@ -48,12 +48,13 @@ class Run(NamedTuple):
         return config
 
 
-def write(folder: Path, study: Any) -> None:
+def write(folder: Path, study: Any, plan: dict[str, Any]) -> None:
     """Writes everything that a worker needs.
 
     Args:
         folder: the folder of the sweep.
         study: see `imgclf_jax.sweep.resolving.Study`.
+        plan: see `imgclf_jax.sweep.plan_file.content`.
 
     Raises:
         UserError: the folder cannot be written.
@@ -66,7 +67,7 @@ def write(folder: Path, study: Any) -> None:
             if not (place / GROUP).exists():
                 content = {"name": group.name, "changes": group.changes, "config": to_json(group.config)}
                 files.write_json(place / GROUP, content)
-        plan_file.write(folder, study)
+        plan_file.write(folder, plan)
     except OSError as error:
         raise UserError(f"cannot write to {folder}: {error.strerror or error}; choose another --workdir") from error
 
