@@ -21,7 +21,7 @@ from imgclf_jax.terminal.console import Console, duration
 
 LINE_SECONDS = 30.0  # between progress lines
 POLL_SECONDS = 0.2
-TAIL_LINES = 12  # of the log of a failed run
+TAIL_LINES, MOST_CHARACTERS = 12, 200  # of the log of a failed run
 CRASHES = 3  # A worker that dies this often without ending a run is not started again.
 
 
@@ -121,8 +121,9 @@ class _Command:
 
     def _ended(self, number):
         """A worker has ended: because nothing is left, because it was asked to, or by a crash."""
-        code, held = self._workers[number].returncode, self._holds.pop(number, None)
+        process, held = self._workers[number], self._holds.pop(number, None)
         self._workers[number] = None
+        code = process.returncode if process is not None else 0
         if held and not self._stopping:
             # The process died in the middle of a run. Once is bad luck; a run that kills its process again has failed.
             self._crashes[number] += 1
@@ -145,9 +146,9 @@ class _Command:
         if state.name not in ("failed", "diverged"):
             return
         log = states.log_path(Path(path))
-        self._console.warn(f"{state.name}: {self._name(path)}{f': {state.detail}' if state.detail else ''}")
+        self._console.warn(f"{state.name}: {self._name(path)}")
         for line in tail(log, TAIL_LINES):
-            self._console.print(f"    {line}")
+            self._console.print(f"    {line[:MOST_CHARACTERS]}")
         self._console.print(f"    its whole output: {log}")
         if self._fail_fast and state.name == "failed":
             self._stop(signal.SIGTERM)

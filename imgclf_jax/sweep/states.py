@@ -23,8 +23,8 @@ class State(NamedTuple):
     """
 
     name: str
-    detail: str = ""
-    record: dict[str, Any] = {}
+    detail: str
+    record: dict[str, Any]
 
 
 def lock_path(folder: Path) -> Path:
@@ -80,7 +80,7 @@ def unlocked(folder: Path) -> State:
     try:
         content = record.read(folder) or {}
     except UserError as error:
-        return State("failed", str(error))
+        return State("failed", str(error), {})
     status = content.get("status", "")
     if status in (*FINAL, "pruned", "interrupted"):
         return State(status, "", content)

@@ -8,6 +8,7 @@ from imgclf_jax.sweep import states
 from imgclf_jax.terminal.console import Console
 
 PROBLEMS = ("failed", "diverged", "stale")
+MOST_CHARACTERS = 200
 
 
 def show(folder: Path, console: Console) -> None:
@@ -27,5 +28,5 @@ def show(folder: Path, console: Console) -> None:
     console.table(["group", *shown], rows, ["all", *(str(total[name]) for name in shown)])
     for run, state in by_run.items():
         if state.name in PROBLEMS:
-            detail = f": {state.detail.splitlines()[0]}" if state.detail else ""
+            detail = f": {state.detail.splitlines()[0][:MOST_CHARACTERS]}" if state.detail else ""
             console.print(f"{state.name}: {run.name}{detail}  ({states.log_path(run.folder)})")

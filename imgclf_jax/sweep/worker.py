@@ -9,6 +9,7 @@ if __name__ == "__main__":  # Must come before the imports that swallow Ctrl-C.
 
     interrupt.install()
 
+import contextlib
 import json
 import os
 import sys
@@ -184,10 +185,8 @@ def _reporter():
     descriptor = os.dup(1)
 
     def report(event):
-        try:
+        with contextlib.suppress(OSError):
             os.write(descriptor, (json.dumps(event) + "\n").encode())
-        except OSError:
-            pass
 
     return report
 
