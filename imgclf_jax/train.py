@@ -86,7 +86,7 @@ def train(
         resume_command: workdir -> the command line that continues this run, printed when a signal interrupts it.
         config_file: the result of `imgclf_jax.workdir.provenance.describe_file`, for the record.
         build: what builds the experiment; several runs in one process can share their programs.
-        prune: (step, length of the run, validation accuracy) -> whether to stop the run after saving. It can be resumed.
+        prune: (step, length of the run, validation accuracy) -> whether to save and stop there. It can be resumed.
 
     Returns:
         The exit status: 0 if complete or pruned, 1 if diverged, 128 + signal if interrupted.

@@ -1,8 +1,8 @@
 """Asynchronous successive halving: runs that are worse than the others at a rung stop there.
 
-After Li et al. (2020), "A System for Massively Parallel Hyperparameter Tuning", https://arxiv.org/abs/1810.05934. Here a
-run that reaches a rung goes on or stops at once. Nothing is stored: its value at a rung is its validation accuracy at
-the first evaluation at or after that step, in its own metrics files.
+After Li et al. (2020), "A System for Massively Parallel Hyperparameter Tuning", https://arxiv.org/abs/1810.05934. Here
+a run that reaches a rung continues or stops at once. Nothing is stored: its value at a rung is its validation accuracy
+at the first evaluation at or after that step, in its own metrics files.
 """
 
 from collections.abc import Iterable
