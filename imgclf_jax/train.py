@@ -70,6 +70,8 @@ def train(
     allow_config_change: bool = False,
     resume_command: Callable[[Path], str] = lambda folder: "",
     config_file: dict[str, str] | None = None,
+    on_data: Callable[[dict[str, Any]], None] = lambda facts: None,
+    conclude: Callable[[Path], dict[str, Any]] = lambda folder: {},
 ) -> int:
     """Trains in a workdir, or continues its run.
 
@@ -80,6 +82,9 @@ def train(
         allow_config_change: whether to continue even if the config differs from that at the start of the run.
         resume_command: workdir -> the command line that continues this run, printed when a signal interrupts it.
         config_file: the result of `imgclf_jax.workdir.provenance.describe_file`, for the record.
+        on_data: called in the first process with the facts of the data set (`Dataset.facts`), before training.
+        conclude: called in the first process with the workdir when the run is complete or has diverged. `run.json`
+            gets the fields that it returns.
 
     Returns:
         The exit status: 0 if complete, 1 if diverged, 128 + signal if interrupted.
@@ -109,19 +114,26 @@ def train(
         processes.when_lost(writer.fail)
         run = Run(config, folder, strategy, before, allow_config_change, console, writer, signal)
         try:
-            return _run(run, resume_command)
+            status = _run(run, resume_command, on_data)
         except loop.Diverged as diverged:
-            return _diverged(run, diverged.step)
+            status = _diverged(run, diverged.step)
         except BaseException as error:
             console.finish()
             with contextlib.suppress(OSError):  # A full disk must not hide what happened.
                 _record_failure(run, error)
             raise
+        if status in (0, 1) and first:
+            conclusion = conclude(folder)
+            if any(record.content.get(name) != value for name, value in conclusion.items()):
+                record.update(**conclusion)
+        return status
 
 
-def _run(run: Run, resume_command: Callable[[Path], str]) -> int:
+def _run(run: Run, resume_command: Callable[[Path], str], on_data: Callable[[dict[str, Any]], None]) -> int:
     """Runs the remaining steps and evaluations of a run. Returns the exit status."""
     dataset, plan = _load(run)
+    if processes.is_first():
+        on_data(dataset.facts())
     experiment = build(run.config, plan, dataset.image_shape, dataset.class_names, run.strategy)
     restored, complete = _restore(run, experiment, dataset)
     wanted = [name for name in SPLITS if name in dataset.splits and (name != "train" or run.config.eval.train)]
