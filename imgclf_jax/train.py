@@ -39,6 +39,25 @@ PRUNED = -1  # in the place of the number of a signal
 SPLITS = ("train", "valid", "test")  # in the order of their results
 
 
+class Calls(NamedTuple):
+    """Functions that `train` calls, by default without effect.
+
+    Attributes:
+        resume_command: workdir -> the command line that continues this run, printed when a signal interrupts it.
+        build: what builds the experiment; several runs in one process can share their programs.
+        on_data: called in the first process with the facts of the data set (`Dataset.facts`), before training.
+        prune: (step, length of the run, validation accuracy) -> whether to save and stop there. It can be resumed.
+        conclude: called in the first process with the workdir when the run is complete or has diverged. `run.json`
+            gets the fields that it returns.
+    """
+
+    resume_command: Callable[[Path], str] = lambda folder: ""
+    build: Callable[..., Experiment] = build
+    on_data: Callable[[dict[str, Any]], None] = lambda facts: None
+    prune: Callable[[int, int, float], bool] = lambda step, steps, accuracy: False
+    conclude: Callable[[Path], dict[str, Any]] = lambda folder: {}
+
+
 class Run(NamedTuple):
     """The objects that the functions below share.
 
@@ -62,7 +81,7 @@ class Run(NamedTuple):
     console: Console
     writer: Writer
     signal: Any
-    prune: Callable[[int, int, float], bool]
+    calls: Calls
 
 
 def train(
@@ -71,10 +90,8 @@ def train(
     *,
     new: bool = False,
     allow_config_change: bool = False,
-    resume_command: Callable[[Path], str] = lambda folder: "",
     config_file: dict[str, str] | None = None,
-    build: Callable[..., Experiment] = build,
-    prune: Callable[[int, int, float], bool] = lambda *reached: False,
+    calls: Calls | None = None,
 ) -> int:
     """Trains in a workdir, or continues its run.
 
@@ -83,10 +100,8 @@ def train(
         folder: the workdir; it is created if it does not exist.
         new: whether the workdir must be new. If the name is taken, -2, -3 and so on is appended.
         allow_config_change: whether to continue even if the config differs from that at the start of the run.
-        resume_command: workdir -> the command line that continues this run, printed when a signal interrupts it.
         config_file: the result of `imgclf_jax.workdir.provenance.describe_file`, for the record.
-        build: what builds the experiment; several runs in one process can share their programs.
-        prune: (step, length of the run, validation accuracy) -> whether to save and stop there. It can be resumed.
+        calls: functions to call along the way.
 
     Returns:
         The exit status: 0 if complete or pruned, 1 if diverged, 128 + signal if interrupted.
@@ -114,22 +129,29 @@ def train(
         record = RunRecord(folder, before.record, first)
         writer = Writer(folder, config, claimed, record, config_file, columns=metrics.COLUMNS)
         processes.when_lost(writer.fail)
-        run = Run(config, folder, strategy, before, allow_config_change, console, writer, signal, prune)
+        run = Run(config, folder, strategy, before, allow_config_change, console, writer, signal, calls or Calls())
         try:
-            return _run(run, build, resume_command)
+            status = _run(run)
         except loop.Diverged as diverged:
-            return _diverged(run, diverged.step)
+            status = _diverged(run, diverged.step)
         except BaseException as error:
             console.finish()
             with contextlib.suppress(OSError):  # A full disk must not hide what happened.
                 _record_failure(run, error)
             raise
+        if status in (0, 1) and first:
+            conclusion = run.calls.conclude(folder)
+            if any(record.content.get(name) != value for name, value in conclusion.items()):
+                record.update(**conclusion)
+        return status
 
 
-def _run(run: Run, build: Callable[..., Experiment], resume_command: Callable[[Path], str]) -> int:
+def _run(run: Run) -> int:
     """Runs the remaining steps and evaluations of a run. Returns the exit status."""
     dataset, plan = _load(run)
-    experiment = build(run.config, plan, dataset.image_shape, dataset.class_names, run.strategy)
+    if processes.is_first():
+        run.calls.on_data(dataset.facts())
+    experiment = run.calls.build(run.config, plan, dataset.image_shape, dataset.class_names, run.strategy)
     restored, complete = _restore(run, experiment, dataset)
     wanted = [name for name in SPLITS if name in dataset.splits and (name != "train" or run.config.eval.train)]
     # A complete run is unchanged, except that missing evaluations are added.
@@ -159,7 +181,7 @@ def _run(run: Run, build: Callable[..., Experiment], resume_command: Callable[[P
             return 0
         if number := _interrupted(run, stopped):
             run.writer.end(status="interrupted", step=step)
-            command = resume_command(run.folder)
+            command = run.calls.resume_command(run.folder)
             run.console.print(f"interrupted at step {step} of {plan.steps}; saved. To continue:\n  {command}")
             return 128 + number
         results = {name: results[name] for name in SPLITS if name in results}
@@ -249,7 +271,7 @@ def _hooks(run: Run, session: Session) -> loop.Hooks:
         _write_row(writer, plan, step, "valid", result)
         values = f"validation {metrics.line(result)}{not_finite(result)}"
         console.print(f"step {step}/{plan.steps}  epoch {step / plan.steps_per_epoch:.2f}  {values}")
-        if step < plan.steps and run.prune(step, plan.steps, result["accuracy"]):
+        if step < plan.steps and run.calls.prune(step, plan.steps, result["accuracy"]):
             pruned.append(step)
         return result["accuracy"]
 

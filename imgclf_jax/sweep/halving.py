@@ -39,9 +39,7 @@ def parse(text: str) -> Halving | None:
     except (ValueError, ZeroDivisionError):
         rule = Halving(0, 0.0)
     if rule.factor < 2 or not 0 < rule.first < 1:
-        raise UserError(
-            f"--halving={text} must be a factor from 2 and a fraction of a run; for example --halving=3,0.1"
-        )
+        raise UserError(f"--halving={text} must be a factor from 2 and a fraction of a run, as in --halving=3,0.1")
     return rule
 
 

@@ -121,12 +121,12 @@ def _is_left(run, state, order):
 
 def _run(run: Run, order: Order, programs: Any) -> int:
     """Trains, with all output in the log of the run. Returns the exit status as `imgclf_jax.main` would."""
-    from imgclf_jax.train import train
+    from imgclf_jax.train import Calls, train
 
     states.note_path(run.folder).unlink(missing_ok=True)
     with _output_to(states.log_path(run.folder)):
         try:
-            return train(run.config(), run.folder, build=programs.build, prune=_pruning(run, order))
+            return train(run.config(), run.folder, calls=Calls(build=programs.build, prune=_pruning(run, order)))
         except KeyboardInterrupt as error:
             code, line = interrupt.ending(error)
             print(line, file=sys.stderr)
@@ -145,7 +145,7 @@ def _pruning(run, order):
     """Returns the argument `prune` of `imgclf_jax.train.train`."""
     rule = order.rule
     if rule is None:
-        return lambda *reached: False
+        return lambda step, steps, accuracy: False
     others = [other.folder for other in sweep_folder.runs(order.folder) if other.folder != run.folder]
 
     def prune(step, steps, accuracy):
