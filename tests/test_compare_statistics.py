@@ -250,6 +250,15 @@ def test_order_of_the_runs_does_not_matter(values, random):
     assert mean_interval([value for _, value in items]) == mean_interval(list(a.values()))
 
 
+def test_it_does_not_matter_which_seed_has_which_value():
+    a, b = (list(values.values()) for values in normal(6, 5, 7))
+    before, after = one(group(a), group(b)), one(group(a[::-1]), group(b[2:] + b[:2]))
+    assert after.interval == pytest.approx(before.interval)
+    assert after.p_superior_interval == before.p_superior_interval
+    orders = [list(np.random.default_rng(seed).permutation(b)) for seed in range(20)]
+    assert {mean_interval(order) for order in orders} == {mean_interval(b)}
+
+
 @settings(max_examples=50, deadline=None)
 @given(TWO)
 def test_smaller_is_better_is_the_mirror_image(values):
@@ -345,7 +354,8 @@ def test_seeds_needed_is_the_least_number_everywhere(paired):
     assert power(0.025, 1, seeds + 1, paired) >= 0.8 > power(0.025, 1, seeds - 2, paired)
 
 
-def test_seeds_needed_at_the_extremes():
+def test_power_and_seeds_needed_at_the_extremes():
+    assert power(1e9, 1, 50) == power(1e9, 1, 50, paired=True) == 1
     assert [seeds_needed(1e6, 1), seeds_needed(1e300, 1e-300), seeds_needed(1e300, 1e-300, paired=True)] == [2, 2, 2]
     assert seeds_needed(1e-300, 1e300) is None
     assert [seeds_needed(*values) for values in ((0, 1), (1, 0), (math.nan, 1), (1, math.nan))] == [None] * 4
