@@ -4,6 +4,7 @@
 # tool once. Under 90 s on two cores.
 FAST = (
     "test_color.py",
+    "test_compare.py",
     "test_config.py",
     "test_console.py",
     "test_data.py",
