@@ -135,10 +135,12 @@ def make_table(found: Found, metric: str = METRIC, baseline: str | None = None) 
         _group(names[key], key, runs, values[names[key]], comparisons.get(names[key]), changes.get(key, {}))
         for key, runs in members.items()
     )
-    missing = (*_without_value(found.runs, complete, measured, metric, names), *_not_begun(found, names))
+    missing = [*_without_value(found.runs, complete, measured, metric, names), *_not_begun(found, names)]
+    order = list(names.values())
+    missing.sort(key=lambda line: (order.index(line.name), line.seed, line.fold or 0))
     notes += _notes(groups, baseline, missing)
     text = sentence.write(metric, baseline, groups, complete[0].config.eval.report)
-    return Table(metric, baseline, higher, groups, missing, tuple(notes), text)
+    return Table(metric, baseline, higher, groups, tuple(missing), tuple(notes), text)
 
 
 def is_higher_better(metric: str) -> bool:
