@@ -166,10 +166,16 @@ def _below(table: Table, width: int = 0) -> str:
     """The text below the table: its paragraphs are wrapped at `width` unless it is 0; a run has one line."""
     lines: list[str] = []
     for text in (table.sentence, *(f"Note: {note}." for note in table.notes)):
-        lines += textwrap.wrap(text, width, break_long_words=False, break_on_hyphens=False) if width else [text]
+        lines += _wrap(text, width) if width else [text]
     if table.missing:
         lines += ["", "Without a value:", *(f"  {one.line}" for one in table.missing)]
     return "".join(printable(line) + "\n" for line in lines)
+
+
+def _wrap(text: str, width: int) -> list[str]:
+    """The lines of a paragraph. A number and its percent sign are not separated."""
+    lines = textwrap.wrap(text.replace(" %", "\0%"), width, break_long_words=False, break_on_hyphens=False)
+    return [line.replace("\0", " ") for line in lines]
 
 
 def _show(table: Table, width: int) -> None:

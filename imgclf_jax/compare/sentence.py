@@ -59,11 +59,9 @@ def _comparison(baseline, groups):
     holm = f", p adjusted by Holm's method for {tested} comparisons" if tested > 1 else ""
     parts = [f"Differences to {baseline}: 95 % interval (not adjusted) and two-sided p from {test}{holm}."]
     parts.append(f'"Better" or "worse": {"adjusted " if holm else ""}p below 0.05.')
-    if any(group.comparison.p_superior_interval for group in compared):
-        parts.append(
-            f"P(A > B): probability that a run is better than a run of {baseline}, with a 95 % percentile bootstrap "
-            "interval."
-        )
+    bootstrap = any(group.comparison.p_superior_interval for group in compared)
+    interval = ", with a 95 % percentile bootstrap interval" if bootstrap else ""
+    parts.append(f"P(A > B): probability that a run is better than a run of {baseline}{interval}.")
     if any(group.comparison.seeds_needed for group in compared):
         parts.append(
             "In parentheses after the verdict: seeds per group that would show the observed difference with 80 % power "
