@@ -191,13 +191,17 @@ def test_runs_without_a_value_are_listed_with_the_reason(study):
         assert [word for word in words if word not in line] == []
 
 
-def test_folds_are_repetitions_too(tmp_path, monkeypatch):
-    monkeypatch.setattr(reading.Run, "folds", 2)
-    monkeypatch.setattr(reading.Run, "key", property(lambda run: (run.config.seed // 2, run.config.seed % 2)))
+def test_folds_are_repetitions_too(tmp_path):
     for number in range(4):
-        write_run(tmp_path / str(number), {}, number, 0.8 + number / 100)
-    made = table(tmp_path)
+        counts = {"train": 40_000 + number, "valid": 10_000 - number, "test": 10_000}
+        fingerprint = f"{'records:' * (number % 2)}{0:064}"  # One of the two folds was streamed.
+        data = {**DATA, "counts": counts, "fingerprint": fingerprint}
+        write_run(tmp_path / str(number), {}, number, 0.8 + number / 100, data=data)
+    found = reading.read([str(tmp_path)])
+    runs = [run._replace(folds=2, key=divmod(run.config.seed, 2)) for run in found.runs]
+    made = groups.make_table(found._replace(runs=runs))
     assert list(made.groups[0].values) == [(0, 0), (0, 1), (1, 0), (1, 1)]
+    assert groups.make_table(found._replace(runs=runs), "valid.accuracy").groups[0].mean == pytest.approx(0.815)
     assert "fold" in made.sentence and "not independent" in made.sentence
 
 

@@ -23,16 +23,11 @@ def check(runs: Sequence[Run], metric: str) -> list[str]:
     """
     first = runs[0]
     split = metric.partition(".")[0]
-    same_fold: dict[int, Run] = {}
-    unknown = []
-    for run in runs:
-        if "fingerprint" not in _data(run):
-            unknown.append(run)
-            continue
-        # The folds of a data set may be stored, and so described, in different ways.
-        before = same_fold.setdefault(run.key[1] if run.folds else 0, run)
-        if reason := _data_difference(before, run):
-            raise _refuse(before, run, f"different data ({reason})")
+    known = [run for run in runs if "fingerprint" in _data(run)]
+    unknown = [run for run in runs if "fingerprint" not in _data(run)]
+    for run in known[1:]:
+        if reason := _data_difference(known[0], run):
+            raise _refuse(known[0], run, f"different data ({reason})")
     for run in runs[1:]:
         for name, values in _facts(first, run, split).items():
             if None not in values and values[0] != values[1]:
@@ -62,6 +57,8 @@ def _facts(one: Run, other: Run, split: str) -> dict[str, tuple[Any, Any]]:
 
 def _data_difference(one: Run, other: Run) -> str | None:
     before, after = _data(one), _data(other)
+    if one.folds or other.folds:  # Folds may differ in size by an example.
+        before, after = ({**data, "counts": _count(run, "test")} for data, run in ((before, one), (after, other)))
     if same_data.is_same(before, after):
         return None
     names = [data.get("name", "?") for data in (before, after)]

@@ -30,22 +30,16 @@ class Run(NamedTuple):
         config: its config.
         record: its `run.json`; empty if there is none.
         identity: of its config; see `imgclf_jax.config.identity`.
+        key: (seed, fold); fold 0 without cross-validation.
+        folds: the number of folds; 0 without cross-validation.
     """
 
     folder: Path
     config: ConfigDict
     record: dict[str, Any]
     identity: str
-
-    @property
-    def key(self) -> Key:
-        """(seed, fold); fold 0 without cross-validation."""
-        return self.config.seed, self.config.data.get("fold") or 0
-
-    @property
-    def folds(self) -> int:
-        """The number of folds; 0 without cross-validation."""
-        return self.config.data.get("folds") or 0
+    key: Key
+    folds: int
 
     @property
     def status(self) -> str:
@@ -195,7 +189,9 @@ def _read_all(reader: Any, places: Any, problems: list[str]) -> list[Any]:
 
 def _read_run(folder: Path) -> Run:
     config = saved_config.load_config(folder)
-    return Run(folder, config, records.read(folder) or {}, configs.identity(config))
+    fold, folds = (config.data.get(name) or 0 for name in ("fold", "folds"))
+    key = config.seed, fold if folds else 0
+    return Run(folder, config, records.read(folder) or {}, configs.identity(config), key, folds)
 
 
 def _read_sweep(folder: Path) -> Sweep:
