@@ -61,6 +61,31 @@ def kill_when_on_disk(call: int, number: int) -> None:
     _after("workdir.checkpoint:Checkpoints.save", call, die)
 
 
+def kill_all_when_there(folder: str, pattern: str) -> None:
+    """As if the power failed once a path of the folder of a sweep matches: the workers die, then this process."""
+
+    def die():
+        for lock in Path(folder).glob("locks/*.lock"):
+            os.kill(json.loads(lock.read_text())["pid"], signal.SIGKILL)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    _when_there(folder, pattern, die)
+
+
+def signal_when_there(folder: str, pattern: str, number: int) -> None:
+    """The process gets a signal once a path in a folder matches."""
+    _when_there(folder, pattern, lambda: os.kill(os.getpid(), number))
+
+
+def _when_there(folder, pattern, act):
+    def watch():
+        while not any(Path(folder).glob(pattern)):
+            time.sleep(0.02)
+        act()
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
 def limit_file_size(target: str, call: int, size: int) -> None:
     """From the `call`th call on, no file can grow past `size` bytes, like a full disk, but for large files only."""
     _wrap(target, call, before=lambda *_: resource.setrlimit(resource.RLIMIT_FSIZE, (size, size)))

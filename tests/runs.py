@@ -94,6 +94,14 @@ class Runner:
         """
         return self._finish(self._start(arguments, hooks, cwd, env, module))
 
+    def start(self, *arguments: Any, module: str = "imgclf_jax.main") -> Any:
+        """Starts without waiting for the end; see `finish`."""
+        return self._start(arguments, (), ROOT, None, module)
+
+    def finish(self, started: Any) -> Done:
+        """Waits for the end of what `start` returned."""
+        return self._finish(started)
+
     def together(
         self, *arguments: Any, processes: int, hooks: dict[int, Any] | None = None, cwd: Path = ROOT
     ) -> list[Done]:

@@ -12,7 +12,9 @@ if __name__ == "__main__":  # Must come before the imports that swallow Ctrl-C.
 import contextlib
 import json
 import os
+import signal
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable
@@ -52,6 +54,7 @@ def main(argv: list[str]) -> int:
 
     xla.configure_xla()
     cli.begin_work()
+    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
     return work(Order(Path(FLAGS.workdir), FLAGS.invocation, halving.parse(FLAGS.halving)), FLAGS.runs, FLAGS.wait)
 
 
@@ -108,6 +111,13 @@ def work(order: Order, most: int = 0, wait: bool = True, report: Report | None =
         if not (others and wait):
             return 0
         time.sleep(POLL_SECONDS)
+
+
+def _end_with(parent):
+    """Saves and ends when the process that started this one has ended, even if it was killed."""
+    while os.getppid() == parent:
+        time.sleep(POLL_SECONDS)
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _is_left(run, state, order):
