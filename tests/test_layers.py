@@ -24,6 +24,7 @@ ALLOWED: dict[str, set[str]] = {
     "training": BELOW_DOORS,
     "predict": BELOW_DOORS,
     "report": BELOW_DOORS,
+    "sweep": BELOW_DOORS | {"train"},
     **dict.fromkeys(DOORS, BELOW_DOORS | DOORS | {"predict", "report"}),
 }
 # (module, what it imports although its room must not). To be emptied, not extended.

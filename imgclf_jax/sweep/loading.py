@@ -126,9 +126,12 @@ def _call(path: str, names: tuple[str, ...]) -> tuple[str, Any]:
         loader = importlib.machinery.SourceFileLoader("config_of_the_sweep", path)
         module = importlib.util.module_from_spec(importlib.util.spec_from_loader(loader.name, loader))  # type: ignore
         loader.exec_module(module)
-        for name in names:
-            if hasattr(module, name):
-                return name, getattr(module, name)()
+        name = next((name for name in names if hasattr(module, name)), None)
+        function = getattr(module, name) if name else None
+        if name and callable(function):
+            return name, function()
+    if name:
+        raise UserError(f"{name} in {path} is not a function; define it with def {name}():")
     lacks = "get_config()" if names == ("get_config",) else "get_sweep() or get_config()"
     raise UserError(f"config file {path} has no {lacks}; see the files in configs/")
 
