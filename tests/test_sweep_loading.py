@@ -78,8 +78,8 @@ def test_a_value_of_config_can_be_a_separate_argument(load, tmp_path):
     path = str(tmp_path / "cnn.py")
     values = flags.FlagValues()
     loading.FLAGS = cli.FLAGS = values  # as the fixture has patched them, they are put back
-    found = loading.load(["sweep", "--config.augment.pad=1", "--config", path, "--config.seed", "3"])
-    assert found.config_file == path and found.sweep.base.seed == 3 and found.sweep.base.augment.pad == 1
+    found = loading.load(["sweep", "--config.augment.pad=1", "--config", path, "--config.augment.cutout", "3"])
+    assert found.config_file == path and found.sweep.base.augment.cutout == 3 and found.sweep.base.augment.pad == 1
 
 
 def test_a_sweep_file_imports_from_its_own_folder(load, tmp_path, monkeypatch):
@@ -200,6 +200,7 @@ def test_a_mistake_in_vary_is_one_line(text, words):
             ["--vary=augment.pad=1", "--config.augment.pad=2"],
             ["augment.pad has no effect together"],
         ),
+        (BASE, ["--config.seed=3"], ["--config.seed has no effect in a sweep; give --seeds"]),
         (BASE, ["--sedes=3"], ["sedes"]),
         (BASE, ["extra"], ["unexpected argument 'extra'"]),
     ],

@@ -142,8 +142,8 @@ def test_folder_names_stay_readable():
         ([Variant("a", {"augment.crop": 24})], "a: augment.crop=24 must be () or a tuple of 2 numbers"),
         ([Variant("a", {"model.dropout": "x"})], "a: model.dropout='x' must be a number"),
         ([Variant("a", {"model.name": max})], "a: model.name=<built-in function max> must be text"),
-        ([Variant("a", {"seed": 3})], "a: seed cannot vary here; it is set by --seeds"),
-        ([Variant("a", {"data.fold": 3})], "a: data.fold cannot vary here; it is set by Sweep(folds=...)"),
+        ([Variant("a", {"seed": 3})], "a: seed cannot be changed here; it is set by --seeds"),
+        ([Variant("a", {"data.fold": 3})], "a: data.fold cannot be changed here; it is set by folds=... of the Sweep"),
         ([Variant("a", {}), Variant("b", {"augment.flip": False})], "a and b are the same config; remove one of them"),
         (
             [Variant("a", {}), Variant("b", {"eval.batch_size": 7})],
@@ -164,7 +164,7 @@ def test_all_mistakes_are_reported_together():
     for words in (
         "a: unknown config field optim.nam;",
         "a: augment.flip=3 must be True",
-        ": seed cannot vary",
+        ": seed cannot be",
     ):
         assert sum(line.startswith(words) for line in found) == 1, words
     assert len(found) == 7
@@ -174,6 +174,13 @@ def test_all_mistakes_are_reported_together():
 def test_a_wrong_number_of_folds(folds):
     (found,) = lines(TWO, folds=folds)
     assert found == f"folds={folds!r} must be 0 or a whole number of at least 2"
+
+
+def test_folds_of_the_base_are_all_run():
+    if "folds" not in configs.default().data:
+        pytest.skip("no cross-validation")
+    study = resolving.resolve(sweep.Sweep(base(data__folds=3), TWO), [0], unchecked)
+    assert study == resolve(TWO, [0], folds=3)
 
 
 def test_folds_need_their_config_field():

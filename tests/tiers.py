@@ -21,6 +21,8 @@ FAST = (
     "test_rng.py",
     "test_rows.py",
     "test_sampling.py",
+    "test_sweep_loading.py",
+    "test_sweep_plan_file.py",
     "test_tiers.py",
     "test_tools.py",
 )

@@ -25,6 +25,8 @@ from imgclf_jax.sweep.spec import Sweep, Variant, check_variants, grid
 from imgclf_jax.terminal import cli, config_file
 
 FLAGS = flags.FLAGS
+# Fields that the runs of a sweep get from elsewhere -> what to do instead of overriding them.
+NO_EFFECT = {"seed": "give --seeds", "data.fold": "every fold is run"}
 EXAMPLE = "--vary=optim.learning_rate=0.01,0.03"
 
 
@@ -169,6 +171,9 @@ def _parse(argv, path, config):
     with config_file.loading(path):
         config_flags.DEFINE_config_dict("config", config, "Config file.", FLAGS, sys_argv=[argv[0], *rest])
     cli.parse([argv[0], *rest])
+    for field, advice in NO_EFFECT.items():
+        if field in _overridden():
+            raise UserError(f"--config.{field} has no effect in a sweep; {advice}")
     return FLAGS["config"].value
 
 
