@@ -76,6 +76,11 @@ def _data() -> dict[str, Any]:
         # content of its files, the same way on every machine. A class with at least three different photos is in every
         # split.
         "split": (0.7, 0.15, 0.15),
+        # Cross-validation: the training and validation examples together are dealt to this many folds, class by class
+        # and the same way on every machine, whatever the seed. 0: none.
+        "folds": 0,
+        # The fold that is the validation split, from 0 to folds - 1; the other folds are the training split.
+        "fold": 0,
         # (height, width) that images are resized to when decoded. Empty: not resized.
         "image_size": (),
         # "stretch" changes the aspect ratio; "crop" fits the shorter side and takes the middle of the longer one.

@@ -3,6 +3,7 @@
 import functools
 from pathlib import Path
 
+import numpy as np
 from ml_collections import ConfigDict
 
 from imgclf_jax import data
@@ -37,7 +38,6 @@ def evaluate_run(config: ConfigDict, folder: Path, split: str, which: str) -> di
         raise UserError("\n".join(problems))
     console = Console(config.log.progress if processes.is_first() else "silent")
     info = processes.together(lambda: data.describe_split(config.data, split))
-    shared = processes.together(lambda: trained_on(config, folder, split, info))
     strategy = parallel.create(config, info.image_bytes)
     dataset = processes.first_alone(
         lambda: data.load_split(config.data, split, progress=console.task, stream=strategy.streamed)
@@ -47,6 +47,7 @@ def evaluate_run(config: ConfigDict, folder: Path, split: str, which: str) -> di
         console.warn(dataset.notice)
     if line := placement(strategy).notice(config, info):
         console.print(line)
+    shared = processes.first_alone(lambda: trained_on(config, folder, split, info, dataset))
     network = trained.load(folder, which, config, strategy)
     trained.check_classes(network, dataset)
     with xla.quiet():
@@ -66,10 +67,17 @@ def evaluate_run(config: ConfigDict, folder: Path, split: str, which: str) -> di
     return result
 
 
-def trained_on(config, folder, split, info) -> int:
+def trained_on(config: ConfigDict, folder: Path, split: str, info: data.Info, dataset: data.Dataset) -> int:
     """Returns how many of the examples to evaluate are in the run's training split.
 
     Returns 0 for "train" itself, for which the overlap is obvious, and for a data set other than the run's.
+
+    Args:
+        config: the config of the evaluation.
+        folder: the workdir of the run.
+        split: the split to evaluate.
+        info: its description.
+        dataset: its examples.
     """
     if split == "train":
         return 0
@@ -77,7 +85,14 @@ def trained_on(config, folder, split, info) -> int:
     if saved.name != config.data.name:
         return 0  # Another data set need not even have the training split of the run.
     if saved.source == "folder" or config.data.source == "folder":
-        return 0  # The splits of photos are disjoint.
+        same = (saved.folds, saved.fold) == (config.data.folds, config.data.fold)
+        if same or split == "test" or saved.source != config.data.source:
+            return 0  # The splits of photos are disjoint.
     settings = config.data.copy_and_resolve_references()
-    settings.update(train_split=saved.train_split, valid_split="", test_split="")
-    return splits.common(data.describe(settings).split_ranges["train"], info.split_ranges["train"])
+    settings.update(train_split=saved.train_split, valid_split="", test_split="", folds=0, fold=0)
+    if not saved.folds and "train" in info.split_ranges:
+        return splits.common(data.describe(settings).split_ranges["train"], info.split_ranges["train"])
+    # The examples of folds are scattered, so they are compared by their ids. Nothing is decoded to read these.
+    settings.update(valid_split=saved.valid_split, split=saved.split, folds=saved.folds, fold=saved.fold)
+    training = data.load_split(settings, "train", stream=True).splits["train"].ids
+    return int(np.isin(dataset.splits[split].ids, training).sum())

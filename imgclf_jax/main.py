@@ -1,6 +1,6 @@
 """Train, evaluate or check: `python -m imgclf_jax.main --config=configs/NAME.py [--workdir=DIR] [--mode=MODE]`.
 
-MODE is train (the default), eval or check.
+MODE is train (the default), eval or check. `--rerun=DIR` trains the run in DIR again and compares the numbers.
 """
 
 if __name__ == "__main__":  # Must come before the imports that swallow Ctrl-C.
@@ -27,6 +27,9 @@ def define_flags() -> None:
         "workdir", None, "Folder of the run. Default: runs/NAME/YYYYmmdd-HHMMSS. If it holds a run, the run is resumed."
     )
     flags.DEFINE_enum("mode", "train", ["train", "eval", "check"], "What to do.")
+    flags.DEFINE_string(
+        "rerun", None, "Train a recorded run again, in a new workdir, and compare: its workdir, or the run.json in it."
+    )
     flags.DEFINE_bool("allow_config_change", False, "Resume even if the config has changed.")
     flags.DEFINE_string("split", "test", "With --mode=eval: train, valid, test, or a split in TFDS syntax.")
     flags.DEFINE_enum("checkpoint", "last", ["last", "best"], "With --mode=eval: the checkpoint to evaluate.")
@@ -44,22 +47,36 @@ def define_flags() -> None:
 def main(argv: list[str]) -> int:
     """Parses the command line and dispatches. Returns the exit status."""
     define_flags()
+    if config_flag := _config_with_rerun(argv):
+        raise UserError(f"{config_flag} cannot be combined with --rerun, which takes the config of the recorded run")
     config = cli.parse(argv)
     if problems := _unused(config):
         raise UserError("\n".join(problems))
     if FLAGS.mode == "eval" and not FLAGS.workdir:
         raise UserError("--mode=eval needs --workdir, the folder that training printed")
-    if config is None and FLAGS.mode != "eval":
+    if FLAGS.rerun is None and config is None and FLAGS.mode != "eval":
         raise UserError("--config is missing; for example --config=configs/cnn.py")
 
     file = cli.config_path(argv)
     config_file = provenance.describe_file(Path(file)) if file else None  # Read it now, before somebody edits it.
+    recorded = None
+    if FLAGS.rerun is not None:
+        from imgclf_jax import rerun
+
+        recorded = rerun.read(FLAGS.rerun, FLAGS.workdir)
     from imgclf_jax.devices import processes, xla  # JAX is slow to import: report the mistakes above first.
 
     xla.configure_xla()
     cli.begin_work()
     with processes.session(FLAGS.coordinator, FLAGS.num_processes, FLAGS.process_id, FLAGS.connect_seconds):
-        return _dispatch(config, argv, config_file)
+        return _dispatch(config, argv, config_file, recorded)
+
+
+def _config_with_rerun(argv):
+    """Returns the name of the first flag about the config if `--rerun` is given too, else an empty string."""
+    names = [argument.lstrip("-").partition("=")[0] for argument in argv[1:] if argument.startswith("-")]
+    given = [f"--{name}" for name in names if name.partition(".")[0] == "config"]
+    return given[0] if given and "rerun" in names else ""
 
 
 def _unused(config) -> list[str]:
@@ -69,6 +86,12 @@ def _unused(config) -> list[str]:
         for name in ("split", "checkpoint")
         if FLAGS[name].present and FLAGS.mode != "eval"
     ]
+    if FLAGS.rerun is not None:
+        if FLAGS.mode != "train":
+            problems.append(f"--rerun trains; leave out --mode={FLAGS.mode}")
+        if FLAGS.allow_config_change:
+            problems.append("--allow_config_change has no effect with --rerun: the config is that of the recorded run")
+        return problems
     if FLAGS.allow_config_change and FLAGS.mode == "eval" and config is None:
         problems.append("--allow_config_change has no effect without --config: the run's own config is used")
     if FLAGS.allow_config_change and FLAGS.mode != "eval" and not FLAGS.workdir:
@@ -76,7 +99,7 @@ def _unused(config) -> list[str]:
     return problems
 
 
-def _dispatch(config, argv, config_file) -> int:
+def _dispatch(config, argv, config_file, recorded) -> int:
     from imgclf_jax.devices import processes
     from imgclf_jax.workdir.claim import default_path
     from imgclf_jax.workdir.saved_config import check_config, load_config
@@ -97,22 +120,26 @@ def _dispatch(config, argv, config_file) -> int:
         evaluate_run(config or saved, folder, FLAGS.split, FLAGS.checkpoint)
         return 0
 
-    from imgclf_jax.train import train
+    from imgclf_jax.train import Calls, train
 
     streams.survive()  # A run outlives its terminal.
-    folder = Path(FLAGS.workdir) if FLAGS.workdir else default_path(cli.config_path(argv) or "")
 
     def command(folder):
         workdir_flag = [] if FLAGS.workdir else [f"--workdir={folder}"]
         return shlex.join(["python", "-m", "imgclf_jax.main", *argv[1:], *workdir_flag])
 
+    if recorded is not None:
+        from imgclf_jax.rerun import rerun
+
+        return rerun(recorded, Path(FLAGS.workdir) if FLAGS.workdir else None, command)
+    folder = Path(FLAGS.workdir) if FLAGS.workdir else default_path(cli.config_path(argv) or "")
     return train(
         config,
         folder,
         new=not FLAGS.workdir,
         allow_config_change=FLAGS.allow_config_change,
-        resume_command=command,
         config_file=config_file,
+        calls=Calls(resume_command=command),
     )
 
 

@@ -35,7 +35,27 @@ from imgclf_jax.workdir.record import RunRecord
 from imgclf_jax.workdir.rows import read_rows
 from imgclf_jax.workdir.writer import Writer
 
+PRUNED = -1  # in the place of the number of a signal
 SPLITS = ("train", "valid", "test")  # in the order of their results
+
+
+class Calls(NamedTuple):
+    """Functions that `train` calls, by default without effect.
+
+    Attributes:
+        resume_command: workdir -> the command line that continues this run, printed when a signal interrupts it.
+        build: what builds the experiment; several runs in one process can share their programs.
+        on_data: called in the first process with the facts of the data set (`Dataset.facts`), before training.
+        prune: (step, length of the run, validation accuracy) -> whether to save and stop there. It can be resumed.
+        conclude: called in the first process with the workdir when the run is complete or has diverged. `run.json`
+            gets the fields that it returns.
+    """
+
+    resume_command: Callable[[Path], str] = lambda folder: ""
+    build: Callable[..., Experiment] = build
+    on_data: Callable[[dict[str, Any]], None] = lambda facts: None
+    prune: Callable[[int, int, float], bool] = lambda step, steps, accuracy: False
+    conclude: Callable[[Path], dict[str, Any]] = lambda folder: {}
 
 
 class Run(NamedTuple):
@@ -50,6 +70,7 @@ class Run(NamedTuple):
         console: where to print.
         writer: writes the files of the run.
         signal: the signal that asked to stop, if any; see `imgclf_jax.terminal.interrupt`.
+        prune: (step, length of the run, validation accuracy) -> whether to stop the run.
     """
 
     config: ConfigDict
@@ -60,6 +81,7 @@ class Run(NamedTuple):
     console: Console
     writer: Writer
     signal: Any
+    calls: Calls
 
 
 def train(
@@ -68,8 +90,8 @@ def train(
     *,
     new: bool = False,
     allow_config_change: bool = False,
-    resume_command: Callable[[Path], str] = lambda folder: "",
     config_file: dict[str, str] | None = None,
+    calls: Calls | None = None,
 ) -> int:
     """Trains in a workdir, or continues its run.
 
@@ -78,11 +100,11 @@ def train(
         folder: the workdir; it is created if it does not exist.
         new: whether the workdir must be new. If the name is taken, -2, -3 and so on is appended.
         allow_config_change: whether to continue even if the config differs from that at the start of the run.
-        resume_command: workdir -> the command line that continues this run, printed when a signal interrupts it.
         config_file: the result of `imgclf_jax.workdir.provenance.describe_file`, for the record.
+        calls: functions to call along the way.
 
     Returns:
-        The exit status: 0 if complete, 1 if diverged, 128 + signal if interrupted.
+        The exit status: 0 if complete or pruned, 1 if diverged, 128 + signal if interrupted.
 
     Raises:
         UserError: the user can fix the cause. Existing checkpoints are unchanged and, before the first new step, so is
@@ -107,22 +129,29 @@ def train(
         record = RunRecord(folder, before.record, first)
         writer = Writer(folder, config, claimed, record, config_file, columns=metrics.COLUMNS)
         processes.when_lost(writer.fail)
-        run = Run(config, folder, strategy, before, allow_config_change, console, writer, signal)
+        run = Run(config, folder, strategy, before, allow_config_change, console, writer, signal, calls or Calls())
         try:
-            return _run(run, resume_command)
+            status = _run(run)
         except loop.Diverged as diverged:
-            return _diverged(run, diverged.step)
+            status = _diverged(run, diverged.step)
         except BaseException as error:
             console.finish()
             with contextlib.suppress(OSError):  # A full disk must not hide what happened.
                 _record_failure(run, error)
             raise
+        if status in (0, 1) and first:
+            conclusion = run.calls.conclude(folder)
+            if any(record.content.get(name) != value for name, value in conclusion.items()):
+                record.update(**conclusion)
+        return status
 
 
-def _run(run: Run, resume_command: Callable[[Path], str]) -> int:
+def _run(run: Run) -> int:
     """Runs the remaining steps and evaluations of a run. Returns the exit status."""
     dataset, plan = _load(run)
-    experiment = build(run.config, plan, dataset.image_shape, dataset.class_names, run.strategy)
+    if processes.is_first():
+        run.calls.on_data(dataset.facts())
+    experiment = run.calls.build(run.config, plan, dataset.image_shape, dataset.class_names, run.strategy)
     restored, complete = _restore(run, experiment, dataset)
     wanted = [name for name in SPLITS if name in dataset.splits and (name != "train" or run.config.eval.train)]
     # A complete run is unchanged, except that missing evaluations are added.
@@ -146,9 +175,13 @@ def _run(run: Run, resume_command: Callable[[Path], str]) -> int:
             if not _interrupted(run, stopped):
                 with xla.quiet():
                     results[name] = session.evaluate(name, state)
+        if stopped == PRUNED:
+            run.writer.end(status="pruned", step=step)
+            run.console.print(f"pruned at step {step} of {plan.steps}; saved. The same command continues it")
+            return 0
         if number := _interrupted(run, stopped):
             run.writer.end(status="interrupted", step=step)
-            command = resume_command(run.folder)
+            command = run.calls.resume_command(run.folder)
             run.console.print(f"interrupted at step {step} of {plan.steps}; saved. To continue:\n  {command}")
             return 128 + number
         results = {name: results[name] for name in SPLITS if name in results}
@@ -213,7 +246,8 @@ def _loop(run: Run, session: Session, start: int) -> tuple[Any, int, int]:
 
 def _hooks(run: Run, session: Session) -> loop.Hooks:
     plan, console, writer = session.experiment.plan, run.console, run.writer
-    learning_rate = jax.jit(session.experiment.schedule)
+    pruned: list[int] = []  # the step at which the run is to stop
+    learning_rate = session.experiment.compiled("learning_rate", lambda: jax.jit(session.experiment.schedule))
 
     def progress(now: loop.Progress):
         writer.begin()
@@ -237,7 +271,12 @@ def _hooks(run: Run, session: Session) -> loop.Hooks:
         _write_row(writer, plan, step, "valid", result)
         values = f"validation {metrics.line(result)}{not_finite(result)}"
         console.print(f"step {step}/{plan.steps}  epoch {step / plan.steps_per_epoch:.2f}  {values}")
+        if step < plan.steps and run.calls.prune(step, plan.steps, result["accuracy"]):
+            pruned.append(step)
         return result["accuracy"]
+
+    def stop():
+        return run.signal.number or (PRUNED if pruned else 0)
 
     def save(state, meter, step, valid_accuracy):
         with xla.quiet():
@@ -246,7 +285,7 @@ def _hooks(run: Run, session: Session) -> loop.Hooks:
             content = {"state": state, "meter": meter, "inputs": session.normalization._asdict()}
             writer.save(step, content, valid_accuracy)
 
-    return loop.Hooks(progress, evaluate_valid, save, lambda: run.signal.number, session.agree)
+    return loop.Hooks(progress, evaluate_valid, save, stop, session.agree)
 
 
 def _choose(run, session, state, step, stopped, complete) -> tuple[int, Any]:

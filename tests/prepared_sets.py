@@ -16,6 +16,8 @@ def make_config(**changes):
             "train_split": "train",
             "valid_split": "",
             "test_split": "test",
+            "folds": 0,
+            "fold": 0,
             "image_size": (),
             "resize": "stretch",
             "allow_sample": False,

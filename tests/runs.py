@@ -20,7 +20,7 @@ from imgclf_jax.workdir.checkpoint import Checkpoints
 from imgclf_jax.workdir.rows import read_rows
 
 ROOT = Path(__file__).parent.parent
-# Under a thousand parameters, but with everything that must survive an interruption of a run: augmentation,
+# Compiled in seconds, but with everything that must survive an interruption of a run: augmentation,
 # dropout, batch norm, averaged parameters, epochs that wrap around, and rows, evaluations and checkpoints whose
 # intervals (4, 7 and 3 steps) do not divide each other. 14 steps: of 64 images, 400 in an epoch.
 TINY = (
@@ -28,7 +28,7 @@ TINY = (
     "--config.data.source=sample",
     "--config.data.train_split=train[:5000]",
     "--config.model.widths=(4,)",
-    "--config.model.hidden=(8,)",
+    "--config.model.hidden=(16,)",
     "--config.model.dropout=0.2",
     "--config.optim.ema_decay=0.9",
     "--config.train.batch_size=64",

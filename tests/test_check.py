@@ -142,7 +142,7 @@ def test_examples_of_another_data_set_were_not_trained_on(monkeypatch):
     saved.data.update(source="sample", train_split="train")
     other.data.update(name="cifar100", source="tfds")
     monkeypatch.setattr(evaluate.saved_config, "load_config", lambda folder: saved)
-    assert evaluate.trained_on(other, Path("run"), "test", None) == 0
+    assert evaluate.trained_on(other, Path("run"), "test", None, None) == 0
 
 
 def test_eval_with_another_config_says_what_differs(run, place):

@@ -11,7 +11,7 @@ from runs import ROOT, environment
 PACKAGE = "imgclf_jax"
 GROUND = {"errors", "rng", "config", "storage"}
 BELOW_DOORS = GROUND | {"terminal", "models", "augment", "data", "devices", "workdir", "training"}
-DOORS = {"main", "train", "evaluate", "check", "preview", "export"}
+DOORS = {"main", "train", "evaluate", "check", "rerun", "preview", "export"}
 # Room -> the rooms that its modules may import, besides their own.
 ALLOWED: dict[str, set[str]] = {
     **dict.fromkeys(GROUND, GROUND),
@@ -25,6 +25,7 @@ ALLOWED: dict[str, set[str]] = {
     "predict": BELOW_DOORS,
     "report": BELOW_DOORS,
     "sweep": BELOW_DOORS | {"train"},
+    "compare": GROUND | {"terminal", "workdir", "report"},
     **dict.fromkeys(DOORS, BELOW_DOORS | DOORS | {"predict", "report"}),
 }
 # (module, what it imports although its room must not). To be emptied, not extended.

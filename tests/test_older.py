@@ -134,11 +134,13 @@ def test_a_meter_that_is_not_of_scalars_is_another_model(tmp_path):
 
 def test_a_damaged_checkpoint_of_before_is_noticed(tmp_path, monkeypatch):
     """The checksum is that of the saved bytes, whichever type they are read as."""
+    jax.clear_caches()  # The functions that save and verify are compiled once per process.
     with monkeypatch.context() as patch:
         patch.setattr(checkpoint, "checksum", lambda tree: jnp.uint32(1))
         writer = Checkpoints(tmp_path)
         writer.save(3, {"meter": jax.tree.map(jnp.asarray, meter(SUMS))})
         writer.close()
+    jax.clear_caches()
     checkpoints = Checkpoints(tmp_path)
     wanted = {
         name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=parallel.alone().replicated)

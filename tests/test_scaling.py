@@ -33,7 +33,7 @@ def run(*options):
     return subprocess.run(command, cwd=PROJECT, env=environment, capture_output=True, text=True, timeout=300)
 
 
-STRATEGIES = {"weak": ("jit", "pmap"), "strong": ("shard_map",)}
+STRATEGIES = {"weak": ("jit",), "strong": ("shard_map",)}
 SOFTMAX = ("--config=configs/softmax.py", "--config.data.source=sample", "--rounds=1", "--steps=1")
 
 

@@ -7,7 +7,7 @@ import shutil
 import signal
 import threading
 import time
-from functools import cache
+from functools import cache, partial
 
 import jax
 import jax.numpy as jnp
@@ -304,7 +304,7 @@ def test_every_example_is_evaluated_once(short_chunks):
     strategy = parallel.create(make_config(), image_bytes=2**60)
     run = strategy.compile(exact_evaluation.make_evaluate(seen, 4, strategy))
     placed = streamed.place(split, strategy)
-    sums = placed.sums(run, {}, IDENTITY, 4, lambda *done: reported.append(done))
+    sums = placed.sums(partial(run, variables={}, normalization=IDENTITY), 4, lambda *done: reported.append(done))
     assert split.images.reads == [1] * 37
     assert (int(sums["count"]), int(sums["accuracy"])) == (37, int(TEST_LABELS.sum()))
     assert reported == [(12, 37), (24, 37), (36, 37)]

@@ -50,7 +50,7 @@ def kinds(*looks):
 def test_short_pass_finds_nothing_and_leaves_nothing(tmp_path):
     report = tmp_path / "report.json"
     kept = tmp_path / "kept"
-    command = [sys.executable, "scripts/torture.py", "--only=kill,freeze", "--tries=2", "--seed=25710"]
+    command = [sys.executable, "scripts/torture.py", "--only=kill", "--tries=1", "--seed=25710"]
     done = subprocess.run(
         [*command, f"--keep={kept}", f"--output={report}"],
         cwd=ROOT,
@@ -62,7 +62,7 @@ def test_short_pass_finds_nothing_and_leaves_nothing(tmp_path):
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stderr == ""
     tries = json.loads(report.read_text())["tries"]
-    assert sorted((one["kind"], one["outcome"]) for one in tries) == [("freeze", "identical"), ("kill", "identical")]
+    assert [(one["kind"], one["outcome"]) for one in tries] == [("kill", "identical")]
     assert any("SIG" in line for one in tries for line in one["plan"])
     assert "identical" in done.stdout
     assert list(kept.iterdir()) == []

@@ -4,6 +4,8 @@
 # tool once. Under 90 s on two cores.
 FAST = (
     "test_color.py",
+    "test_compare.py",
+    "test_compare_statistics.py",
     "test_config.py",
     "test_console.py",
     "test_data.py",
@@ -21,8 +23,12 @@ FAST = (
     "test_rng.py",
     "test_rows.py",
     "test_sampling.py",
+    "test_sweep_halving.py",
     "test_sweep_loading.py",
+    "test_sweep_locks.py",
     "test_sweep_plan_file.py",
+    "test_sweep_resolving.py",
+    "test_sweep_spec.py",
     "test_tiers.py",
     "test_tools.py",
 )

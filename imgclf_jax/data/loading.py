@@ -1,11 +1,12 @@
 """Loads or describes the data set that a configuration names.
 
-`data.source` names a data source: a module with the functions of `Source`. `SOURCES` lists them.
+`data.source` names a data source: a module with the functions of `Source`. `SOURCES` lists them. With cross-validation,
+`imgclf_jax.data.folds` divides what the source returns.
 """
 
 from typing import Any, Protocol
 
-from imgclf_jax.data import folder
+from imgclf_jax.data import folder, folds
 from imgclf_jax.data.tfds import source
 from imgclf_jax.data.types import Dataset, Info, Progress, silent
 from imgclf_jax.errors import UserError
@@ -57,7 +58,7 @@ def load(config_data: Any, *, progress: Progress | None = None, stream: bool = F
     Raises:
         UserError: see `describe`; also if a record file or archive is damaged, a download fails, or the disk is full.
     """
-    return _source(config_data).load(config_data, progress or silent, stream)
+    return _load(config_data, progress or silent, stream)
 
 
 def describe(config_data: Any) -> Info:
@@ -71,7 +72,7 @@ def describe(config_data: Any) -> Info:
             different sizes and no `image_size` is set. Or splits are wrong, with one line for each split that is
             malformed, unknown, out of range or empty, or that overlaps the training split.
     """
-    return _source(config_data).describe(config_data)
+    return _describe(config_data)
 
 
 def load_split(config_data: Any, split: str, *, progress: Progress | None = None, stream: bool = False) -> Dataset:
@@ -86,7 +87,7 @@ def load_split(config_data: Any, split: str, *, progress: Progress | None = None
     Raises:
         UserError: as `load`; also if the configuration has no such split.
     """
-    return _source(config_data).load(config_data, progress or silent, stream, split)
+    return _load(config_data, progress or silent, stream, split)
 
 
 def describe_split(config_data: Any, split: str) -> Info:
@@ -95,7 +96,21 @@ def describe_split(config_data: Any, split: str) -> Info:
     Raises:
         UserError: as `describe`; also if the configuration has no such split.
     """
-    return _source(config_data).describe(config_data, split)
+    return _describe(config_data, split)
+
+
+def _load(config_data: Any, progress: Progress, stream: bool, split: str | None = None) -> Dataset:
+    source = _source(config_data)
+    if config_data.folds or config_data.fold:
+        return folds.load(source, config_data, progress, stream, split)
+    return source.load(config_data, progress, stream, split)
+
+
+def _describe(config_data: Any, split: str | None = None) -> Info:
+    source = _source(config_data)
+    if config_data.folds or config_data.fold:
+        return folds.describe(source, config_data, split)
+    return source.describe(config_data, split)
 
 
 def _source(config_data: Any) -> Source:

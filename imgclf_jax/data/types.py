@@ -63,11 +63,14 @@ class Split:
             if the images stay on disk.
         labels: int32 [N].
         ids: str [N], the 'id' feature of the data set or '<stored split>/<index>'.
+        contents: uint64 [N], a digest of the original pixels: equal for copies, which must not be on both sides of a
+            validation. `None` if it is not known.
     """
 
     images: Images
     labels: np.ndarray
     ids: np.ndarray
+    contents: np.ndarray | None = None
 
     def __len__(self) -> int:
         """Number of examples."""
@@ -136,7 +139,8 @@ class Info:
 
     Attributes:
         split_sizes: number of examples by configured split ('train', 'valid', 'test').
-        split_ranges: the stored ranges of each split.
+        split_ranges: the stored ranges of each split. With cross-validation, those of 'train' and 'valid' are left out:
+            their examples are scattered.
         overlaps: sentences, one per overlap that is allowed but deserves a warning (between validation and test).
         is_prepared: False if `load` would first have to download or unpack the set.
         name, class_names, image_shape, is_sample, location, notice: as in `Dataset`.

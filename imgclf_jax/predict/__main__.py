@@ -92,8 +92,8 @@ def _predict(network, selection) -> tuple[int, int, str]:
     """
     from imgclf_jax.predict import files, reading
     from imgclf_jax.predict.bar import Bar
-    from imgclf_jax.predict.formats import printable
     from imgclf_jax.predict.score import Score
+    from imgclf_jax.terminal.output import printable
 
     channels = network.image_shape[2]
     if channels not in (1, 3, 4):

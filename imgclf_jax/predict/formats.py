@@ -8,7 +8,7 @@ import numpy as np
 from rich.cells import cell_len, set_cell_size
 
 from imgclf_jax.predict.reading import Row, best
-from imgclf_jax.terminal.output import csv_line
+from imgclf_jax.terminal.output import csv_line, printable
 
 
 class Format(abc.ABC):
@@ -115,11 +115,6 @@ class Table(Format):
 
     def _line(self, file, *cells):
         return (" " * self._GAP).join((_fit(file, self._file, keep_end=True), *cells)).rstrip() + "\n"
-
-
-def printable(text: str) -> str:
-    """The text with escapes for characters that would move the cursor or cannot be encoded."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def _fit(text, size, keep_end=False):

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from rich.cells import cell_len, set_cell_size
 
-from imgclf_jax.predict.formats import printable
+from imgclf_jax.terminal.output import printable
 
 MOST_CLASSES = 20  # most classes in a confusion table; with more, only the worst pairs are shown
 WORST = 10

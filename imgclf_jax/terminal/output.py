@@ -1,4 +1,4 @@
-"""Output files of the tools, written completely or not at all and never over an existing file; and CSV lines."""
+"""Output files of the tools, written completely or not at all and never over an existing file; and lines of text."""
 
 import contextlib
 import errno
@@ -28,6 +28,11 @@ def csv_line(cells: Iterable[object]) -> str:
         cells: text, or numbers, which are formatted with `str`.
     """
     return ",".join(_cell(value) if isinstance(value, str) else str(value) for value in cells) + "\n"
+
+
+def printable(text: str) -> str:
+    """The text with escapes for characters that would move the cursor or cannot be encoded."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def _cell(text):

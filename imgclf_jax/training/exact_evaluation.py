@@ -1,5 +1,6 @@
 """Exact evaluation: every example counts once, with any batch size."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -75,7 +76,8 @@ def evaluate_split(
     Raises:
         UserError: an image cannot be read.
     """
-    sums = split.sums(evaluate, variables, normalization, batch_size, progress)
+    run = functools.partial(evaluate, variables=variables, normalization=normalization)
+    sums = split.sums(run, batch_size, progress)
     return result(jax.device_get(sums), len(split))
 
 

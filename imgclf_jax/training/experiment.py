@@ -1,4 +1,4 @@
-"""Builds the pure functions of an experiment and keeps the parts that they were built from."""
+"""Builds the pure functions of an experiment, and keeps the parts they were built from and what was compiled."""
 
 import dataclasses
 from collections.abc import Callable
@@ -25,7 +25,10 @@ from imgclf_jax.training.steps import make_eval_step, make_train_step
 
 @dataclasses.dataclass(frozen=True)
 class Experiment:
-    """The functions of one experiment, not yet compiled, and the parts that they were built from.
+    """The functions of one experiment, the parts that they were built from, and the programs compiled from them.
+
+    No function depends on the seed of `config`, which enters through `key` alone. So the same programs serve all seeds:
+    see `repeated`.
 
     Attributes:
         config: the whole config.
@@ -40,6 +43,7 @@ class Experiment:
         train_step: see `imgclf_jax.training.steps`.
         run_steps: see `imgclf_jax.training.multistep`.
         evaluate: see `imgclf_jax.training.exact_evaluation`.
+        programs: what `compiled` keeps, by name.
     """
 
     config: ConfigDict
@@ -54,6 +58,21 @@ class Experiment:
     train_step: Callable[..., Any]
     run_steps: Callable[..., Any]
     evaluate: Callable[..., Any]
+    programs: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+    def repeated(self, config: ConfigDict) -> "Experiment":
+        """Returns this experiment with another seed and the same programs.
+
+        Args:
+            config: a config that differs in the seed, and otherwise only in what is written and when.
+        """
+        return dataclasses.replace(self, config=config)
+
+    def compiled(self, name: str, compile: Callable[[], Any]) -> Any:
+        """Returns the result of `compile`, which is called the first time that `name` is asked for."""
+        if name not in self.programs:
+            self.programs[name] = compile()
+        return self.programs[name]
 
     @property
     def key(self) -> jax.Array:
@@ -91,7 +110,8 @@ class Experiment:
 
     def compile_init(self) -> Any:
         """Returns `init`, not yet lowered."""
-        return self.strategy.jit(self.init, self.strategy.state_sharding(self.state_shapes()))
+        sharding = self.strategy.state_sharding
+        return self.compiled("init", lambda: self.strategy.jit(self.init, sharding(self.state_shapes())))
 
     def compile_run_steps(self) -> Any:
         """Returns `run_steps`, not yet lowered. The buffers of the state are reused for the result."""
@@ -102,7 +122,7 @@ class Experiment:
     def compile_evaluate(self) -> Any:
         """Returns `evaluate`, not yet lowered."""
         shardings = {"data": placement(self.strategy).evaluation_shardings(self.strategy)}
-        return self.strategy.compile(self.evaluate, shardings=shardings)
+        return self.compiled("evaluate", lambda: self.strategy.compile(self.evaluate, shardings=shardings))
 
     def place(self, split: Split) -> Any:
         """Places a split: copies it to the devices, or prepares to stream it; see `placement`."""

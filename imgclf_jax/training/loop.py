@@ -54,7 +54,7 @@ class Hooks(NamedTuple):
         evaluate: (state, step) -> validation accuracy or `None`; called at evaluation steps and at the end.
         save: (state, meter, step, validation accuracy or `None`) after evaluations, at checkpoint steps, at the end
             and when asked to stop.
-        stop: returns the number of the signal that asked to stop, or 0; called between dispatches.
+        stop: returns the number of the signal that asked to stop, or 0; called between dispatches and after saving.
         agree: if several processes train together, [signal, -steps] int32 [2] -> the elementwise maximum over all of
             them, on the device; `None` for one process.
     """
@@ -124,6 +124,8 @@ def run(plan: Plan, hooks: Hooks, work: Work, state: TrainState, meter: multiste
             accuracy = hooks.evaluate(state, step) if evaluating else None
             hooks.save(state, meter, step, accuracy)
             flight.watch.resume()
+            if not hooks.agree:
+                flight.stopping = hooks.stop()  # The evaluation may have decided it.
         if flight.stopping:
             break
     return state, step, flight.stopping

@@ -55,6 +55,8 @@ DURATION = Range(0, STEPS)  # 0 means not given
 
 NUMBERS = {
     "seed": Range(0, 2**32, open_high=True),  # JAX's keys are made from 32 bits
+    "data.folds": Range(0, EXAMPLES),
+    "data.fold": Range(0, EXAMPLES),
     "data.max_device_bytes": Range(0, 2**63, open_high=True),
     "data.workers": Range(0, 1024),
     "augment.rotation": Range(0, 180),

@@ -9,7 +9,6 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from imgclf_jax.augment import Normalization
 from imgclf_jax.data.types import Info, Split
 from imgclf_jax.devices.parallel import Parallel
 from imgclf_jax.training import exact_evaluation
@@ -41,25 +40,16 @@ class Resident:
         """
         return Feed(self.examples, self._strategy, sampler, key)
 
-    def sums(
-        self,
-        evaluate: Any,
-        variables: dict[str, Any],
-        normalization: Normalization,
-        batch_size: int,
-        progress: Callable[[int, int], None],
-    ) -> Sums:
+    def sums(self, evaluate: Any, batch_size: int, progress: Callable[[int, int], None]) -> Sums:
         """Returns the sums of exact evaluation over the split.
 
         Args:
-            evaluate: the compiled function; see `imgclf_jax.training.exact_evaluation.make_evaluate`.
-            variables: the network's variables for evaluation.
-            normalization: the normalization of its inputs.
+            evaluate: (data, total, sums) -> sums; see `imgclf_jax.training.exact_evaluation.make_evaluate`.
             batch_size: examples per batch.
             progress: not called, because this is a single dispatch.
         """
         total, start = self._strategy.put((np.int32(self._count), exact_evaluation.nothing()))
-        return evaluate(variables=variables, normalization=normalization, data=self.examples, total=total, sums=start)
+        return evaluate(data=self.examples, total=total, sums=start)
 
 
 class Feed:
@@ -69,7 +59,7 @@ class Feed:
         self._examples = examples
         self._strategy = strategy
         self._steps_per_epoch = sampler.steps_per_epoch
-        self._order_of = functools.partial(strategy.jit(sampler.order), key)
+        self._order_of = functools.partial(_order(sampler, strategy), key)
         self._epoch = -1
         self._order: Any = None
 
@@ -94,6 +84,11 @@ class Feed:
 
     def close(self) -> None:
         """Does nothing: there is nothing to close."""
+
+
+@functools.lru_cache(maxsize=16)
+def _order(sampler, strategy):
+    return strategy.jit(sampler.order)
 
 
 place = Resident

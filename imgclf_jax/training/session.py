@@ -140,7 +140,7 @@ def prepare(experiment: Experiment, dataset: data.Dataset, restored: Restored, p
         variables, batch_size = state.eval_variables(), experiment.config.eval.batch_size
         return evaluate_split(evaluate, splits[name], variables, normalization, batch_size, show)
 
-    finite = strategy.jit(lambda tree: jnp.all(jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)])))
+    finite = experiment.compiled("finite", lambda: strategy.jit(_finite))
     agree = strategy.highest if processes.several() else None
     if agree is not None:
         agree(np.zeros(2, np.int32)).block_until_ready()  # compiles it
@@ -154,8 +154,12 @@ def prepare(experiment: Experiment, dataset: data.Dataset, restored: Restored, p
         evaluate=evaluate_by_name,
         agree=agree,
         is_finite=lambda state: bool(finite((state.params, state.batch_stats))),
-        flops=experiment.network_flops()[1],
+        flops=experiment.compiled("flops", experiment.network_flops)[1],
     )
+
+
+def _finite(tree):
+    return jnp.all(jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)]))
 
 
 def _normalization(experiment, dataset, progress):
@@ -169,11 +173,13 @@ def _normalization(experiment, dataset, progress):
 def _compile(experiment, state, meter, normalization, key):
     """Returns `run_steps`, compiled. All its arguments must be on the devices; see the transfer guard in `loop.py`."""
     strategy = experiment.strategy
-    arguments = {"data": experiment.data_stand_ins(), "normalization": normalization, "key": key}
-    lowered = experiment.compile_run_steps().lower(
-        state=state, meter=meter, count=strategy.put(np.int32(1)), **arguments
-    )
-    compiled = lowered.compile()
+
+    def compile_run_steps():
+        arguments = {"data": experiment.data_stand_ins(), "normalization": normalization, "key": key}
+        count = strategy.put(np.int32(1))
+        return experiment.compile_run_steps().lower(state=state, meter=meter, count=count, **arguments).compile()
+
+    compiled = experiment.compiled("run_steps", compile_run_steps)
 
     def run_steps(state, meter, data, count):
         count = strategy.put(np.int32(count))

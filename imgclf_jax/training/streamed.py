@@ -10,7 +10,6 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from imgclf_jax.augment import Normalization
 from imgclf_jax.data.stream import NOTHING as NO_EXAMPLE
 from imgclf_jax.data.stream import Chunks, Reader, Rows, in_flight
 from imgclf_jax.data.types import Info, Split
@@ -48,20 +47,11 @@ class Streamed:
         """
         return Feed(self._split, self._strategy, sampler, steps, key, workers)
 
-    def sums(
-        self,
-        evaluate: Any,
-        variables: dict[str, Any],
-        normalization: Normalization,
-        batch_size: int,
-        progress: Callable[[int, int], None],
-    ) -> Sums:
+    def sums(self, evaluate: Any, batch_size: int, progress: Callable[[int, int], None]) -> Sums:
         """Returns the sums of exact evaluation over the split. On one device, they equal those of a single dispatch.
 
         Args:
-            evaluate: the compiled function; see `imgclf_jax.training.exact_evaluation.make_evaluate`.
-            variables: the network's variables for evaluation.
-            normalization: the normalization of its inputs.
+            evaluate: (data, total, sums) -> sums; see `imgclf_jax.training.exact_evaluation.make_evaluate`.
             batch_size: examples per batch.
             progress: called between chunks with (examples done, total examples).
 
@@ -85,10 +75,7 @@ class Streamed:
                 data = _chunk(strategy, split, images, places, batch_size)
                 done = index * length * batch_size
                 here = strategy.put(np.int32(min(total - done, length * batch_size)))
-                before, sums = (
-                    sums,
-                    evaluate(variables=variables, normalization=normalization, data=data, total=here, sums=sums),
-                )
+                before, sums = sums, evaluate(data=data, total=here, sums=sums)
                 jax.block_until_ready(before)  # At most two chunks are on the devices.
                 if done:
                     progress(done, total)

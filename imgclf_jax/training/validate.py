@@ -157,7 +157,7 @@ def _first_of_each_field(problems):
 def _image_shape(config):
     """Returns (H, W, C) even if the splits are wrong, so that checks that need only the size can run; or `None`."""
     whole = config.data.copy_and_resolve_references()
-    whole.update(train_split="train", valid_split="", test_split="")
+    whole.update(train_split="train", valid_split="", test_split="", folds=0, fold=0)
     try:
         return data.describe(whole).image_shape
     except UserError:

@@ -103,8 +103,6 @@ class Checkpoints:
                 enable_async_checkpointing=not read_only,
             ),
         )
-        self._snapshot = jax.jit(lambda tree: {"tree": jax.tree.map(jnp.copy, tree), "checksum": checksum(tree)})
-        self._verify = jax.jit(lambda saved: saved["checksum"] == checksum(saved["tree"]))
 
     def save(self, step: int, tree: Any, valid_accuracy: float | None = None) -> None:
         """Starts writing; returns as soon as `tree` may be donated. Does nothing if the step is already saved.
@@ -121,7 +119,7 @@ class Checkpoints:
             with tempfile.TemporaryDirectory(dir=self.folder, suffix=".orbax-checkpoint-tmp"):
                 pass
             # A copy, because the next step reuses the state's buffers while the writer is still reading.
-            arguments = ocp.args.StandardSave(self._snapshot(tree))
+            arguments = ocp.args.StandardSave(_snapshot(tree))
             if not self._manager.save(step, args=arguments, metrics=metrics, custom_metadata=self._notes):
                 raise RuntimeError(f"there is already a checkpoint of a step after {step}")
             self._saving = step
@@ -208,7 +206,7 @@ class Checkpoints:
                 raise self._unreadable(step, error) from error
 
         saved = processes.together(read)
-        if "checksum" not in saved or not self._verify(saved):
+        if "checksum" not in saved or not _verify(saved):
             raise UserError(f"checkpoint {self.folder / str(step)} is damaged (its checksum does not match)")
         return saved["tree"] if template is None else older.complete(saved["tree"], template)
 
@@ -272,6 +270,16 @@ class Checkpoints:
             f"could not save a checkpoint in {self.folder}: {reason[:300]}; checkpoints kept: {kept}. Make room there "
             "and run the same command again with this --workdir"
         )
+
+
+@jax.jit
+def _snapshot(tree):
+    return {"tree": jax.tree.map(jnp.copy, tree), "checksum": checksum(tree)}
+
+
+@jax.jit
+def _verify(saved):
+    return saved["checksum"] == checksum(saved["tree"])
 
 
 def _like(leaf, sharding):

@@ -44,8 +44,12 @@ def _is_shape(value):
     return isinstance(value, list) and len(value) == 3 and all(is_natural(size) and size for size in value)
 
 
+def _are_texts(value):
+    return isinstance(value, list) and all(isinstance(text, str) for text in value)
+
+
 def _are_names(value):
-    return isinstance(value, list) and bool(value) and all(isinstance(name, str) for name in value)
+    return _are_texts(value) and bool(value)
 
 
 def _are_origins(value):
@@ -98,11 +102,17 @@ FIELDS = {
     "results": {ANY: RESULT},
     "provenance": PROVENANCE,
     "earlier_provenance": _Kind("a list of objects", _are_origins),
+    "rerun_of": {
+        "folder": TEXT,
+        "agrees": _Kind("true or false", lambda value: isinstance(value, bool)),
+        "differences": _Kind("a list of strings", _are_texts),
+    },
 }
 # The fields that a part must have if it is present at all.
 REQUIRED = {
     "results.*": ("accuracy", "loss", "correct", "count"),
     "provenance.git": ("commit",),
+    "rerun_of": ("folder", "agrees", "differences"),
     "provenance.config_file": ("path", "sha256"),
 }
 NULLABLE = ("provenance.git", "provenance.packages", "provenance.config_file", "provenance", "data", "results")

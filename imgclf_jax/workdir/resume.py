@@ -9,10 +9,7 @@ from ml_collections import ConfigDict
 
 from imgclf_jax.devices import processes
 from imgclf_jax.errors import UserError
-from imgclf_jax.workdir import checkpoint_folder, metrics, record, rows, saved_config
-
-# The recorded facts about a data set that do not depend on whether it is streamed.
-COMPARABLE = ("class_names", "image_shape", "counts")
+from imgclf_jax.workdir import checkpoint_folder, metrics, record, rows, same_data, saved_config
 
 
 class Before(NamedTuple):
@@ -81,12 +78,9 @@ def check_data(
     Raises:
         UserError: they have, and `allow_change` is false.
     """
-    old, new = before.get("fingerprint", facts["fingerprint"]), facts["fingerprint"]
-    if old == new:
+    if same_data.is_same(before, facts):
         return False
-    # If only one of the two is streamed, their fingerprints differ in any case, and nothing more can be compared.
-    if _kind(old) != _kind(new) and all(before.get(name) == facts[name] for name in COMPARABLE):
-        return False
+    old, new = before["fingerprint"], facts["fingerprint"]
     places = [f"{data.get('name', '?')} in {data.get('location', '?')}" for data in (before, facts)]
     change = f"{places[0]} has changed" if places[0] == places[1] else " -> ".join(places)
     if not allow_change:
@@ -142,7 +136,3 @@ def explain_difference(mine: str, first: str) -> str:
     """Describes how the facts of two data sets, given as JSON, differ; see `imgclf_jax.data.types.Dataset.facts`."""
     one, other = json.loads(first), json.loads(mine)
     return "; ".join(f"{name}: {one[name]} -> {other[name]}" for name in one if one[name] != other[name])
-
-
-def _kind(fingerprint):
-    return fingerprint.rpartition(":")[0]

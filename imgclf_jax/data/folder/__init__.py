@@ -114,7 +114,8 @@ def _load(listing: Listing, resize: str, on_bad: str, progress: Progress, stream
             role_images = _take(images, rows[indices])
         labels = np.array([file.label for file in files], np.int32)
         ids = np.array([path.encode("utf-8", "backslashreplace").decode() for path in paths])
-        parts[role] = Split(role_images, labels, ids)
+        contents = np.array([int(seen.pixels[index][:16], 16) for index in indices], np.uint64)
+        parts[role] = Split(role_images, labels, ids, contents)
     return Dataset(
         name=listing.name,
         class_names=listing.class_names,

@@ -1,0 +1,60 @@
+"""Compare runs over seeds: `python -m imgclf_jax.compare RUN|FOLDER|SWEEP|GLOB... [--baseline=NAME] [--metric=METRIC]`.
+
+A name is the folder of a run, a folder with runs in it, the folder of a sweep, or a quoted glob:
+
+    python -m imgclf_jax.compare runs/sweep --baseline=no_flip
+    python -m imgclf_jax.compare runs/cnn runs/mlp --metric=test.loss
+    python -m imgclf_jax.compare 'runs/*/seed?' --format=latex
+
+Runs whose configs differ in the seed (or fold) alone are one group, and one row: n, mean and standard deviation, the
+95 % interval of the mean, the difference to the baseline (the first group unless --baseline is given) with its interval
+and p, and what a run costs. "not shown (36 seeds)" means that the runs do not show a difference, and that it would take
+36 seeds per group to show the observed one. Runs that are not complete are listed below the table with the reason.
+
+Metrics: SPLIT.accuracy, SPLIT.error, SPLIT.loss, wall_time_seconds, images_per_second.
+
+Formats: table; markdown; csv (one row per group, all digits); latex (a tabular for the package booktabs); json (all
+values). In csv and json, an accuracy is between 0 and 1; elsewhere it is in percent. With csv, what is below the table
+goes to standard error. In CSV, a name that a spreadsheet would evaluate is prefixed with `'`; see README.md.
+
+Exit status: 0: the table was printed; 2: the command line has a mistake, or the runs cannot be compared.
+"""
+
+if __name__ == "__main__":  # Must come before the imports that swallow Ctrl-C.
+    from imgclf_jax.terminal import interrupt
+
+    interrupt.install()
+
+import sys
+
+from absl import flags
+
+from imgclf_jax.terminal import cli
+
+FLAGS = flags.FLAGS
+FORMATS = ("table", "markdown", "csv", "latex", "json")
+
+
+def define_flags() -> None:
+    """Defines the flags of this tool."""
+    flags.DEFINE_string("baseline", None, "Name of the group that the others are compared with. Default: the first.")
+    flags.DEFINE_string("metric", "test.accuracy", "What to compare.")
+    flags.DEFINE_enum("format", "table", FORMATS, "Format of the table.")
+
+
+def main(argv: list[str]) -> int:
+    """Parses the command line and prints the table. Returns the exit status."""
+    define_flags()
+    names = cli.parse_flags(argv, positional=True)
+    cli.begin_work()
+    from imgclf_jax.compare import reading
+
+    found = reading.read(names)
+    from imgclf_jax.compare import formats, groups  # SciPy is slow to import: report the mistakes above first.
+
+    formats.write(groups.make_table(found, FLAGS.metric, FLAGS.baseline), FLAGS.format)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run_tool(main, takes_config=False))

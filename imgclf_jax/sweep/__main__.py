@@ -1,0 +1,113 @@
+"""Run many variants of an experiment with many seeds: `python -m imgclf_jax.sweep --config=FILE --workdir=DIR`.
+
+FILE defines get_sweep(), or get_config() together with --vary='optim.learning_rate=0.01,0.03,0.1'. Every run is an
+ordinary run directory in DIR. The same command, after a crash or with more seeds or variants, does what is missing.
+`python -m imgclf_jax.compare DIR` prints the table of the results.
+"""
+
+if __name__ == "__main__":  # Must come before the imports that swallow Ctrl-C.
+    from imgclf_jax.terminal import interrupt
+
+    interrupt.install()
+
+import contextlib
+import os
+import sys
+import uuid
+from pathlib import Path
+
+from absl import flags
+
+from imgclf_jax.errors import UserError
+from imgclf_jax.sweep import folder as sweep_folder
+from imgclf_jax.sweep import halving, loading, local, plan_file, resolving, slurm, states, status
+from imgclf_jax.terminal import cli, streams
+from imgclf_jax.terminal.console import Console
+
+FLAGS = flags.FLAGS
+
+
+def define_flags() -> None:
+    """Defines the flags of this tool."""
+    flags.DEFINE_string("workdir", None, "Folder of the sweep.")
+    flags.DEFINE_string("seeds", "1", "How many seeds, or which: 5 means 0 to 4; 3,5,8; 5:10 means 5 to 9.")
+    flags.DEFINE_multi_string("vary", [], "FIELD=VALUE,VALUE,...; several of them make the product.")
+    flags.DEFINE_enum("launcher", "local", ["local", "slurm"], "Where the runs run.")
+    flags.DEFINE_integer("max_parallel", 1, "How many runs at once; with slurm 0: no limit.", lower_bound=0)
+    flags.DEFINE_integer("runs_per_job", 1, "With --launcher=slurm: how many runs a job takes.", lower_bound=1)
+    flags.DEFINE_string("slurm", "", "With --launcher=slurm: parameters of sbatch: partition=gpu,gres=gpu:1,time=600.")
+    flags.DEFINE_string(
+        "halving",
+        "",
+        "FACTOR or FACTOR,FIRST: successive halving. At FIRST of a run's length, and FACTOR times as far each time, "
+        "the best one in FACTOR goes on, by validation accuracy. Without it, runs that were stopped are continued.",
+    )
+    flags.DEFINE_bool("fail_fast", False, "Stop at the first run that fails.")
+    flags.DEFINE_bool("dry_run", False, "Check all configs and list the runs; write nothing.")
+    flags.DEFINE_bool("status", False, "Print the states of the runs in --workdir.")
+
+
+def main(argv: list[str]) -> int:
+    """Parses the command line and dispatches. Returns the exit status."""
+    define_flags()
+    loaded = loading.load(argv) if cli.config_path(argv) is not None else cli.parse(argv)
+    if not FLAGS.workdir:
+        raise UserError("--workdir is missing, the folder for all runs of the sweep; for example --workdir=runs/sweep")
+    folder, console = Path(FLAGS.workdir), Console("lines")
+    if FLAGS.status:
+        status.show(folder, console)
+        return 0
+    if loaded is None:
+        raise UserError("--config is missing; for example --config=configs/ablations/augmentation.py")
+    if FLAGS.launcher == "local" and not FLAGS.max_parallel:
+        raise UserError("--max_parallel=0 must be at least 1 with --launcher=local")
+    options = slurm.parse_options(FLAGS.slurm)
+    halving.parse(FLAGS.halving)
+    cli.begin_work()
+    with _memory_left_to_the_runs():
+        study = resolving.resolve(loaded.sweep, resolving.parse_seeds(FLAGS.seeds))
+    old = plan_file.check_folder(folder, study, loaded.config_file)
+    study = plan_file.keep_folders(study, old)
+    plan = plan_file.content(study, loaded.config_file, old)
+    left = [run for run in study.runs if states.read(folder / run.folder).name not in states.FINAL]
+    size = f"{len(study.groups)} variants x {len(study.seeds)} seeds" + (
+        f" x {study.folds} folds" if study.folds else ""
+    )
+    console.print(f"{len(study.runs)} runs ({size}), {len(study.runs) - len(left)} of them done")
+    for line in plan_file.differences(old, plan) if old else []:
+        console.print(f"changed: {line}")
+    if FLAGS.dry_run:
+        for run in study.runs:
+            console.print(f"{states.read(folder / run.folder).name:12} {run.folder}")
+        return 0
+    streams.survive()
+    sweep_folder.write(folder, study, plan)
+    if FLAGS.launcher == "slurm":
+        task = slurm.Task(folder.resolve(), uuid.uuid4().hex, FLAGS.runs_per_job, FLAGS.halving)
+        jobs = -(-len(left) // FLAGS.runs_per_job)
+        ids = slurm.submit(folder, task, jobs, FLAGS.max_parallel, options)
+        console.print(f"submitted {len(ids)} jobs: {', '.join(ids)}")
+        console.print(f"their states: python -m imgclf_jax.sweep --status --workdir={folder}")
+        return 0
+    code = local.run(folder, FLAGS.max_parallel, FLAGS.fail_fast, console, FLAGS.halving)
+    status.show(folder, console)
+    console.print(f"the results: python -m imgclf_jax.compare {folder}")
+    return code
+
+
+@contextlib.contextmanager
+def _memory_left_to_the_runs():
+    """Keeps JAX, which checks configs here, from taking most of the memory of a GPU for the rest of the process."""
+    name = "XLA_PYTHON_CLIENT_PREALLOCATE"
+    before = os.environ.get(name)
+    os.environ[name] = "false"
+    try:
+        yield
+    finally:
+        os.environ.pop(name)
+        if before is not None:
+            os.environ[name] = before
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run_tool(main))

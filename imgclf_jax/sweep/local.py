@@ -1,0 +1,216 @@
+"""Runs a sweep on this machine: starts workers, shows their progress as one line, and reports failures at once."""
+
+import collections
+import json
+import os
+import queue
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+import uuid
+from pathlib import Path
+from typing import Any
+
+from imgclf_jax.sweep import folder as sweep_folder
+from imgclf_jax.sweep import states
+from imgclf_jax.terminal import interrupt
+from imgclf_jax.terminal.console import Console, duration
+
+LINE_SECONDS = 30.0  # between progress lines
+POLL_SECONDS = 0.2
+TAIL_LINES, MOST_CHARACTERS = 12, 200  # of the log of a failed run
+CRASHES = 3  # A worker that dies this often without ending a run is not started again.
+
+
+def run(folder: Path, workers: int, fail_fast: bool, console: Console, halving: str = "") -> int:
+    """Runs all that is left of a sweep.
+
+    Args:
+        folder: the folder of the sweep; see `imgclf_jax.sweep.folder.write`.
+        workers: how many processes take runs.
+        fail_fast: whether the first failure stops the rest.
+        console: where to print.
+        halving: see `imgclf_jax.sweep.halving.parse`.
+
+    Returns:
+        0 if all runs are complete, 1 if some are not, 128 + the number of the signal that asked to stop.
+    """
+    with interrupt.catch() as asked:
+        asked.defer()
+        return _Command(folder, workers, fail_fast, console, asked, halving).run()
+
+
+class _Command:
+    """One invocation of the launcher."""
+
+    def __init__(self, folder, workers, fail_fast, console, asked, halving):
+        self._folder, self._fail_fast, self._console, self._asked = folder, fail_fast, console, asked
+        self._invocation, self._halving = uuid.uuid4().hex, halving
+        self._runs = {str(run.folder): run for run in sweep_folder.runs(folder)}
+        self._workers: dict[int, subprocess.Popen | None] = dict.fromkeys(range(workers))
+        self._events: queue.Queue[tuple[int, dict[str, Any] | None]] = queue.Queue()
+        self._holds: dict[int, str] = {}  # worker -> the run that it has
+        self._crashes: collections.Counter[int] = collections.Counter()
+        self._reported: set[str] = set()
+        self._stopping = False
+        self._seconds: list[float] = []  # of the runs that ended in this invocation
+        self._began: dict[str, float] = {}
+        self._line = -float("inf")
+
+    def run(self):
+        self._start(0)
+        self._show()
+        while any(process is not None for process in self._workers.values()):
+            self._handle_events()
+            if self._asked.number and not self._stopping:
+                self._stop(self._asked.number)
+            # The first worker decodes the data and compiles; the others find the results in the caches.
+            if not self._stopping and self._seconds_or_steps():
+                for number in self._idle_at_first():
+                    self._start(number)
+            self._show()
+        self._show(last=True)
+        return 128 + self._asked.number if self._asked.number else self._status()
+
+    def _seconds_or_steps(self):
+        """Whether a run of this invocation has ended or is training."""
+        return bool(self._seconds) or any((Path(held) / "run.json").exists() for held in self._holds.values())
+
+    def _idle_at_first(self):
+        return [number for number, process in self._workers.items() if process is None and number not in self._crashes]
+
+    def _start(self, number):
+        command = [sys.executable, "-m", "imgclf_jax.sweep.worker", f"--workdir={self._folder}"]
+        process = subprocess.Popen(
+            [*command, f"--invocation={self._invocation}", f"--halving={self._halving}"],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=os.environ | devices(number, len(self._workers)),
+            start_new_session=True,  # Ctrl-C reaches this process, which passes it on.
+        )
+        self._workers[number] = process
+        self._crashes[number] += 0
+        threading.Thread(target=self._listen, args=(number, process), daemon=True).start()
+
+    def _listen(self, number, process):
+        for line in process.stdout:
+            try:
+                self._events.put((number, json.loads(line)))
+            except ValueError:
+                continue
+        process.wait()
+        self._events.put((number, None))
+
+    def _handle_events(self):
+        try:
+            number, event = self._events.get(timeout=POLL_SECONDS)
+        except queue.Empty:
+            return
+        if event is None:
+            self._ended(number)
+        elif event["state"] == "running":
+            self._holds[number], self._began[event["run"]] = event["run"], time.monotonic()
+        else:
+            self._holds.pop(number, None)
+            self._seconds.append(time.monotonic() - self._began.pop(event["run"], time.monotonic()))
+            self._report(event["run"])
+
+    def _ended(self, number):
+        """A worker has ended: because nothing is left, because it was asked to, or by a crash."""
+        process, held = self._workers[number], self._holds.pop(number, None)
+        self._workers[number] = None
+        code = process.returncode if process is not None else 0
+        if held and not self._stopping:
+            # The process died in the middle of a run. Once is bad luck; a run that kills its process again has failed.
+            self._crashes[number] += 1
+            if self._began.pop(held, None) is not None and self._again(held):
+                states.fail(Path(held), self._invocation, f"its process died twice (exit status {code})")
+                self._report(held)
+        if code and not self._stopping and self._crashes[number] < CRASHES:
+            self._start(number)
+
+    def _again(self, held):
+        seen = held in self._reported
+        self._reported.add(held)
+        if not seen:
+            self._console.warn(f"{self._name(held)}: its process died; it is resumed from its last checkpoint")
+        return seen
+
+    def _report(self, path):
+        """Prints what went wrong with a run, if anything did."""
+        state = states.read(Path(path))
+        if state.name not in ("failed", "diverged"):
+            return
+        log = states.log_path(Path(path))
+        self._console.warn(f"{state.name}: {self._name(path)}")
+        for line in tail(log, TAIL_LINES):
+            self._console.print(f"    {line[:MOST_CHARACTERS]}")
+        self._console.print(f"    its whole output: {log}")
+        if self._fail_fast and state.name == "failed":
+            self._stop(signal.SIGTERM)
+
+    def _stop(self, number):
+        self._stopping = True
+        for process in self._workers.values():
+            if process is not None:
+                process.send_signal(number)
+
+    def _show(self, last=False):
+        if not last and time.monotonic() - self._line < LINE_SECONDS:
+            return
+        self._line = time.monotonic()
+        self._console.print(self._progress())
+
+    def _progress(self):
+        counts = collections.Counter(states.read(Path(path)).name for path in self._runs)
+        done = sum(counts[name] for name in (*states.FINAL, "pruned"))
+        parts = [f"{counts[name]} {name}" for name in states.STATES if counts[name] and name != "waiting"]
+        text = f"{done}/{len(self._runs)} runs  {', '.join(parts)}"
+        left = len(self._runs) - done - counts["failed"]
+        if left and self._seconds:
+            mean = sum(self._seconds) / len(self._seconds)
+            begun = sum(min(mean, time.monotonic() - began) for began in self._began.values())
+            text += f"  ETA {duration(max(0.0, (left * mean - begun) / len(self._workers)))}"
+        return text
+
+    def _name(self, path):
+        return self._runs[path].name
+
+    def _status(self):
+        found = [states.read(Path(path)).name for path in self._runs]
+        return 0 if all(name in ("complete", "pruned") for name in found) else 1
+
+
+def tail(path: Path, lines: int) -> list[str]:
+    """Returns the last lines of a text file that are not empty."""
+    try:
+        text = path.read_bytes()[-20_000:].decode("utf-8", "replace")
+    except OSError:
+        return []
+    return [line for line in text.splitlines() if line.strip()][-lines:]
+
+
+def devices(worker: int, workers: int) -> dict[str, str]:
+    """Returns the environment that gives a worker its GPU, if there are several workers and GPUs.
+
+    Workers take GPUs in turn. If there are more workers than GPUs, they share the memory.
+    """
+    gpus = _gpus()
+    if workers == 1 or not gpus:
+        return {}
+    sharing = -(-workers // len(gpus))
+    chosen = {"CUDA_VISIBLE_DEVICES": gpus[worker % len(gpus)]}
+    return chosen if sharing == 1 else chosen | {"XLA_PYTHON_CLIENT_MEM_FRACTION": f"{0.9 / sharing:.2f}"}
+
+
+def _gpus():
+    if "CUDA_VISIBLE_DEVICES" in os.environ:
+        return [name for name in os.environ["CUDA_VISIBLE_DEVICES"].split(",") if name]
+    if not shutil.which("nvidia-smi"):
+        return []
+    listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=False).stdout
+    return [str(index) for index, line in enumerate(listed.splitlines()) if line.startswith("GPU ")]

@@ -1,0 +1,195 @@
+"""A process that takes the runs of a sweep, one after another: `python -m imgclf_jax.sweep.worker --workdir=DIR`.
+
+Several workers, on one machine or many, share the runs through the files in DIR alone. A worker's standard output has a
+JSON object per line for the process that started it; the output of a run goes to its log.
+"""
+
+if __name__ == "__main__":  # Must come before the imports that swallow Ctrl-C.
+    from imgclf_jax.terminal import interrupt
+
+    interrupt.install()
+
+import contextlib
+import json
+import os
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from absl import flags
+
+from imgclf_jax.errors import UserError, format_error
+from imgclf_jax.sweep import folder as sweep_folder
+from imgclf_jax.sweep import halving, locks, states
+from imgclf_jax.sweep.folder import Run
+from imgclf_jax.terminal import cli, interrupt
+from imgclf_jax.workdir.rows import read_rows
+
+FLAGS = flags.FLAGS
+POLL_SECONDS = 2.0
+Report = Callable[[dict[str, Any]], None]
+
+
+def define_flags() -> None:
+    """Defines the flags of this tool."""
+    flags.DEFINE_string("workdir", None, "Folder of the sweep.")
+    flags.DEFINE_string("invocation", "", "Name of the command that this worker serves. It tries no run twice.")
+    flags.DEFINE_integer("runs", 0, "How many runs to take at most; 0: all.", lower_bound=0)
+    flags.DEFINE_string("halving", "", "See `imgclf_jax.sweep.halving.parse`.")
+    flags.DEFINE_bool("wait", True, "Wait for the runs of other workers, in case that those die.")
+
+
+def main(argv: list[str]) -> int:
+    """Parses the command line and works. Returns the exit status."""
+    define_flags()
+    cli.parse_flags(argv)
+    if not FLAGS.workdir:
+        raise UserError("--workdir is missing, the folder of the sweep")
+    from imgclf_jax.devices import xla  # JAX is slow to import: report the mistakes above first.
+
+    xla.configure_xla()
+    cli.begin_work()
+    return work(Order(Path(FLAGS.workdir), FLAGS.invocation, halving.parse(FLAGS.halving)), FLAGS.runs, FLAGS.wait)
+
+
+class Order(NamedTuple):
+    """What a worker is asked to do.
+
+    Attributes:
+        folder: the folder of the sweep.
+        invocation: the command that this worker serves; runs that failed during it are not tried again.
+        rule: stops runs early; `None` continues the runs that were stopped early as well.
+    """
+
+    folder: Path
+    invocation: str
+    rule: halving.Halving | None = None
+
+
+def work(order: Order, most: int = 0, wait: bool = True, report: Report | None = None) -> int:
+    """Takes runs that nobody else has until all are done.
+
+    Args:
+        order: what to do.
+        most: how many runs to take; 0: no limit.
+        wait: whether to wait for the runs of others to end, and to take over those whose process died.
+        report: called with {"run", "state"} when a run begins ("running") and ends; by default it writes that to
+            standard output.
+
+    Returns:
+        0, or 128 + the number of the signal that asked to stop.
+    """
+    from imgclf_jax.sweep.programs import Programs  # imports JAX
+
+    programs, taken, report = Programs(), 0, report or _reporter()
+    while True:
+        others = False
+        for run in sweep_folder.runs(order.folder):
+            if most and taken >= most:
+                return 0
+            state = states.read(run.folder)
+            others |= state.name == "running"
+            if state.name == "running" or not _is_left(run, state, order):
+                continue
+            with locks.hold(states.lock_path(run.folder)) as mine:
+                others |= not mine
+                # Another worker may have finished it in the meantime.
+                if not mine or not _is_left(run, states.unlocked(run.folder), order):
+                    continue
+                taken += 1
+                report({"run": str(run.folder), "state": "running"})
+                code = _run(run, order, programs)
+            report({"run": str(run.folder), "state": states.read(run.folder).name})
+            if code >= 128:
+                return code
+        if not (others and wait):
+            return 0
+        time.sleep(POLL_SECONDS)
+
+
+def _is_left(run, state, order):
+    """Whether a worker should take a run."""
+    if state.name in states.FINAL:
+        return False
+    if state.name == "pruned":
+        return order.rule is None
+    return not (state.name == "failed" and order.invocation and states.failed_in(run.folder) == order.invocation)
+
+
+def _run(run: Run, order: Order, programs: Any) -> int:
+    """Trains, with all output in the log of the run. Returns the exit status as `imgclf_jax.main` would."""
+    from imgclf_jax.train import Calls, train
+
+    states.note_path(run.folder).unlink(missing_ok=True)
+    with _output_to(states.log_path(run.folder)):
+        try:
+            return train(run.config(), run.folder, calls=Calls(build=programs.build, prune=_pruning(run, order)))
+        except KeyboardInterrupt as error:
+            code, line = interrupt.ending(error)
+            print(line, file=sys.stderr)
+            return code
+        except Exception as error:
+            if isinstance(error, UserError):
+                print(format_error(error), file=sys.stderr)
+            else:
+                traceback.print_exc()
+            kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
+            states.fail(run.folder, order.invocation, f"{kind}{error}")
+            return 1
+
+
+def _pruning(run, order):
+    """Returns the argument `prune` of `imgclf_jax.train.train`."""
+    rule = order.rule
+    if rule is None:
+        return lambda step, steps, accuracy: False
+    others = [other.folder for other in sweep_folder.runs(order.folder) if other.folder != run.folder]
+
+    def prune(step, steps, accuracy):
+        earlier = [row["step"] for row in read_rows(run.folder) if row["split"] == "valid" and row["step"] < step]
+        return halving.stops(rule, steps, max(earlier, default=0), step, accuracy, others)
+
+    return prune
+
+
+class _output_to:
+    """Sends standard output and standard error of the whole process to the end of a file within the block."""
+
+    def __init__(self, path: Path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._path = path
+
+    def __enter__(self):
+        self._flush()
+        self._kept = [os.dup(1), os.dup(2)]
+        with self._path.open("ab") as file:
+            for descriptor in (1, 2):
+                os.dup2(file.fileno(), descriptor)
+
+    def __exit__(self, *error):
+        self._flush()
+        for descriptor, kept in zip((1, 2), self._kept, strict=True):
+            os.dup2(kept, descriptor)
+            os.close(kept)
+
+    def _flush(self):
+        sys.stdout.flush()
+        sys.stderr.flush()
+
+
+def _reporter():
+    """Reports to standard output, which is never redirected for it. A lost reader does not stop the work."""
+    descriptor = os.dup(1)
+
+    def report(event):
+        with contextlib.suppress(OSError):
+            os.write(descriptor, (json.dumps(event) + "\n").encode())
+
+    return report
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run_tool(main, takes_config=False))
