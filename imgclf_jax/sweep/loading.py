@@ -25,6 +25,8 @@ from imgclf_jax.sweep.spec import Sweep, Variant, check_variants, grid
 from imgclf_jax.terminal import cli, config_file
 
 FLAGS = flags.FLAGS
+# Fields that the runs of a sweep get from elsewhere -> what to do instead of overriding them.
+NO_EFFECT = {"seed": "give --seeds", "data.fold": "every fold is run"}
 EXAMPLE = "--vary=optim.learning_rate=0.01,0.03"
 
 
@@ -126,9 +128,12 @@ def _call(path: str, names: tuple[str, ...]) -> tuple[str, Any]:
         loader = importlib.machinery.SourceFileLoader("config_of_the_sweep", path)
         module = importlib.util.module_from_spec(importlib.util.spec_from_loader(loader.name, loader))  # type: ignore
         loader.exec_module(module)
-        for name in names:
-            if hasattr(module, name):
-                return name, getattr(module, name)()
+        name = next((name for name in names if hasattr(module, name)), None)
+        function = getattr(module, name) if name else None
+        if name and callable(function):
+            return name, function()
+    if name:
+        raise UserError(f"{name} in {path} is not a function; define it with def {name}():")
     lacks = "get_config()" if names == ("get_config",) else "get_sweep() or get_config()"
     raise UserError(f"config file {path} has no {lacks}; see the files in configs/")
 
@@ -166,6 +171,9 @@ def _parse(argv, path, config):
     with config_file.loading(path):
         config_flags.DEFINE_config_dict("config", config, "Config file.", FLAGS, sys_argv=[argv[0], *rest])
     cli.parse([argv[0], *rest])
+    for field, advice in NO_EFFECT.items():
+        if field in _overridden():
+            raise UserError(f"--config.{field} has no effect in a sweep; {advice}")
     return FLAGS["config"].value
 
 

@@ -18,7 +18,7 @@ from typing import Any
 from imgclf_jax import config as configs
 from imgclf_jax.errors import UserError
 from imgclf_jax.storage import files
-from imgclf_jax.sweep.resolving import Group, Job, Study, run_folder
+from imgclf_jax.sweep.resolving import FOLDS, Group, Job, Study, run_folder
 from imgclf_jax.sweep.spec import short_name, value_text
 
 NAME = "sweep.json"
@@ -108,7 +108,7 @@ def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     defaults = configs.flatten(configs.to_json(configs.default()))
     for path in sorted(old["base"] | new["base"]):
         before, after = (content["base"].get(path, defaults.get(path)) for content in (old, new))
-        if before != after:
+        if before != after and path != FOLDS:
             lines.append(f"base: {path}: {before!r} -> {after!r}")
     lines += _group_lines(old, new)
     if old["groups"] and new["groups"] and old["groups"][0]["name"] != new["groups"][0]["name"]:

@@ -16,8 +16,8 @@ from imgclf_jax.sweep.spec import Sweep, plain
 from imgclf_jax.training import ranges
 
 FOLD, FOLDS = "data.fold", "data.folds"
-# Fields that the sweep itself sets in each run -> what sets them.
-OURS = {"seed": "--seeds", FOLD: "Sweep(folds=...)", FOLDS: "Sweep(folds=...)"}
+# Fields that differ between the runs of a variant, or that its runs must share -> what sets them.
+OURS = {"seed": "--seeds", FOLD: "folds=... of the Sweep", FOLDS: "folds=... of the Sweep"}
 MOST_SEEDS = 100_000
 NAME_LENGTH = 80  # of a folder, without its hash
 
@@ -95,25 +95,22 @@ def resolve(
     if not isinstance(sweep.base, ConfigDict):
         raise TypeError("the base of the sweep has not been loaded")
     base = copy.deepcopy(sweep.base).lock()
-    problems = [f"changes: {line}" for line in change(base, sweep.changes)] if sweep.changes else []
+    problems = [f"changes: {line}" for line in _change_ours(base, sweep.changes)]
     problems += seed_problems(seeds) + _fold_problems(sweep.folds, base) + _name_problems(sweep.variants)
+    folds = sweep.folds or base.data.get("folds", 0)  # so that --config.data.folds=5 runs every fold
+    if folds and not problems:
+        change(base, {FOLDS: folds, FOLD: 0})
     groups = []
     for variant in sweep.variants:
         config = copy.deepcopy(base).lock()
-        lines = [f"{path} cannot vary here; it is set by {OURS[path]}" for path in variant.changes if path in OURS]
-        lines += change(config, {path: value for path, value in variant.changes.items() if path not in OURS})
-        problems += [f"{variant.name}: {line}" for line in lines]
-        if not lines and not problems:
-            if sweep.folds:
-                change(config, {FOLDS: sweep.folds, FOLD: 0})
+        problems += [f"{variant.name}: {line}" for line in _change_ours(config, variant.changes)]
+        if not problems:
             groups.append(_group(variant, config))
     problems = problems or _same_configs(groups) or check({group.name: group.config for group in groups})
     if problems:
         raise UserError("\n".join(problems))
-    runs = [
-        _job(group, seed, fold, sweep.folds) for seed in seeds for fold in range(sweep.folds or 1) for group in groups
-    ]
-    return Study(groups, runs, list(seeds), sweep.folds, base)
+    runs = [_job(group, seed, fold, folds) for seed in seeds for fold in range(folds or 1) for group in groups]
+    return Study(groups, runs, list(seeds), folds, base)
 
 
 def change(config: ConfigDict, changes: Mapping[str, Any]) -> list[str]:
@@ -218,6 +215,12 @@ def _set(config, path, value):
 @functools.cache
 def _fields():
     return {path for path, *_ in ranges.all_fields()}
+
+
+def _change_ours(config, changes):
+    """As `change`, except for the fields in `OURS`, which are problems."""
+    lines = [f"{path} cannot be changed here; it is set by {OURS[path]}" for path in changes if path in OURS]
+    return lines + change(config, {path: value for path, value in changes.items() if path not in OURS})
 
 
 def _fold_problems(folds, config):

@@ -21,7 +21,8 @@ from imgclf_jax.sweep.spec import Key, Variant, combination, key_text, plain, va
 
 METHODS = ("sobol", "halton", "uniform")
 DIGITS = 4  # significant digits of drawn values
-LIMIT = 2**16  # most points that are drawn
+MOST = 2**16  # variants
+TRIES = 32  # points that are drawn for each variant, at most
 
 
 class Range(NamedTuple):
@@ -110,14 +111,15 @@ def random(count: int, ranges: Mapping[Key, Range | Choice], method: str = "sobo
     _check(count, ranges, method, seed)
     found: dict[str, Variant] = {}
     size = 2 ** max(4, math.ceil(math.log2(count)))
-    while len(found) < count and size <= LIMIT:
+    last = TRIES * size
+    while len(found) < count and size <= last:
         for point in _points(size, len(ranges), method, seed).tolist():
             values = (spread.at(x) for spread, x in zip(ranges.values(), point, strict=True))
             variant = combination(ranges, values)
             found.setdefault(variant.name, variant)
         size *= 2
     if len(found) < count:
-        raise UserError(f"random: the ranges hold {len(found)} different variants, but count={count}; lower the count")
+        raise UserError(f"random: only {len(found)} different variants were found, but count={count}; lower the count")
     return list(found.values())[:count]
 
 
@@ -143,8 +145,8 @@ def _ends(name, low, high):
 
 
 def _check(count, ranges, method, seed):
-    if not isinstance(count, int) or isinstance(count, bool) or not 1 <= count <= LIMIT:
-        raise UserError(f"random: count={count!r} must be a whole number from 1 to {LIMIT}")
+    if not isinstance(count, int) or isinstance(count, bool) or not 1 <= count <= MOST:
+        raise UserError(f"random: count={count!r} must be a whole number from 1 to {MOST}")
     if method not in METHODS:
         raise UserError(f"random: method={method!r} must be one of {', '.join(map(repr, METHODS))}")
     if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:

@@ -131,11 +131,10 @@ def check_variants(where: str, variants: Any) -> None:
     wrong = None if isinstance(variants, list | tuple) and not isinstance(variants, Variant) else variants
     wrong = next((item for item in variants if not isinstance(item, Variant)), None) if wrong is None else wrong
     if wrong is not None:
-        raise UserError(
-            f"{where}: {_brief(wrong)} is not a list of variants; make it with sweep.variants or sweep.grid"
-        )
+        raise UserError(f"{where}: {_brief(wrong)} is not a list of variants, such as sweep.variants({{...}})")
 
 
+@functools.cache
 def short_name(path: str) -> str:
     """Returns the shortest end of a field's path that no other field of a config has: "dropout", "optim.name"."""
     parts = path.split(".")

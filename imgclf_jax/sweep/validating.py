@@ -58,9 +58,7 @@ def in_another_process(named: dict[str, ConfigDict]) -> list[str]:
     try:
         return list(json.loads(done.stdout.splitlines()[-1])["problems"])
     except (ValueError, IndexError, KeyError, TypeError) as error:
-        raise UserError(
-            f"the configs could not be validated: the process ended with status {done.returncode}"
-        ) from error
+        raise UserError(f"validating the configs ended with status {done.returncode} and no result") from error
 
 
 def main() -> None:
