@@ -122,6 +122,8 @@ def _augment() -> dict[str, Any]:
         "pad_mode": "reflect",
         # Mirror left and right with probability 1/2.
         "flip": False,
+        # "random": a new draw each time. "alternating": a draw in the first epoch, the other direction in the next one.
+        "flip_mode": "random",
         # Largest hue shift as a fraction of the hue circle, 0 to 0.5.
         "hue": 0.0,
         # (lowest, highest) factor about the per-channel mean. Empty: off.

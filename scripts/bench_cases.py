@@ -181,7 +181,7 @@ def input_part(setup: Setup) -> Callable[[int], None]:
     def body(index, batch, data):
         # The comparison is never true, but the compiler cannot know that: it cannot leave out any step.
         step = index + (batch[0, 0, 0, 0] > 1e30)
-        images, _ = data.batch(experiment.strategy, experiment.sampler, step, experiment.key)
+        images, *_ = data.batch(experiment.strategy, experiment.sampler, step, experiment.key)
         images = images.reshape(size, *images.shape[2:])
         key = step_keys(experiment.key, step).augment
         return setup.normalization(augment.augment(experiment.config.augment, key, images, jnp.arange(size)))
@@ -251,7 +251,7 @@ def update_part(setup: Setup) -> Callable[[int], None]:
 def ready_batch(setup: Setup) -> tuple[jax.Array, jax.Array, Any]:
     """Makes network inputs float32 [B, H, W, C], labels int32 [B], and an initial state."""
     experiment = setup.experiment
-    images, labels = setup.data.batch(experiment.strategy, experiment.sampler, jnp.int32(0), experiment.key)
+    images, labels, _ = setup.data.batch(experiment.strategy, experiment.sampler, jnp.int32(0), experiment.key)
     images, labels = images.reshape(-1, *images.shape[2:]), labels.reshape(-1)
     return setup.normalization(images / 255), labels, experiment.compile_init()(experiment.key)
 

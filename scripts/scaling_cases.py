@@ -161,7 +161,9 @@ def input_alone(setup: Setup) -> Callable[[int], None]:
     config, size, parts = built.config, built.sampler.batch_size, built.config.train.accumulate
 
     def ready(normalization, key, batch):
-        return normalization(augment.augment(config.augment, key, batch["image"], batch["position"]))
+        return normalization(
+            augment.augment(config.augment, key, batch["image"], batch["position"], batch.get("mirrored"))
+        )
 
     def input_step(state: Any, batch: Batch, normalization: Any, keys: StepKeys) -> tuple[Any, Any]:
         batch = jax.tree.map(lambda x: x.reshape(parts, -1, *x.shape[1:]), batch)

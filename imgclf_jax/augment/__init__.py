@@ -2,6 +2,7 @@
 
 from imgclf_jax.augment.batch import (
     PAD_MODES,
+    alternating,
     augment,
     central,
     central_crop,
@@ -21,6 +22,7 @@ __all__ = [
     "PAD_MODES",
     "PIXELS",
     "Normalization",
+    "alternating",
     "augment",
     "central",
     "central_crop",

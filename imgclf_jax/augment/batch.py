@@ -18,9 +18,10 @@ from ml_collections import ConfigDict
 
 from imgclf_jax.augment import affine
 from imgclf_jax.augment.color import adjust_brightness, adjust_contrast, adjust_hue, adjust_saturation
-from imgclf_jax.rng import image_keys, image_uniform, operation_keys
+from imgclf_jax.rng import image_keys, image_uniform, operation_keys, stream
 
 PAD_MODES = ("zero", "reflect")
+FLIP_MODES = ("random", "alternating")
 
 
 def _place(keys: jax.Array, operation: str, rows: int, columns: int) -> tuple[jax.Array, jax.Array]:
@@ -114,9 +115,32 @@ def central_crop(images: jax.Array, size: Sequence[int], padding: int = 0, paddi
 
 def random_flip(keys: jax.Array, images: jax.Array) -> jax.Array:
     """Mirrors each image left to right with probability 1/2. keys [B], images [B, H, W, C] -> same shape and dtype."""
+    return mirror(images, image_uniform(keys, "flip", 0.0, 1.0) < 0.5)
+
+
+def alternating(key: jax.Array, indices: jax.Array, epoch: jax.Array) -> jax.Array:
+    """Returns which images to mirror so that each is seen in both directions in every two epochs.
+
+    An image is mirrored in its first epoch with probability 1/2, and in every second epoch from then on (Jordan 2024,
+    "94% on CIFAR-10 in 3.29 seconds on a single GPU", https://arxiv.org/abs/2404.00498, section 3.6).
+
+    Args:
+        key: the key of the experiment.
+        indices: int32 [B], the numbers of the images in the training split.
+        epoch: int32 scalar, from 0.
+
+    Returns:
+        bool [B].
+    """
+    first = image_uniform(image_keys(stream(key, "alternating flip"), indices), "flip", 0.0, 1.0) < 0.5
+    return first ^ (epoch % 2 == 1)
+
+
+def mirror(images: jax.Array, mirrored: jax.Array) -> jax.Array:
+    """Mirrors the images [B, H, W, C] for which `mirrored`, bool [B], is true, left to right."""
     last = images.shape[2] - 1
     column = jnp.arange(last + 1)
-    column = jnp.where(image_uniform(keys, "flip", 0.0, 1.0)[:, None] < 0.5, last - column, column)
+    column = jnp.where(mirrored[:, None], last - column, column)
     # A gather, because on the CPU it is five times faster than a select between the images and their mirror images.
     return jax.vmap(lambda image, j: image.at[:, j].get(mode="promise_in_bounds"))(images, column)
 
@@ -167,7 +191,9 @@ def random_saturation(keys: jax.Array, images: jax.Array, lower: float, upper: f
     return adjust_saturation(images, image_uniform(keys, "saturation", lower, upper))
 
 
-def augment(config: ConfigDict, key: jax.Array, images: jax.Array, positions: jax.Array) -> jax.Array:
+def augment(
+    config: ConfigDict, key: jax.Array, images: jax.Array, positions: jax.Array, mirrored: jax.Array | None = None
+) -> jax.Array:
     """Augments a training batch: affine map, crop, flip, hue, contrast, brightness, saturation, clip, cutout.
 
     The affine map combines rotation, shifts, shear and zoom; see `affine.random_affine`. The clip is to [0, 1].
@@ -177,6 +203,7 @@ def augment(config: ConfigDict, key: jax.Array, images: jax.Array, positions: ja
         key: the augmentation key of the step.
         images: uint8, or float32 in [0, 1], [B, H, W, C].
         positions: int [B], the positions of the images in the global batch.
+        mirrored: bool [B], the images that `alternating` mirrors; `None` mirrors at random.
 
     Returns:
         float32 [B, h, w, C] in [0, 1] with (h, w) = `output_size(config, (H, W))`.
@@ -192,7 +219,7 @@ def augment(config: ConfigDict, key: jax.Array, images: jax.Array, positions: ja
     if config.crop:  # Early, for fewer pixels later; before the conversion, for a quarter of the bytes.
         images = random_crop(keys, images, config.crop, config.pad, config.pad_mode)
     if config.flip:
-        images = random_flip(keys, images)
+        images = random_flip(keys, images) if mirrored is None else mirror(images, mirrored)
     images = _to_float(images)
     if config.hue:
         images = random_hue(keys, images, config.hue)
@@ -247,8 +274,8 @@ def problems(config: ConfigDict, image_shape: tuple[int, int, int]) -> list[str]
 
     Off is 0, False or (). The fields are: rotation (degrees, at most 180), width_shift and height_shift (fractions
     below 1), shear (degrees below 90), zoom (lo, hi), fill_mode (one of `affine.FILL_MODES`), crop (h, w), pad (pixels
-    on each side before the crop), pad_mode ("reflect" or "zero"), flip, hue (turns, at most 0.5), contrast (lo, hi),
-    brightness (largest change, at most 1), saturation (lo, hi), cutout (side in pixels).
+    on each side before the crop), pad_mode ("reflect" or "zero"), flip, flip_mode (one of `FLIP_MODES`), hue (turns, at
+    most 0.5), contrast (lo, hi), brightness (largest change, at most 1), saturation (lo, hi), cutout (side in pixels).
 
     Returns:
         One line per problem.
@@ -259,6 +286,10 @@ def problems(config: ConfigDict, image_shape: tuple[int, int, int]) -> list[str]
     smallest = min((height, width) if crop_problems else output_size(config, (height, width)))
     if not 0 <= config.cutout <= smallest:
         lines.append(f"augment.cutout={config.cutout} is not a side in pixels; choose 0 (off) to {smallest}")
+    if config.flip_mode not in FLIP_MODES:
+        lines.append(f"augment.flip_mode={config.flip_mode!r} is unknown; choose one of {', '.join(FLIP_MODES)}")
+    elif config.flip_mode == "alternating" and not config.flip:
+        lines.append("augment.flip_mode='alternating' does nothing without augment.flip; choose augment.flip=True")
     for field, most in (("hue", 0.5), ("brightness", 1.0)):
         if not 0 <= config[field] <= most:
             lines.append(f"augment.{field}={config[field]} is out of range; choose 0 (off) to {most:g}")

@@ -10,8 +10,6 @@ if __name__ == "__main__":  # Must come before the imports that swallow Ctrl-C.
 
     interrupt.install()
 
-import contextlib
-import os
 import sys
 import uuid
 from pathlib import Path
@@ -64,8 +62,7 @@ def main(argv: list[str]) -> int:
     options = slurm.parse_options(FLAGS.slurm)
     halving.parse(FLAGS.halving)
     cli.begin_work()
-    with _memory_left_to_the_runs():
-        study = resolving.resolve(loaded.sweep, resolving.parse_seeds(FLAGS.seeds))
+    study = resolving.resolve(loaded.sweep, resolving.parse_seeds(FLAGS.seeds))
     old = plan_file.check_folder(folder, study, loaded.config_file)
     study = plan_file.keep_folders(study, old)
     plan = plan_file.content(study, loaded.config_file, old)
@@ -93,20 +90,6 @@ def main(argv: list[str]) -> int:
     status.show(folder, console)
     console.print(f"the results: python -m imgclf_jax.compare {folder}")
     return code
-
-
-@contextlib.contextmanager
-def _memory_left_to_the_runs():
-    """Keeps JAX, which checks configs here, from taking most of the memory of a GPU for the rest of the process."""
-    name = "XLA_PYTHON_CLIENT_PREALLOCATE"
-    before = os.environ.get(name)
-    os.environ[name] = "false"
-    try:
-        yield
-    finally:
-        os.environ.pop(name)
-        if before is not None:
-            os.environ[name] = before
 
 
 if __name__ == "__main__":

@@ -37,8 +37,8 @@ class Epoch(NamedTuple):
 
     def batch(
         self, strategy: Parallel, sampler: Sampler, step: jax.Array, key: jax.Array
-    ) -> tuple[jax.Array, jax.Array]:
-        """Returns this device's share of the (images [parts, B, H, W, C], labels [parts, B]) of a step.
+    ) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """Returns this device's share of a step: images [parts, B, H, W, C], labels and indices [parts, B].
 
         Args:
             strategy: where the arrays are.
@@ -46,8 +46,8 @@ class Epoch(NamedTuple):
             step: int32 scalar.
             key: the key of the experiment.
         """
-        indices = sampler.indices(key, self.order, step)
-        return self.examples.select(strategy, step, indices.reshape(sampler.parts, -1))
+        indices = sampler.indices(key, self.order, step).reshape(sampler.parts, -1)
+        return *self.examples.select(strategy, step, indices), strategy.share(indices)
 
 
 class Chunk(NamedTuple):
@@ -56,25 +56,27 @@ class Chunk(NamedTuple):
     Attributes:
         images: uint8 [K, parts, B, H, W, C], from `Parallel.put_batches`.
         labels: int32 [K, parts, B], from `Parallel.put_batches`.
+        indices: int32 [K, parts, B], the numbers of the images in the split, from `Parallel.put_batches`.
     """
 
     images: jax.Array
     labels: jax.Array
+    indices: jax.Array
 
     def select(self, strategy: Parallel, number: jax.Array, indices: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Returns (images [B, H, W, C], labels [B]) of this device's share of a batch, which must be in one part."""
-        images, labels = self._take(strategy, number)
+        images, labels, _ = self._take(strategy, number)
         return images.reshape(-1, *images.shape[2:]), labels.reshape(-1)
 
     def batch(
         self, strategy: Parallel, sampler: Sampler, step: jax.Array, key: jax.Array
-    ) -> tuple[jax.Array, jax.Array]:
+    ) -> tuple[jax.Array, jax.Array, jax.Array]:
         """See `Epoch.batch`."""
         return self._take(strategy, step)
 
     def _take(self, strategy, number):
         which = number % len(self.images)
-        return strategy.take(self.images, which), strategy.take(self.labels, which)
+        return tuple(strategy.take(leaf, which) for leaf in self)
 
 
 Data = Epoch | Chunk

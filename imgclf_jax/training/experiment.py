@@ -1,6 +1,7 @@
 """Builds the pure functions of an experiment, and keeps the parts they were built from and what was compiled."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -162,12 +163,13 @@ def build(
     train_step = make_train_step(
         model,
         optimizer,
-        lambda key, images, positions: augment.augment(config.augment, key, images, positions),
+        functools.partial(augment.augment, config.augment),
         label_smoothing=config.optim.label_smoothing,
         ema_decay=config.optim.ema_decay,
         accumulate=config.train.accumulate,
         all_sum=strategy.all_sum,
     )
+    alternating = config.augment.flip and config.augment.flip_mode == "alternating"
     eval_step = make_eval_step(model, lambda images: augment.central(config.augment, images))
     input_shape = augment.input_shape(config, image_shape)
     return Experiment(
@@ -181,6 +183,6 @@ def build(
         sampler=sampler,
         init=lambda key: init_state(model, optimizer, key, input_shape, config.optim.ema_decay > 0),
         train_step=train_step,
-        run_steps=multistep.make_run_steps(train_step, sampler, strategy),
+        run_steps=multistep.make_run_steps(train_step, sampler, strategy, alternating),
         evaluate=make_evaluate(eval_step, config.eval.batch_size, strategy),
     )

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from imgclf_jax import augment
 from imgclf_jax.augment import Normalization
 from imgclf_jax.devices.parallel import Parallel
 from imgclf_jax.rng import step_keys
@@ -39,7 +40,7 @@ def means(meter: Meter) -> dict[str, float]:
 
 
 def make_run_steps(
-    train_step: Callable[..., tuple[TrainState, Any]], sampler: Sampler, strategy: Parallel
+    train_step: Callable[..., tuple[TrainState, Any]], sampler: Sampler, strategy: Parallel, alternating: bool = False
 ) -> Callable[..., tuple[TrainState, Meter]]:
     """Builds `run_steps(state, meter, normalization, data, count, key) -> (state, meter)`.
 
@@ -50,6 +51,7 @@ def make_run_steps(
         train_step: see `imgclf_jax.training.steps`.
         sampler: which examples a step sees. Each part of a batch is split over the devices.
         strategy: where the arrays are.
+        alternating: whether batches say which images are mirrored; see `imgclf_jax.augment.alternating`.
 
     Returns:
         The function. `normalization` is an argument of `train_step`; `data` is what batches are taken from, see
@@ -59,9 +61,12 @@ def make_run_steps(
     """
 
     def batch_at(step, data, key):
-        images, labels = data.batch(strategy, sampler, step, key)
+        images, labels, indices = data.batch(strategy, sampler, step, key)
         positions = jnp.arange(sampler.batch_size, dtype=jnp.int32).reshape(sampler.parts, -1)
         batch = {"image": images, "label": labels, "position": strategy.share(positions)}
+        if alternating:
+            epoch = step // sampler.steps_per_epoch
+            batch["mirrored"] = augment.alternating(key, indices.ravel(), epoch).reshape(indices.shape)
         return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), batch)
 
     def run_steps(

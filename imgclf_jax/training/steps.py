@@ -19,7 +19,7 @@ Batch = dict[str, jax.Array]
 def make_train_step(
     model: nn.Module,
     optimizer: optax.GradientTransformation,
-    augment: Callable[[jax.Array, jax.Array, jax.Array], jax.Array],
+    augment: Callable[..., jax.Array],
     *,
     label_smoothing: float = 0.0,
     ema_decay: float = 0.0,
@@ -31,8 +31,8 @@ def make_train_step(
     Args:
         model: images float32 [B, H, W, C] -> logits [B, classes].
         optimizer: the transformation that `state.opt_state` belongs to.
-        augment: (key, images uint8 [B, H, W, C], positions int32 [B]) -> images float32 in [0, 1]. The draw of an image
-            depends only on the key and on its position.
+        augment: (key, images uint8 [B, H, W, C], positions int32 [B], mirrored bool [B] or `None`) -> images float32 in
+            [0, 1]. The draw of an image depends only on the key and on its position.
         label_smoothing: probability mass that is spread evenly over all classes.
         ema_decay: decay of the moving average of the parameters and of the running statistics. It is lower in the first
             steps, see `_average`. 0: no average.
@@ -42,7 +42,8 @@ def make_train_step(
 
     Returns:
         The step. `batch` holds `image` uint8 [B, H, W, C], `label` int32 [B] and, if it is a share of a larger batch,
-        `position` int32 [B], the places of the examples in the larger batch. `sums` holds the sums over the whole batch
+        `position` int32 [B], the places of the examples in the larger batch; and `mirrored` bool [B] if the flips
+        alternate. `sums` holds the sums over the whole batch
         of the `metrics`, in which `loss` is the objective, with label smoothing; the size of the batch as `count`
         (int32); and the global L2 norms `grad_norm` and `update_norm` (float32).
     """
@@ -59,7 +60,7 @@ def make_train_step(
     differentiate = jax.grad(objective, has_aux=True)
 
     def one_pass(params, batch_stats, batch, normalization, keys):
-        images = normalization(augment(keys.augment, batch["image"], batch["position"]))
+        images = normalization(augment(keys.augment, batch["image"], batch["position"], batch.get("mirrored")))
         dropout = image_keys(keys.dropout, batch["position"])
         grads, (batch_stats, sums) = differentiate(params, batch_stats, images, batch["label"], dropout)
         return grads, batch_stats, sums

@@ -187,7 +187,7 @@ place = Streamed
 def _chunk(strategy, split, images, rows, part) -> Chunk:
     """Sends images [K, parts, n, H, W, C] to the devices, with the labels of the examples in `rows` [K, parts, n]."""
     labels = np.where(rows == NO_EXAMPLE, 0, split.labels[rows]).astype(np.int32)
-    return Chunk(*strategy.put_batches((images, labels), part))
+    return Chunk(*strategy.put_batches((images, labels, rows.astype(np.int32)), part))
 
 
 def chunk_steps(batch_size: int, image_shape: tuple[int, ...]) -> int:
@@ -201,12 +201,13 @@ def stand_ins(strategy: Parallel, sampler: Sampler, image_shape: tuple[int, int,
     steps = chunk_steps(sampler.batch_size, image_shape)
     shape = (steps, sampler.parts, sampler.batch_size // sampler.parts)
     images = jax.ShapeDtypeStruct((*shape, *image_shape), np.uint8, sharding=sharding)
-    return Chunk(images, jax.ShapeDtypeStruct(shape, np.int32, sharding=sharding))  # type: ignore[arg-type]
+    numbers = jax.ShapeDtypeStruct(shape, np.int32, sharding=sharding)
+    return Chunk(images, numbers, numbers)  # type: ignore[arg-type]
 
 
 def training_shardings(strategy: Parallel) -> Chunk:
     """Returns the shardings of the data of `run_steps`."""
-    return Chunk(strategy.batches, strategy.batches)  # type: ignore[arg-type]
+    return Chunk(*[strategy.batches] * 3)  # type: ignore[arg-type]
 
 
 evaluation_shardings = training_shardings
