@@ -26,6 +26,7 @@ OFF = {
     "pad": 0,
     "pad_mode": "reflect",
     "flip": False,
+    "flip_mode": "random",
     "hue": 0.0,
     "contrast": (),
     "brightness": 0.0,
@@ -496,3 +497,25 @@ def test_what_problems_lets_pass_runs(crop, pad, pad_mode, cutout):
         partial(augment.augment, settings_), KEY, jax.ShapeDtypeStruct((2, 8, 6, 1), jnp.uint8), jnp.arange(2)
     )
     assert shape.shape[1:3] == augment.output_size(settings_, (8, 6))
+
+
+# Alternating flips
+
+
+def test_alternating_flips_show_each_image_in_both_directions_in_every_two_epochs():
+    indices = jnp.arange(1000)
+    key = jax.random.key(3)
+    first, second, third = (augment.alternating(key, indices, jnp.int32(epoch)) for epoch in range(3))
+    np.testing.assert_array_equal(first, ~second)
+    np.testing.assert_array_equal(first, third)
+    assert 400 < int(first.sum()) < 600
+    assert (first != augment.alternating(jax.random.key(4), indices, jnp.int32(0))).any()
+    np.testing.assert_array_equal(augment.alternating(key, indices[::-1], jnp.int32(0)), first[::-1])
+
+
+def test_given_flips_take_the_place_of_random_ones():
+    images = jnp.asarray(np.random.default_rng(0).integers(0, 256, (4, 6, 6, 3)), jnp.uint8)
+    mirrored = jnp.array([True, False, True, False])
+    seen = augment.augment(config(flip=True), KEY, images, jnp.arange(4), mirrored)
+    expected = np.where(mirrored[:, None, None, None], images[:, :, ::-1], images) / np.float32(255)
+    np.testing.assert_allclose(seen, expected, rtol=1e-6)

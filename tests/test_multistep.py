@@ -1,6 +1,7 @@
 """multistep.py: any way of cutting a run into dispatches, and what a step's batch depends on."""
 
 from functools import cache
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -168,3 +169,34 @@ def test_what_a_step_sees_depends_on_seed_and_step_alone(seed, step, history, le
     jax.tree.map(np.testing.assert_array_equal, after_a_history, alone)
     for other in (seen_at(seed + 1, step, step, [], replacement), seen_at(seed, step + 1, step + 1, [], replacement)):
         assert np.any(other[0] != alone[0])
+
+
+def test_alternating_flips_depend_on_the_image_and_its_epoch():
+    # One image per class tells the images apart; two epochs of four steps.
+    images = np.zeros((16, 8, 8, 3), np.uint8)
+    images[:, :, :4] = 255
+    labels = np.arange(16, dtype=np.int32)
+    changes = {"augment.flip": True, "augment.flip_mode": "alternating", "train.batch_size": 4, "model.name": "softmax"}
+    built = make_experiment(make_config(changes), images, classes=16)
+    seen = np.zeros((2, 16), np.int32)
+
+    def look(state, batch, normalization, keys):
+        left = augment.augment(built.config.augment, keys.augment, batch["image"], batch["position"], batch["mirrored"])
+        flipped = (left[:, 0, 0, 0] == 0).astype(jnp.int32)
+        sums = multistep.empty_meter() | {"count": jnp.int32(4)}
+        seen = state.seen.at[state.step // 4, batch["label"]].set(flipped)
+        return Seen(state.step + 1, seen), sums
+
+    run = multistep.make_run_steps(look, built.sampler, built.strategy, alternating=True)
+    state = Seen(jnp.int32(0), jnp.asarray(seen))
+    for epoch in range(2):
+        data = Epoch(Examples(jnp.asarray(images), jnp.asarray(labels)), built.sampler.order(built.key, epoch))
+        state, _ = jax.jit(run)(state, multistep.empty_meter(), IDENTITY, data, jnp.int32(4), built.key)
+    first, second = np.asarray(state.seen)
+    np.testing.assert_array_equal(first, 1 - second)
+    assert 0 < first.sum() < 16
+
+
+class Seen(NamedTuple):
+    step: jax.Array
+    seen: jax.Array

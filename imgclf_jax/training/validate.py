@@ -41,6 +41,8 @@ def validate(config: ConfigDict) -> tuple[Plan, data.Info]:
     problems = value_problems(config) + configs.problems(config) + optim.problems(config.optim)
     problems += parallel_problems.problems(config.parallel, config.train.batch_size, config.train.accumulate)
     problems += _durations(config)
+    if config.augment.flip_mode == "alternating" and config.train.sampling == "replacement":
+        problems.append('augment.flip_mode="alternating" needs epochs; set --config.train.sampling=epoch')
     info = None
     try:
         info = data.describe(config.data)
