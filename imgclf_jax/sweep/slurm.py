@@ -4,15 +4,18 @@ Uses submitit (https://github.com/facebookincubator/submitit), the extra `slurm`
 files of the sweep, as all workers do, so a job that starts late or twice does no harm.
 """
 
+import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 from imgclf_jax.errors import UserError
 
-SAVE_SECONDS = 90  # A worker that has not saved by then is left to SLURM, which kills it.
+MOST_TIMEOUTS = 1000
+SAVE_SECONDS = 90  # A worker that has not saved by then is left to SLURM, which will kill it.
 
 
 class Task:
@@ -43,13 +46,20 @@ class Task:
         """Lets the run save its state, and returns what submitit submits again."""
         from submitit.helpers import DelayedSubmission
 
-        if self._process is not None and self._process.poll() is None:
-            self._process.send_signal(signal.SIGTERM)
-            try:
-                self._process.wait(SAVE_SECONDS)
-            except subprocess.TimeoutExpired:
-                self._process.kill()
+        if self._process is not None and not _has_ended(self._process.pid):
+            os.kill(self._process.pid, signal.SIGTERM)
+            until = time.monotonic() + SAVE_SECONDS
+            while time.monotonic() < until and not _has_ended(self._process.pid):
+                time.sleep(0.1)
         return DelayedSubmission(Task(*self._arguments))
+
+
+def _has_ended(pid):
+    """Whether a child has ended. `Popen.wait` and `poll` would lock up in a signal handler that interrupts `wait`."""
+    try:
+        return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+    except ChildProcessError:  # It was waited for already.
+        return True
 
 
 def submit(
@@ -78,13 +88,15 @@ def submit(
     except ImportError as error:
         raise UserError("--launcher=slurm needs submitit; install it with pip install 'imgclf_jax[slurm]'") from error
     try:
-        executor = submitit.AutoExecutor(folder=folder.resolve() / "slurm" / "%j", cluster=cluster)
+        # A job that runs out of time has saved, so it may be submitted again as often as it takes.
+        again = {"slurm_max_num_timeout": MOST_TIMEOUTS}
+        executor = submitit.AutoExecutor(folder=folder.resolve() / "slurm" / "%j", cluster=cluster, **again)
         if cluster == "slurm":
             array = {"slurm_array_parallelism": parallel} if parallel else {}
             executor.update_parameters(name=folder.resolve().name, **array, **as_parameters(options))
         with executor.batch():
             submitted = [executor.submit(task) for _ in range(jobs)]
-    except (RuntimeError, ValueError, TypeError, OSError, subprocess.CalledProcessError) as error:
+    except (RuntimeError, ValueError, TypeError, NameError, OSError, subprocess.CalledProcessError) as error:
         raise UserError(f"cannot submit to {cluster}: {' '.join(str(error).split())[:500]}") from error
     return [job.job_id for job in submitted]
 

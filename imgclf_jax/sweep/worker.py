@@ -136,7 +136,8 @@ def _run(run: Run, order: Order, programs: Any) -> int:
     states.note_path(run.folder).unlink(missing_ok=True)
     with _output_to(states.log_path(run.folder)):
         try:
-            return train(run.config(), run.folder, calls=Calls(build=programs.build, prune=_pruning(run, order)))
+            calls = Calls(lambda folder: "the command of the sweep", programs.build, prune=_pruning(run, order))
+            return train(run.config(), run.folder, calls=calls)
         except KeyboardInterrupt as error:
             code, line = interrupt.ending(error)
             print(line, file=sys.stderr)

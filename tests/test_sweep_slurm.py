@@ -1,0 +1,63 @@
+"""slurm.py: jobs of submitit work on a sweep, save when they are interrupted, and start again."""
+
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from runs import SOFTMAX, environment, record
+
+from imgclf_jax.errors import UserError
+from imgclf_jax.sweep import folder as sweep_folder
+from imgclf_jax.sweep import locks, slurm, states
+
+pytest.importorskip("submitit")
+pytest_plugins = ["run_fixtures"]
+
+BASE = (*SOFTMAX, "--config.train.steps=3000", "--config.checkpoint.every_steps=1000")
+MODULE = {"module": "imgclf_jax.sweep.__main__"}
+
+
+def wait_for(condition, seconds=120):
+    until = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < until
+        time.sleep(0.05)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
+def test_an_interrupted_job_saves_and_continues(run, tmp_path, monkeypatch):
+    for name in ("PYTHONPATH", "XLA_FLAGS"):
+        monkeypatch.setenv(name, environment()[name])
+    folder = tmp_path / "study"
+    # There is no SLURM here: the sweep is written, and the error says why no job was submitted.
+    done = run(*BASE, "--launcher=slurm", f"--workdir={folder}", env={"PATH": "/nowhere"}, **MODULE)
+    assert done.code == 2 and done.err.startswith("error: cannot submit to slurm: "), done
+    assert len(done.err.splitlines()) == 1
+    (one,) = sweep_folder.runs(folder)
+    assert states.read(one.folder).name == "waiting"
+
+    assert len(slurm.submit(folder, slurm.Task(folder, "test", 1), 1, 0, {}, cluster="local")) == 1
+    wait_for(lambda: (one.folder / "run.json").exists())
+    worker = locks.read(states.lock_path(one.folder)).pid
+    job = int(Path(f"/proc/{worker}/stat").read_text().rpartition(")")[2].split()[1])
+    os.kill(job, signal.SIGUSR2)  # as SLURM does when it takes the machine away
+    wait_for(lambda: states.read(one.folder).name in ("complete", "failed"))
+    assert states.read(one.folder).name == "complete"
+    assert record(one.folder)["sessions"] == 2 and record(one.folder)["step"] == 3000
+
+
+def test_parameters_of_sbatch():
+    options = slurm.parse_options("partition=gpu,gres=gpu:1,time=600,--mem=8G")
+    assert options == {"partition": "gpu", "gres": "gpu:1", "time": 600, "mem": "8G"}
+    assert slurm.as_parameters(options) == {
+        "slurm_partition": "gpu",
+        "slurm_gres": "gpu:1",
+        "timeout_min": 600,
+        "slurm_mem": "8G",
+    }
+    assert slurm.parse_options("") == {}
+    with pytest.raises(UserError, match="'gpu' is not NAME=VALUE"):
+        slurm.parse_options("gpu")
