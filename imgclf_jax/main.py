@@ -120,7 +120,8 @@ def _dispatch(config, argv, config_file, recorded) -> int:
         evaluate_run(config or saved, folder, FLAGS.split, FLAGS.checkpoint)
         return 0
 
-    from imgclf_jax.train import Calls, train
+    from imgclf_jax.train import train
+    from imgclf_jax.training.run import Calls
 
     streams.survive()  # A run outlives its terminal.
 

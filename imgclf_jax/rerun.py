@@ -85,7 +85,8 @@ def rerun(recorded: Recorded, folder: Path | None, resume_command: Callable[[Pat
         UserError: as `imgclf_jax.train.train`.
     """
     from imgclf_jax.devices import processes
-    from imgclf_jax.train import Calls, train
+    from imgclf_jax.train import train
+    from imgclf_jax.training.run import Calls
     from imgclf_jax.workdir import provenance, resume
 
     console = Console("lines" if processes.is_first() else "silent")

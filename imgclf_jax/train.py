@@ -5,11 +5,9 @@ import json
 import statistics
 import sys
 import warnings
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import jax
 from ml_collections import ConfigDict
 
 from imgclf_jax import data
@@ -20,12 +18,14 @@ from imgclf_jax.storage import files as storage
 from imgclf_jax.terminal import interrupt
 from imgclf_jax.terminal.console import Console
 from imgclf_jax.training import loop, metrics, multistep
-from imgclf_jax.training.experiment import Experiment, build
+from imgclf_jax.training.experiment import Experiment
+from imgclf_jax.training.hooks import PRUNED, make_hooks, write_row
 from imgclf_jax.training.placed import placement
 from imgclf_jax.training.plan import Plan
 from imgclf_jax.training.plan import plan as make_plan
+from imgclf_jax.training.run import Calls, Run
 from imgclf_jax.training.session import Restored, Session, prepare, restore
-from imgclf_jax.training.summary import not_finite, show_model, show_results
+from imgclf_jax.training.summary import show_model, show_results
 from imgclf_jax.training.validate import validate
 from imgclf_jax.training.validate import warnings as config_warnings
 from imgclf_jax.workdir import checkpoint_folder, resume
@@ -35,53 +35,7 @@ from imgclf_jax.workdir.record import RunRecord
 from imgclf_jax.workdir.rows import read_rows
 from imgclf_jax.workdir.writer import Writer
 
-PRUNED = -1  # in the place of the number of a signal
 SPLITS = ("train", "valid", "test")  # in the order of their results
-
-
-class Calls(NamedTuple):
-    """Functions that `train` calls, by default without effect.
-
-    Attributes:
-        resume_command: workdir -> the command line that continues this run, printed when a signal interrupts it.
-        build: what builds the experiment; several runs in one process can share their programs.
-        on_data: called in the first process with the facts of the data set (`Dataset.facts`), before training.
-        prune: (step, length of the run, validation accuracy) -> whether to save and stop there. It can be resumed.
-        conclude: called in the first process with the workdir when the run is complete or has diverged. `run.json`
-            gets the fields that it returns.
-    """
-
-    resume_command: Callable[[Path], str] = lambda folder: ""
-    build: Callable[..., Experiment] = build
-    on_data: Callable[[dict[str, Any]], None] = lambda facts: None
-    prune: Callable[[int, int, float], bool] = lambda step, steps, accuracy: False
-    conclude: Callable[[Path], dict[str, Any]] = lambda folder: {}
-
-
-class Run(NamedTuple):
-    """The objects that the functions below share.
-
-    Attributes:
-        config: the config.
-        folder: the workdir.
-        strategy: the placement of arrays on devices.
-        before: the earlier content of the workdir; see `imgclf_jax.workdir.resume`.
-        allow_change: whether the config and the data may differ from those at the start of the run.
-        console: where to print.
-        writer: writes the files of the run.
-        signal: the signal that asked to stop, if any; see `imgclf_jax.terminal.interrupt`.
-        prune: (step, length of the run, validation accuracy) -> whether to stop the run.
-    """
-
-    config: ConfigDict
-    folder: Path
-    strategy: parallel.Parallel
-    before: resume.Before
-    allow_change: bool
-    console: Console
-    writer: Writer
-    signal: Any
-    calls: Calls
 
 
 def train(
@@ -237,55 +191,11 @@ def _loop(run: Run, session: Session, start: int) -> tuple[Any, int, int]:
         run.config.train.steps_per_dispatch,
         rates_from=start + ahead,
     )
-    ended = loop.run(plan, _hooks(run, session), work, session.state, session.meter)
+    ended = loop.run(plan, make_hooks(run, session), work, session.state, session.meter)
     session.feed.stop()
     run.console.finish()
     run.writer.wait()
     return ended
-
-
-def _hooks(run: Run, session: Session) -> loop.Hooks:
-    plan, console, writer = session.experiment.plan, run.console, run.writer
-    pruned: list[int] = []  # the step at which the run is to stop
-    learning_rate = session.experiment.compiled("learning_rate", lambda: jax.jit(session.experiment.schedule))
-
-    def progress(now: loop.Progress):
-        writer.begin()
-        writer.poll()
-        epoch, rate = now.step / plan.steps_per_epoch, now.images_per_second
-        if now.row:
-            with xla.quiet():
-                schedule = float(learning_rate(now.step - 1))
-            rounded = None if rate is None else round(rate, 1)
-            columns = {**now.means, "learning_rate": schedule, "images_per_second": rounded}
-            writer.files.write(step=now.step, epoch=epoch, split="train", **columns)
-        shown = f"epoch {epoch:.2f}  {metrics.line(now.means)}"
-        shown += "" if rate is None else f"  {rate:,.0f} images/s"
-        console.train(now.step, plan.steps, shown, now.row)
-
-    def evaluate_valid(state, step):
-        if not plan.valid_count:
-            return None
-        with xla.quiet():
-            result = session.evaluate("valid", state)
-        _write_row(writer, plan, step, "valid", result)
-        values = f"validation {metrics.line(result)}{not_finite(result)}"
-        console.print(f"step {step}/{plan.steps}  epoch {step / plan.steps_per_epoch:.2f}  {values}")
-        if step < plan.steps and run.calls.prune(step, plan.steps, result["accuracy"]):
-            pruned.append(step)
-        return result["accuracy"]
-
-    def stop():
-        return run.signal.number or (PRUNED if pruned else 0)
-
-    def save(state, meter, step, valid_accuracy):
-        with xla.quiet():
-            if not session.is_finite(state):
-                raise loop.Diverged(step)
-            content = {"state": state, "meter": meter, "inputs": session.normalization._asdict()}
-            writer.save(step, content, valid_accuracy)
-
-    return loop.Hooks(progress, evaluate_valid, save, stop, session.agree)
 
 
 def _choose(run, session, state, step, stopped, complete) -> tuple[int, Any]:
@@ -312,7 +222,7 @@ def _record(run: Run, session: Session, ending: dict[str, Any], missing: list[st
     if "test" in missing:
         if complete:
             writer.open_files()
-        _write_row(writer, session.experiment.plan, ending["reported_step"], "test", results["test"])
+        write_row(writer, session.experiment.plan, ending["reported_step"], "test", results["test"])
     writer.files.flush()
     if complete:
         writer.record.update(results=results)
@@ -357,11 +267,6 @@ def _read(folder, step, experiment):
         return checkpoints.restore(step, experiment.template())["state"]
     finally:
         checkpoints.close()
-
-
-def _write_row(writer, plan, step, split, result):
-    means = {name: result[name] for name in metrics.METRICS}
-    writer.files.write(step=step, epoch=step / plan.steps_per_epoch, split=split, **means)
 
 
 def _config_difference(mine, first):

@@ -131,7 +131,8 @@ def _is_left(run, state, order):
 
 def _run(run: Run, order: Order, programs: Any) -> int:
     """Trains, with all output in the log of the run. Returns the exit status as `imgclf_jax.main` would."""
-    from imgclf_jax.train import Calls, train
+    from imgclf_jax.train import train
+    from imgclf_jax.training.run import Calls
 
     states.note_path(run.folder).unlink(missing_ok=True)
     with _output_to(states.log_path(run.folder)):

@@ -1,0 +1,66 @@
+"""What happens between the steps of a run: rows, evaluations, checkpoints."""
+
+from typing import Any
+
+import jax
+
+from imgclf_jax.devices import xla
+from imgclf_jax.training import loop, metrics
+from imgclf_jax.training.plan import Plan
+from imgclf_jax.training.run import Run
+from imgclf_jax.training.session import Session
+from imgclf_jax.training.summary import not_finite
+from imgclf_jax.workdir.writer import Writer
+
+PRUNED = -1  # in the place of the number of a signal
+
+
+def make_hooks(run: Run, session: Session) -> loop.Hooks:
+    """Returns the functions that the loop calls: they print, evaluate, and write the files of the run."""
+    plan, console, writer = session.experiment.plan, run.console, run.writer
+    pruned: list[int] = []  # the step at which the run is to stop
+    learning_rate = session.experiment.compiled("learning_rate", lambda: jax.jit(session.experiment.schedule))
+
+    def progress(now: loop.Progress):
+        writer.begin()
+        writer.poll()
+        epoch, rate = now.step / plan.steps_per_epoch, now.images_per_second
+        if now.row:
+            with xla.quiet():
+                schedule = float(learning_rate(now.step - 1))
+            rounded = None if rate is None else round(rate, 1)
+            columns = {**now.means, "learning_rate": schedule, "images_per_second": rounded}
+            writer.files.write(step=now.step, epoch=epoch, split="train", **columns)
+        shown = f"epoch {epoch:.2f}  {metrics.line(now.means)}"
+        shown += "" if rate is None else f"  {rate:,.0f} images/s"
+        console.train(now.step, plan.steps, shown, now.row)
+
+    def evaluate_valid(state, step):
+        if not plan.valid_count:
+            return None
+        with xla.quiet():
+            result = session.evaluate("valid", state)
+        write_row(writer, plan, step, "valid", result)
+        values = f"validation {metrics.line(result)}{not_finite(result)}"
+        console.print(f"step {step}/{plan.steps}  epoch {step / plan.steps_per_epoch:.2f}  {values}")
+        if step < plan.steps and run.calls.prune(step, plan.steps, result["accuracy"]):
+            pruned.append(step)
+        return result["accuracy"]
+
+    def stop():
+        return run.signal.number or (PRUNED if pruned else 0)
+
+    def save(state, meter, step, valid_accuracy):
+        with xla.quiet():
+            if not session.is_finite(state):
+                raise loop.Diverged(step)
+            content = {"state": state, "meter": meter, "inputs": session.normalization._asdict()}
+            writer.save(step, content, valid_accuracy)
+
+    return loop.Hooks(progress, evaluate_valid, save, stop, session.agree)
+
+
+def write_row(writer: Writer, plan: Plan, step: int, split: str, result: dict[str, Any]) -> None:
+    """Writes the result of an evaluation as a row of the metrics files."""
+    means = {name: result[name] for name in metrics.METRICS}
+    writer.files.write(step=step, epoch=step / plan.steps_per_epoch, split=split, **means)
