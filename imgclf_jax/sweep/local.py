@@ -22,7 +22,7 @@ from imgclf_jax.terminal.console import Console, duration
 LINE_SECONDS = 30.0  # between progress lines
 POLL_SECONDS = 0.2
 TAIL_LINES, MOST_CHARACTERS = 12, 200  # of the log of a failed run
-CRASHES = 3  # A worker that dies this often without ending a run is not started again.
+MOST_DEATHS = 10  # of a worker, which is then not started again
 
 
 def run(folder: Path, workers: int, fail_fast: bool, console: Console, halving: str = "") -> int:
@@ -44,43 +44,41 @@ def run(folder: Path, workers: int, fail_fast: bool, console: Console, halving: 
 
 
 class _Command:
-    """One invocation of the launcher."""
+    """One invocation of the launcher. Its attributes are keyed by the number of a worker or the folder of a run."""
 
     def __init__(self, folder, workers, fail_fast, console, asked, halving):
         self._folder, self._fail_fast, self._console, self._asked = folder, fail_fast, console, asked
         self._invocation, self._halving = uuid.uuid4().hex, halving
         self._runs = {str(run.folder): run for run in sweep_folder.runs(folder)}
-        self._workers: dict[int, subprocess.Popen | None] = dict.fromkeys(range(workers))
+        self._waiting = list(range(1, workers))  # workers that have not been started
+        self._count = workers
+        self._workers: dict[int, subprocess.Popen] = {}  # those that are running
         self._events: queue.Queue[tuple[int, dict[str, Any] | None]] = queue.Queue()
-        self._holds: dict[int, str] = {}  # worker -> the run that it has
-        self._crashes: collections.Counter[int] = collections.Counter()
-        self._reported: set[str] = set()
+        self._holds: dict[int, str] = {}  # the run that a worker has
+        self._deaths: collections.Counter[int] = collections.Counter()  # of workers
+        self._crashed: set[str] = set()  # runs whose process died
         self._stopping = False
         self._seconds: list[float] = []  # of the runs that ended in this invocation
-        self._began: dict[str, float] = {}
+        self._began: dict[str, float] = {}  # the time at which a run began
         self._line = -float("inf")
 
     def run(self):
         self._start(0)
         self._show()
-        while any(process is not None for process in self._workers.values()):
-            self._handle_events()
+        while self._workers:
+            self._handle_event()
             if self._asked.number and not self._stopping:
                 self._stop(self._asked.number)
-            # The first worker decodes the data and compiles; the others find the results in the caches.
-            if not self._stopping and self._seconds_or_steps():
-                for number in self._idle_at_first():
-                    self._start(number)
+            # The first worker decodes the data; the others find it in the cache.
+            while self._waiting and self._has_begun() and not self._stopping:
+                self._start(self._waiting.pop(0))
             self._show()
         self._show(last=True)
         return 128 + self._asked.number if self._asked.number else self._status()
 
-    def _seconds_or_steps(self):
+    def _has_begun(self):
         """Whether a run of this invocation has ended or is training."""
         return bool(self._seconds) or any((Path(held) / "run.json").exists() for held in self._holds.values())
-
-    def _idle_at_first(self):
-        return [number for number, process in self._workers.items() if process is None and number not in self._crashes]
 
     def _start(self, number):
         command = [sys.executable, "-m", "imgclf_jax.sweep.worker", f"--workdir={self._folder}"]
@@ -89,11 +87,10 @@ class _Command:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             text=True,
-            env=os.environ | devices(number, len(self._workers)),
+            env=os.environ | devices(number, self._count),
             start_new_session=True,  # Ctrl-C reaches this process, which passes it on.
         )
         self._workers[number] = process
-        self._crashes[number] += 0
         threading.Thread(target=self._listen, args=(number, process), daemon=True).start()
 
     def _listen(self, number, process):
@@ -105,7 +102,7 @@ class _Command:
         process.wait()
         self._events.put((number, None))
 
-    def _handle_events(self):
+    def _handle_event(self):
         try:
             number, event = self._events.get(timeout=POLL_SECONDS)
         except queue.Empty:
@@ -121,24 +118,21 @@ class _Command:
 
     def _ended(self, number):
         """A worker has ended: because nothing is left, because it was asked to, or by a crash."""
-        process, held = self._workers[number], self._holds.pop(number, None)
-        self._workers[number] = None
-        code = process.returncode if process is not None else 0
-        if held and not self._stopping:
-            # The process died in the middle of a run. Once is bad luck; a run that kills its process again has failed.
-            self._crashes[number] += 1
-            if self._began.pop(held, None) is not None and self._again(held):
+        code, held = self._workers.pop(number).returncode, self._holds.pop(number, None)
+        if not code or self._stopping:
+            return
+        self._deaths[number] += 1
+        if held:
+            self._began.pop(held, None)
+            # Once is bad luck; a run whose process dies again has failed.
+            if held in self._crashed:
                 states.fail(Path(held), self._invocation, f"its process died twice (exit status {code})")
                 self._report(held)
-        if code and not self._stopping and self._crashes[number] < CRASHES:
+            else:
+                self._crashed.add(held)
+                self._console.warn(f"{self._name(held)}: its process died; it is resumed from its last checkpoint")
+        if self._deaths[number] < MOST_DEATHS:
             self._start(number)
-
-    def _again(self, held):
-        seen = held in self._reported
-        self._reported.add(held)
-        if not seen:
-            self._console.warn(f"{self._name(held)}: its process died; it is resumed from its last checkpoint")
-        return seen
 
     def _report(self, path):
         """Prints what went wrong with a run, if anything did."""
@@ -156,8 +150,7 @@ class _Command:
     def _stop(self, number):
         self._stopping = True
         for process in self._workers.values():
-            if process is not None:
-                process.send_signal(number)
+            process.send_signal(number)
 
     def _show(self, last=False):
         if not last and time.monotonic() - self._line < LINE_SECONDS:
@@ -174,7 +167,7 @@ class _Command:
         if left and self._seconds:
             mean = sum(self._seconds) / len(self._seconds)
             begun = sum(min(mean, time.monotonic() - began) for began in self._began.values())
-            text += f"  ETA {duration(max(0.0, (left * mean - begun) / len(self._workers)))}"
+            text += f"  ETA {duration(max(0.0, (left * mean - begun) / self._count))}"
         return text
 
     def _name(self, path):
