@@ -1,20 +1,15 @@
 """The page of a report: one run, or a comparison of several runs followed by each of them."""
 
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from imgclf_jax import config
-from imgclf_jax.report import charts, facts, measures, sections
+from imgclf_jax.report import bands, facts, measures, sections
+from imgclf_jax.report.document import Section, contents, document, section
 from imgclf_jax.report.drawing import Picture, inline
-from imgclf_jax.report.markup import Markup, clean, join, name, shorten, table, tag
+from imgclf_jax.report.markup import Markup, join, name, shorten, table, tag
 from imgclf_jax.report.runs import Run
-from imgclf_jax.report.sections import Section
-
-_STYLE = Path(__file__).with_name("style.css")
-# No script can run and nothing can be fetched, even if the text contains something unexpected.
-_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 
 
 class Page(NamedTuple):
@@ -33,35 +28,22 @@ def build(runs: list[Run]) -> Page:
     """Builds the report on one or more runs."""
     if len(runs) == 1:
         run_sections = sections.of(runs[0], "run")
-        body = [_header(runs[0]), _contents(run_sections), *(_section(section) for section in run_sections)]
-        return Page(_document(runs[0].name, body), {0: _pictures(run_sections)})
+        body = [_header(runs[0]), contents(run_sections), *map(section, run_sections)]
+        return Page(document(runs[0].name, body), {0: _pictures(run_sections)})
     comparison = _comparison(runs)
     details: list[Markup] = []
     pictures: dict[int | None, tuple[Picture, ...]] = {None: _pictures(comparison)}
     for index, run in enumerate(runs):
         run_sections = sections.of(run, f"run{index + 1}")
         pictures[index] = _pictures(run_sections)
-        parts = (_section(section, f"run{index + 1}-", "h3") for section in run_sections)
+        parts = (section(part, f"run{index + 1}-", "h3") for part in run_sections)
         summary = tag("summary", tag("span", name(run.name, 60), css="title"), " ", _accuracy(run))
         details.append(tag("details", summary, _notes(run), *parts, css="run", id=f"run{index + 1}"))
     title = f"{len(runs)} runs"
     top = tag("header", tag("h1", title), tag("p", join((name(run.name, 60) for run in runs), ", "), css="what"))
-    contents = _contents(comparison, [(f"run{i + 1}", name(run.name, 40)) for i, run in enumerate(runs)])
+    links = contents(comparison, [(f"run{i + 1}", name(run.name, 40)) for i, run in enumerate(runs)])
     each = tag("section", tag("h2", "Each run"), *details, id="runs")
-    return Page(_document(title, [top, contents, *map(_section, comparison), each]), pictures)
-
-
-def _document(title: str, body: list[Markup]) -> str:
-    head = [
-        Markup('<meta charset="utf-8">'),
-        Markup('<meta name="viewport" content="width=device-width, initial-scale=1">'),
-        Markup(f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'),
-        Markup('<meta name="color-scheme" content="light dark">'),
-        tag("title", f"{clean(title)} – report"),
-        tag("style", Markup(_STYLE.read_text(encoding="utf-8"))),
-    ]
-    page = tag("html", tag("head", join(head)), tag("body", tag("main", join(body))), lang="en")
-    return f"<!doctype html>\n{page}\n"
+    return Page(document(title, [top, links, *map(section, comparison), each]), pictures)
 
 
 def _header(run: Run) -> Markup:
@@ -96,17 +78,8 @@ def _notes(run: Run) -> Markup:
     return join(tag("p", note, css="note", role="note") for note in run.notes)
 
 
-def _contents(shown: list[Section], more: list[tuple[str, Any]] | None = None) -> Markup:
-    links = [(section.anchor, section.title) for section in shown] + (more or [])
-    return tag("nav", *(tag("a", title, href=f"#{anchor}") for anchor, title in links), aria_label="contents")
-
-
-def _section(section: Section, prefix: str = "", heading: str = "h2") -> Markup:
-    return tag("section", tag(heading, section.title), section.body, id=f"{prefix}{section.anchor}")
-
-
 def _pictures(shown: list[Section]) -> tuple[Picture, ...]:
-    return tuple(picture for section in shown for picture in section.pictures)
+    return tuple(picture for part in shown for picture in part.pictures)
 
 
 def _comparison(runs: list[Run]) -> list[Section]:
@@ -133,18 +106,19 @@ def _comparison(runs: list[Run]) -> list[Section]:
         body = join(
             [tag("p", f"These accuracies are not comparable: the runs differ in {different}.", css="note"), body]
         )
-    pictures = tuple(
-        picture
+    drawn = [
+        (field, found)
         for field in ("accuracy", "loss")
-        if (picture := charts.overlay([(run.name, run.rows) for run in runs], field))
-    )
+        if (found := bands.overlay([(run.name, [run.rows]) for run in runs], field))
+    ]
+    pictures = tuple(picture for _, (picture, _) in drawn)
     shown = [
         tag(
             "figure",
             inline(picture, "all"),
             tag("figcaption", f"Validation {field}; dashed: training, for runs with fewer than two evaluations"),
         )
-        for picture, field in zip(pictures, ("accuracy", "loss"), strict=False)
+        for field, (picture, _) in drawn
     ]
     parts = [Section("results", "Side by side", body)]
     if pictures:
