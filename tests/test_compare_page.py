@@ -253,6 +253,22 @@ def test_axes_are_logarithmic_from_a_factor_of_20():
     assert not charts.is_wide([1, 20]) and not charts.is_wide([0, 1]) and not charts.is_wide([-1, 1, 100])
 
 
+def test_variants_that_did_not_learn_do_not_squeeze_the_others(tmp_path, undrawn):
+    for number in range(10):
+        write_run(
+            tmp_path / f"{number}",
+            {"augment.cutout": number},
+            0,
+            (0.1, 0.9)[number - 8] if number > 7 else 0.8 + number / 1000,
+        )
+    table = made(tmp_path)
+    assert charts.visible(table) == (0.8, 0.9)  # The best one is never left out.
+    assert [group.mean for group in charts.outside(table)] == [0.1]
+    assert "Far worse than the others are 1 variant" in page.build(table)
+    assert charts.visible(made(tmp_path, metric="test.error")) == (pytest.approx(0.1), pytest.approx(0.2))
+    assert charts.visible(made(tmp_path, baseline="augment.cutout=8")) == (0.1, 0.9)
+
+
 def test_short_names_differ():
     one, two = (f"optim.learning_rate=0.0125, optim.weight_decay=0.{digit}" for digit in "12")
     assert short.shorten(one, 48) == "learning_rate=0.0125, weight_decay=0.1"

@@ -16,6 +16,8 @@ from imgclf_jax.report.drawing import BLUE, GREEN, INK, MUTED, ORANGE, PAPER, Pi
 from imgclf_jax.report.markup import clean
 
 WIDE_SPAN = 20  # the largest value over the smallest, from which an axis is logarithmic
+FEW = 20  # most points of a chart that all get names; of more, the Pareto front and the baseline
+_FOR_QUARTILES = 8
 _TICKED = 8  # most different values that are all ticks
 _COLUMNS = 3
 _COLORS = {"better": GREEN, "worse": ORANGE}
@@ -27,6 +29,30 @@ def metric_label(table: Table) -> str:
     return table.metric + (f" in {name}" if name else "")
 
 
+def visible(table: Table) -> tuple[float, float]:
+    """The lowest and highest mean that charts show, in the unit of the metric.
+
+    A search often has some variants that did not learn. If there are at least `_FOR_QUARTILES` means, those that are
+    worse than the worse quartile by more than 4 interquartile ranges are left out, so that the others can be
+    distinguished. The baseline is always visible.
+    """
+    sign = 1 if table.higher_is_better else -1
+    means = [sign * group.mean for group in table.groups if group.mean is not None]
+    lowest, highest = min(means), max(means)
+    first, third = (float(end) for end in np.quantile(means, (0.25, 0.75)))
+    if len(means) >= _FOR_QUARTILES and third > first:
+        base = [sign * group.mean for group in table.groups if group.name == table.baseline and group.mean is not None]
+        lowest = min(mean for mean in [*means, *base] if mean >= first - 4 * (third - first) or mean in base)
+    low, high = sorted((sign * lowest, sign * highest))
+    return low, high
+
+
+def outside(table: Table) -> list[Group]:
+    """The groups whose means are not in the visible range."""
+    low, high = visible(table)
+    return [group for group in table.groups if group.mean is not None and not low <= group.mean <= high]
+
+
 def intervals(table: Table, shown: Sequence[Group]) -> Picture:
     """Mean, 95 % interval and single values of each group, from top to bottom; the mean of the baseline is a line.
 
@@ -35,7 +61,7 @@ def intervals(table: Table, shown: Sequence[Group]) -> Picture:
         shown: groups with values, at least one.
     """
     scale = unit(table).scale
-    with drawing.drawing(7.6, 1.25 + 0.34 * len(shown)) as figure:
+    with drawing.drawing(7.6, 1.25 + (0.34 if len(shown) <= FEW else 0.27) * len(shown)) as figure:
         axes = figure.subplots()
         base = next(group for group in table.groups if group.name == table.baseline)
         if base.mean is not None and len(table.groups) > 1:
@@ -55,7 +81,14 @@ def intervals(table: Table, shown: Sequence[Group]) -> Picture:
                 label = own if text == "mean" else f'the same, "{text}"'
                 axes.plot([], [], "-D", ms=5.5, color=color, label=label)
         axes.plot([], [], "o", ms=3.6, mfc="none", mec=INK, mew=0.9, label="single run")
-        axes.set(xlabel=metric_label(table), ylim=(len(shown) - 0.4, -0.6), xlim=_range(shown, base.mean, scale))
+        left, right = (scale * end for end in _range(table, shown, base.mean))
+        for place, group in enumerate(shown):
+            if group in outside(table):
+                below = scale * float(group.mean or 0) < right
+                text = unit(table).number(float(group.mean or 0))
+                at, aligned = (left, "left") if below else (right, "right")
+                axes.text(at, place, f" ◂ {text}" if below else f"{text} ▸ ", ha=aligned, va="center", color=MUTED)
+        axes.set(xlabel=metric_label(table), ylim=(len(shown) - 0.4, -0.6), xlim=(left, right))
         tooltips = _name_rows(axes, [group.name for group in shown])
         axes.grid(False, axis="y")
         figure.legend(loc="outside lower left", ncols=3)
@@ -63,15 +96,27 @@ def intervals(table: Table, shown: Sequence[Group]) -> Picture:
         return drawing.finish(figure, "intervals", alt, tooltips)
 
 
-def _range(shown, base, scale):
+def _range(table, shown, base):
     """The range of the values, with the intervals as far as they are not longer than that again on either side."""
-    values = [value for group in shown for value in group.values.values()] + ([] if base is None else [base])
+    hidden = outside(table)
+    known = [group for group in shown if group not in hidden] or shown
+    values = [value for group in known for value in group.values.values()]
     low, high = min(values), max(values)
+    if base is not None and visible(table)[0] <= base <= visible(table)[1]:
+        low, high = min(low, base), max(high, base)
     size = (high - low) or abs(high) * 0.02 or 1.0
-    edges = [edge for group in shown if group.interval for edge in group.interval]
+    edges = [edge for group in known if group.interval for edge in group.interval]
     low, high = max(low - size, min([low, *edges])), min(high + size, max([high, *edges]))
     margin = 0.05 * ((high - low) or size)
-    return scale * (low - margin), scale * (high + margin)
+    return low - margin, high + margin
+
+
+def _limit(axes, table, scale):
+    """Sets the vertical range of the metric if some groups are outside."""
+    if outside(table):
+        low, high = (scale * end for end in visible(table))
+        margin = 0.12 * (high - low)
+        axes.set_ylim(low - margin, high + margin)
 
 
 def _name_rows(axes, names):
@@ -124,15 +169,17 @@ def cost(table: Table, of: Callable[[Group], float | None], name: str, label: st
         axes.plot(*at, "-", color=ORANGE, lw=1.2, drawstyle="steps-post")
         axes.plot(*at, "o", ms=7, color=ORANGE, label="Pareto front: none is better and cheaper")
         axes.margins(0.12)
+        _limit(axes, table, unit(table).scale)
         axes.set(xlabel=label, ylabel=metric_label(table))
         if min(costs) > 0 and max(costs) > WIDE_SPAN * min(costs):
             _logarithmic(axes, "x")
         figure.legend(loc="outside lower left")
         # Names of the front come first: if there is no room, others remain without a name.
         base = [index for index, group in enumerate(shown) if group.name == table.baseline]
-        order = list(dict.fromkeys([*best, *base, *range(len(shown))]))
+        order = list(dict.fromkeys([*best, *base, *(range(len(shown)) if len(shown) <= FEW else ())]))
+        order = [index for index in order if shown[index] not in outside(table)]
         texts = [(costs[index], means[index], shorten(shown[index].name, 26)) for index in order]
-        labels.place(figure, axes, texts, list(zip(*at, strict=True)))
+        labels.place(figure, axes, texts, list(zip(*at, strict=True)), list(zip(costs, means, strict=True)))
         alt = f"mean {table.metric} by {label} of {_names(shown)}; on the Pareto front: "
         return drawing.finish(figure, name, alt + _names([shown[index] for index in best]))
 
@@ -167,6 +214,7 @@ def slices(table: Table, fields: Sequence[str]) -> Picture:
             if place % columns == 0:
                 axes.set_ylabel(metric_label(table))
         first = grid[0]
+        _limit(first, table, scale)
         first.plot([], [], "D", ms=5, color=BLUE, label="mean of a variant")
         first.plot([], [], "o", ms=3.6, mfc="none", mec=MUTED, mew=0.9, label="single run")
         figure.legend(*first.get_legend_handles_labels(), loc="outside lower left", ncols=2)
@@ -182,24 +230,28 @@ def parallel(table: Table, fields: Sequence[str]) -> Picture:
     """
     shown = [g for g in table.groups if g.values and all(is_number(g.changes.get(field)) for field in fields)]
     means = [unit(table).scale * float(group.mean or 0) for group in shown]
+    low, high = (unit(table).scale * end for end in visible(table))
+    seen = [min(max(mean, low), high) for mean in means]
     order = sorted(range(len(shown)), key=lambda index: means[index] if table.higher_is_better else -means[index])
     top = max(1, len(shown) // 4)
     width = max(5.0, 1.5 * (len(fields) + 1))
     with drawing.drawing(min(width, 10.0), 3.7) as figure:
         axes = figure.subplots()
         axis_values = [[float(group.changes[field]) for group in shown] for field in fields]
-        placed = [_positions(values) for values in axis_values] + [_linear(means, means)]
+        placed = [_positions(values) for values in axis_values] + [_linear(seen)]
         for rank, index in enumerate(order):
             color, thick = (MUTED, 1.0) if rank < len(order) - top else (BLUE, 1.8)
             color, thick = (ORANGE, 2.4) if rank == len(order) - 1 else (color, thick)
             line = [column[index] for column in placed]
             axes.plot(range(len(placed)), line, "-o", ms=3, color=color, lw=thick)
         decimals = unit(table).decimals
-        for place, (values, positions) in enumerate(zip([*axis_values, means], placed, strict=True)):
+        for place, (values, positions) in enumerate(zip([*axis_values, seen], placed, strict=True)):
             axes.axvline(place, color=INK, lw=0.8)
             for value, at in _marks(values, positions):
-                text = f"{value:g}" if place < len(fields) else f"{value:.{decimals}f}"
                 right = place == len(fields)
+                text = f"{value:.{decimals}f}" if right else f"{value:g}"
+                if right and (min(means) < value == low or max(means) > value == high):
+                    text = ("≤ " if value == low else "≥ ") + text
                 axes.annotate(
                     text,
                     (place, at),
@@ -265,16 +317,16 @@ def _logarithmic(axes, which):
 def _positions(values):
     """Values between 0 and 1; logarithmic if they are wide, with zeros at the lower end."""
     if not is_wide(values):
-        return _linear(values, values)
+        return _linear(values)
     positive = [value for value in values if value > 0]
     below = 0.0 if min(values) > 0 else 0.15 * math.log(max(positive) / min(positive))
     lowest = math.log(min(positive)) - below
     logs = [math.log(value) if value > 0 else lowest for value in values]
-    return _linear(logs, logs)
+    return _linear(logs)
 
 
-def _linear(values, among):
-    low, high = min(among), max(among)
+def _linear(values):
+    low, high = min(values), max(values)
     return [0.5 if high == low else (value - low) / (high - low) for value in values]
 
 

@@ -29,7 +29,11 @@ class _Box(NamedTuple):
 
 
 def place(
-    figure: Figure, axes: Any, texts: Sequence[tuple[float, float, str]], stairs: Sequence[tuple[float, float]] = ()
+    figure: Figure,
+    axes: Any,
+    texts: Sequence[tuple[float, float, str]],
+    stairs: Sequence[tuple[float, float]] = (),
+    points: Sequence[tuple[float, float]] = (),
 ) -> int:
     """Writes a text at each point, at the nearest free place; a text that is far away gets a line to its point.
 
@@ -38,8 +42,9 @@ def place(
     Args:
         figure: the figure.
         axes: its axes.
-        texts: (x, y, text) of all points, the most important first.
+        texts: (x, y, text) of points, the most important first.
         stairs: (x, y) of the corners of a line with the draw style "steps-post", which is not covered either.
+        points: (x, y) of points without a text.
 
     Returns:
         The number of texts for which there was no room.
@@ -48,13 +53,14 @@ def place(
     figure.set_layout_engine("none")
     point = figure.dpi / 72
     centers = [axes.transData.transform((x, y)) for x, y, _ in texts]
-    taken = [_Box(x - 4 * point, y - 4 * point, x + 4 * point, y + 4 * point) for x, y in centers]
+    others = [axes.transData.transform(other) for other in points]
+    taken = [_Box(x - 4 * point, y - 4 * point, x + 4 * point, y + 4 * point) for x, y in [*centers, *others]]
     corners = [axes.transData.transform(corner) for corner in stairs]
     for (x, y), (right, up) in itertools.pairwise(corners):
         taken += [_Box(x, y - point, right, y + point), _Box(right - point, min(y, up), right + point, max(y, up))]
     frame = axes.get_window_extent()
     # Texts may reach beyond the axes as far as the figure does.
-    inside = _Box(frame.x0, frame.y0, figure.bbox.x1, frame.y1 + 10 * point)
+    inside = _Box(frame.x0, frame.y0, figure.bbox.x1, min(frame.y1 + 10 * point, figure.bbox.y1))
     left = 0
     for (x, y, text), (at, up) in zip(texts, centers, strict=True):
         width, height = len(text) * SIZE * _WIDTH * point, SIZE * _HEIGHT * point

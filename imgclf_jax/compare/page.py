@@ -21,7 +21,7 @@ from imgclf_jax.workdir.rows import Row, read_rows
 KIND = "compare"
 PLACE = Path("compare") / "index.html"
 LINES = 10  # most variants of a chart with one line each, and of a table with one column each
-INTERVALS = 60
+INTERVALS = 40
 FIELDS = 9
 CLASSES = 20
 EXAMPLES = 12
@@ -121,7 +121,11 @@ def _intervals(made: Table) -> Section | None:
     shown = _chosen(made, INTERVALS)
     picture = charts.intervals(made, shown)
     caption = "In the order of the table. Intervals that are much longer than the range of the values are cut off."
-    return _charts("intervals", "Intervals", [(picture, caption + _omitted(known, shown))])
+    return _charts(
+        "intervals",
+        "Intervals",
+        [(picture, caption + _hidden(made, "their means are at the edge", shown) + _omitted(known, shown))],
+    )
 
 
 def _curves(made: Table) -> Section | None:
@@ -175,7 +179,7 @@ def _cost(made: Table) -> Section | None:
     figures = []
     for of, file, label in kinds:
         if picture := charts.cost(made, of, file, label):
-            figures.append((picture, f"Mean {made.metric} by {label}."))
+            figures.append((picture, f"Mean {made.metric} by {label}." + _hidden(made, "they are not shown")))
     if not figures:
         return None
     text = (
@@ -195,7 +199,12 @@ def _search(made: Table) -> Section | None:
         return None
     shown = numeric[:FIELDS]
     more = f" These are {len(shown)} of {len(numeric)} fields." if len(numeric) > len(shown) else ""
-    figures = [(charts.slices(made, shown), f"Every run, and the means of variants.{more}")]
+    figures = [
+        (
+            charts.slices(made, shown),
+            f"Every run, and the means of variants.{more}" + _hidden(made, "they are not shown"),
+        )
+    ]
     if len(shown) > 1:
         caption = f"Each line is a variant: its fields, and its mean {made.metric} on the right."
         figures.append((charts.parallel(made, shown), caption))
@@ -284,6 +293,11 @@ def _omitted(known: Sequence[Group], shown: Sequence[Group]) -> str:
     if len(known) == len(shown):
         return ""
     return f" Shown are the baseline and the best others, {len(shown)} of {len(known)} variants."
+
+
+def _hidden(made: Table, how: str, shown: Sequence[Group] | None = None) -> str:
+    hidden = [group for group in charts.outside(made) if shown is None or group in shown]
+    return f" Far worse than the others are {_count(len(hidden), 'variant')}: {how}." if hidden else ""
 
 
 def _charts(
