@@ -10,12 +10,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from fake_runs import write_run
 from runs import ROOT, SOFTMAX, environment, record
 
 from imgclf_jax.data.types import LazyImages, silent
 from imgclf_jax.errors import UserError
-from imgclf_jax.report import drawing, runs, weights, write
-from imgclf_jax.report.page import different_data
+from imgclf_jax.report import drawing, runs, weights, workdirs, write
+from imgclf_jax.report.side_by_side import different_data
 from imgclf_jax.training import trained
 
 pytest_plugins = ["run_fixtures"]
@@ -211,6 +212,39 @@ def test_names_are_as_long_as_it_takes(tmp_path):
     assert runs.names([a]) == ["run"]
     assert runs.names([c]) == ["cnn/20260102-030405"]
     assert runs.names([a, b]) == ["a/run", "b/run"]
+
+
+def test_globs_are_expanded_to_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("a/seed10", "a/seed2", "b/seed0", "[c]"):
+        write_run(tmp_path / name)
+    (tmp_path / "a" / "report").mkdir()
+    expanded = {
+        ("a/*",): ["a/seed2", "a/seed10"],
+        ("*/seed*", "[c]"): ["a/seed2", "a/seed10", "b/seed0", "[c]"],
+        ("a/seed*", "a/seed2", "*/seed*"): ["a/seed10", "a/seed2", "b/seed0"],
+        ("a/seed2", "a/seed2", "missing"): ["a/seed2", "a/seed2", "missing"],  # `runs.check` reports them.
+    }
+    for given, folders in expanded.items():
+        assert list(map(str, workdirs.expand(given))) == folders
+    with pytest.raises(UserError) as caught:
+        workdirs.expand(["*/report", "a/seed2", "x*"])
+    assert [line.split(";")[0] for line in str(caught.value).splitlines()] == [
+        "--workdir=*/report matches no run",
+        "--workdir=x* matches no run",
+    ]
+
+
+def test_the_report_on_several_runs_is_beside_them(tmp_path):
+    for name in ("a/seed0", "a/seed1", "b/seed0", "b/seed0/again"):
+        write_run(tmp_path / name)
+    for names, place in (
+        (["a/seed0"], "a/seed0/report"),
+        (["a/seed0", "a/seed1"], "a/report"),
+        (["a/seed0", "b/seed0"], "report"),
+        (["b/seed0", "b/seed0/again"], "b/report"),
+    ):
+        assert workdirs.default_output([tmp_path / name for name in names]) == tmp_path / place
 
 
 def test_a_result_that_differs_from_the_record_is_reported(copy, undrawn):

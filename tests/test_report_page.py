@@ -14,7 +14,7 @@ from PIL import Image
 
 from imgclf_jax.config import default
 from imgclf_jax.data.types import LazyImages
-from imgclf_jax.report import drawing, markup, page, predictions, thumbnails
+from imgclf_jax.report import drawing, grouping, markup, page, predictions, thumbnails
 from imgclf_jax.report.predictions import Predictions
 from imgclf_jax.report.runs import Run
 
@@ -123,6 +123,54 @@ def test_runs_of_any_name_are_in_the_legend():
     for field in ("accuracy", "loss"):
         legend = html.unescape(pictures(built)[f"compare_{field}"].svg)
         assert all(name in legend for name in ("_one", "two $x$ $", SCRIPT))
+
+
+def repetitions(count, group="plain", **changes):
+    """Runs in one folder that differ in the seed."""
+    made = []
+    for seed in range(count):
+        run = make_run(names=("a", "b"), count=12, name=f"{group}/seed{seed}", notes=("odd",) if seed == 1 else ())
+        run.config.update_from_flattened_dict({"seed": seed, **changes})
+        rows = [{**row, "accuracy": row["accuracy"] + seed / 100} for row in run.rows]
+        made.append(run._replace(folder=Path("/tmp") / group / f"seed{seed}", rows=rows))
+    return made
+
+
+def test_repetitions_are_one_curve_with_a_band():
+    built = page.build([*repetitions(3), *repetitions(1, "flip", **{"augment.flip": True})], details=False)
+    legend = html.unescape(pictures(built)["compare_accuracy"].svg)
+    assert "plain (n = 3)" in legend and "flip/seed0" in legend and "plain/seed0" not in legend
+    assert "Mean ± standard deviation" in built.html
+    results = [run.result["accuracy"] for run in repetitions(3)]
+    assert f"{np.mean(results):.4f} ± {np.std(results, ddof=1):.4f}" in built.html
+    differences = built.html.partition('id="differences"')[2].partition("</section>")[0]
+    assert "augment.flip" in differences and ">seed<" not in differences
+
+
+def test_groups_of_runs():
+    plain, flip = repetitions(2), repetitions(2, "flip", **{"augment.flip": True})
+    found = grouping.group([plain[0], *flip, plain[1]])
+    assert [(part.name, len(part.runs)) for part in found] == [("plain", 2), ("flip", 2)]
+    # The same experiment twice is not repeated, and one folder for two groups does not name them.
+    assert [len(part.runs) for part in grouping.group([*plain, plain[0]._replace(name="again")])] == [1, 1, 1]
+    mixed = [run._replace(folder=Path("/tmp/all") / run.name) for run in (*plain, *flip)]
+    mixed = [run._replace(folder=Path("/tmp/all") / str(index)) for index, run in enumerate(mixed)]
+    assert [part.name for part in grouping.group(mixed)] == ["plain/seed0 and 1 more", "flip/seed0 and 1 more"]
+
+
+def test_many_runs_are_compared_without_details_unless_they_are_asked_for(undrawn):
+    runs = repetitions(5)
+    built = page.build(runs)
+    assert "<details" not in built.html and 'href="#run1"' not in built.html
+    assert "--details" in built.html and "plain/seed1: odd" in built.html
+    assert "Nothing but seed and fold." in built.html
+    assert list(built.pictures) == [None, 0, 1, 2, 3, 4]
+    for anchor in re.findall(r'href="#([\w-]+)"', built.html):
+        assert f'id="{anchor}"' in built.html
+    built = page.build(runs[:2], details=False)
+    assert "<details" not in built.html
+    built = page.build(runs, details=True)
+    assert built.html.count('<details class="run"') == 5 and 'href="#run5"' in built.html
 
 
 def test_shortened_names_of_a_picture_have_tooltips(hostile):

@@ -2,7 +2,6 @@
 
 import glob
 import os
-import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,7 +10,7 @@ from ml_collections import ConfigDict
 
 from imgclf_jax import config as configs
 from imgclf_jax.errors import UserError
-from imgclf_jax.storage.files import read_json
+from imgclf_jax.storage.files import natural_key, read_json
 from imgclf_jax.workdir import record as records
 from imgclf_jax.workdir import saved_config
 from imgclf_jax.workdir.record import is_natural
@@ -133,7 +132,8 @@ def read(names: Sequence[str]) -> Found:
 def _matches(name: str) -> list[Path]:
     if os.path.lexists(name) or not glob.has_magic(name):
         return [Path(name)] if name and os.path.isdir(name) else []  # noqa: PTH112 (raises for long names)
-    return [Path(match) for match in sorted(glob.glob(name, recursive=True), key=_natural) if Path(match).is_dir()]  # noqa: PTH207
+    matches = sorted(glob.glob(name, recursive=True), key=natural_key)  # noqa: PTH207 (the pattern may be absolute)
+    return [Path(match) for match in matches if Path(match).is_dir()]
 
 
 def _no_match(name: str, matches: list[Path]) -> str:
@@ -159,7 +159,7 @@ def _walk(folder: Path, depth: int, problems: list[str]) -> Iterator[Path]:
     if not depth:
         return
     try:
-        entries = sorted(folder.iterdir(), key=lambda entry: _natural(entry.name))
+        entries = sorted(folder.iterdir(), key=lambda entry: natural_key(entry.name))
     except OSError as error:
         problems.append(f"folder {folder} cannot be read: {error.strerror}")
         return
@@ -170,11 +170,6 @@ def _walk(folder: Path, depth: int, problems: list[str]) -> Iterator[Path]:
 
 def _is_run(folder: Path) -> bool:
     return any((folder / name).exists() for name in (saved_config.NAME, records.NAME))
-
-
-def _natural(name: str) -> list[tuple[int, str]]:
-    """A sort key that puts seed2 before seed10."""
-    return [(int(part), "") if part.isdecimal() else (0, part) for part in re.split(r"(\d+)", name)]
 
 
 def _read_all(reader: Any, places: Any, problems: list[str]) -> list[Any]:

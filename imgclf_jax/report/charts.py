@@ -1,15 +1,17 @@
 """The charts of a report."""
 
 import math
+from typing import Any
 
 import numpy as np
 from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
 from imgclf_jax.report import curves, drawing
 from imgclf_jax.report.curves import Point
-from imgclf_jax.report.drawing import BLUE, GREEN, GRID, INK, MUTED, ORANGE, PAPER, SERIES, Picture
+from imgclf_jax.report.drawing import BLUE, GREEN, GRID, INK, MUTED, ORANGE, PAPER, Picture
 from imgclf_jax.report.markup import clean, shorten
 from imgclf_jax.report.measures import Calibration
 from imgclf_jax.workdir.rows import Row
@@ -33,15 +35,15 @@ def learning_curves(rows: list[Row], field: str) -> Picture | None:
     if not train and not valid:
         return None
     with drawing.drawing(*_SIZE) as figure:
-        axes = _axes(figure, field, _last(train, valid))
+        axes = make_axes(figure, field, _last(train, valid))
         _line(axes, train, BLUE, "training")
         _line(axes, valid, ORANGE, "validation", "o-" if len(valid) < 40 else "-")
         if len(valid) > 1:
             best = curves.best(valid, field)
             label = f"best: {best.value:.4f}, epoch {best.epoch:.3g}"
             axes.plot([best.epoch], [best.value], "o", ms=11, mec=INK, mfc="none", mew=1.4, label=label)
-        if field == "loss" and _spread(train + valid) > 100:
-            _logarithmic(axes)
+        if field == "loss" and spread(train + valid) > 100:
+            set_logarithmic(axes)
         axes.legend()
         return drawing.finish(figure, f"learning_{field}", f"{field} by epoch for training and validation")
 
@@ -52,7 +54,7 @@ def evaluation_accuracy(rows: list[Row]) -> Picture | None:
     if not valid and not test:
         return None
     with drawing.drawing(*_SIZE) as figure:
-        axes = _axes(figure, "accuracy", _last(valid, test), "epochs trained")
+        axes = make_axes(figure, "accuracy", _last(valid, test), "epochs trained")
         _line(axes, valid, ORANGE, "validation", "o-" if len(valid) < 40 else "-")
         if test:
             axes.plot([test[-1].epoch], [test[-1].value], "D", color=GREEN, label=f"test: {test[-1].value:.4f}")
@@ -68,34 +70,12 @@ def accuracy_against_validation(rows: list[Row]) -> Picture | None:
     if not train:
         return None
     with drawing.drawing(*_SIZE) as figure:
-        axes = _axes(figure, "accuracy", _last(train, valid))
+        axes = make_axes(figure, "accuracy", _last(train, valid))
         _line(axes, train, BLUE, "accuracy", "o-")
         _line(axes, valid, ORANGE, "validation accuracy", "o-")
         _accuracy_range(axes, train + valid)
         axes.legend(loc="lower right")
         return drawing.finish(figure, "accuracy_by_epoch", "training and validation accuracy, one point per epoch")
-
-
-def overlay(runs: list[tuple[str, list[Row]]], field: str) -> Picture | None:
-    """The validation curves of several runs in one chart; for a run without one, its training curve, dashed."""
-    curves_by_run = []
-    for name, rows in runs:
-        valid, train = (curves.points(rows, split, field) for split in ("valid", "train"))
-        has_valid_curve = len(valid) > 1 or not train
-        curves_by_run.append((name, valid, "-o") if has_valid_curve else (f"{name} (training)", train, "--"))
-    if not any(curve for _, curve, _ in curves_by_run):
-        return None
-    with drawing.drawing(5.0, 3.3 + 0.2 * len(runs)) as figure:
-        axes = _axes(figure, field, _last(*(curve for _, curve, _ in curves_by_run)))
-        for index, (name, curve, style) in enumerate(curves_by_run):
-            # Matplotlib leaves labels that begin with an underscore out of the legend.
-            label = " " + shorten(name, 48)
-            axes.plot(*_xy(curve), style, ms=3, color=SERIES[index % len(SERIES)], label=label)
-        if field == "loss" and _spread([point for _, curve, _ in curves_by_run for point in curve]) > 30:
-            _logarithmic(axes)
-        figure.legend(loc="outside lower left", ncols=1)
-        names = ", ".join(clean(name) for name, _ in runs)
-        return drawing.finish(figure, f"compare_{field}", f"{field} by epoch for the runs {names}")
 
 
 def reliability(calibration: Calibration) -> Picture:
@@ -190,8 +170,8 @@ def _pixels(axes, fractions):
     axes.imshow(image, interpolation="none")
 
 
-def _axes(figure, field, last, xlabel="epoch"):
-    """Axes for `field` by epoch, from 0 to the last epoch; longer runs have ticks at whole epochs only."""
+def make_axes(figure: Figure, field: str, last: float, xlabel: str = "epoch") -> Any:
+    """Axes for `field` by epoch or step, from 0 to the last one; longer runs have ticks at whole numbers only."""
     axes = figure.subplots()
     whole = last >= 4
     axes.set_xlim(0, 1.04 * last)
@@ -206,7 +186,8 @@ def _line(axes, curve, color, label, style="-"):
         axes.plot(*_xy(curve), "o" if len(curve) == 1 else style, ms=4, color=color, label=label)
 
 
-def _logarithmic(axes):
+def set_logarithmic(axes: Any) -> None:
+    """Makes the vertical axis logarithmic, with plain numbers."""
     axes.set_yscale("log")
     axes.yaxis.set_major_formatter("{x:g}")  # By default it writes math text, which is not parsed here.
     axes.yaxis.set_minor_formatter("")
@@ -231,6 +212,7 @@ def _accuracy_range(axes, curve):
         axes.set_ylim(max(0, low - margin), min(1, high + margin))
 
 
-def _spread(curve):
+def spread(curve: list[Point]) -> float:
+    """The ratio of the largest and the smallest positive value; NaN if there is none."""
     values = [point.value for point in curve if point.value > 0]
     return max(values) / min(values) if values else math.nan

@@ -1,20 +1,14 @@
 """The page of a report: one run, or a comparison of several runs followed by each of them."""
 
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import numpy as np
-
-from imgclf_jax import config
-from imgclf_jax.report import charts, facts, measures, sections
-from imgclf_jax.report.drawing import Picture, inline
-from imgclf_jax.report.markup import Markup, clean, join, name, shorten, table, tag
+from imgclf_jax.report import grouping, measures, sections, side_by_side
+from imgclf_jax.report.document import Section, contents, document, section
+from imgclf_jax.report.drawing import Picture
+from imgclf_jax.report.markup import Markup, join, name, tag
 from imgclf_jax.report.runs import Run
-from imgclf_jax.report.sections import Section
 
-_STYLE = Path(__file__).with_name("style.css")
-# No script can run and nothing can be fetched, even if the text contains something unexpected.
-_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+DETAILED = 4  # most runs whose own sections are part of a comparison unless they are asked for
 
 
 class Page(NamedTuple):
@@ -29,39 +23,47 @@ class Page(NamedTuple):
     pictures: dict[int | None, tuple[Picture, ...]]
 
 
-def build(runs: list[Run]) -> Page:
-    """Builds the report on one or more runs."""
+def build(runs: list[Run], details: bool | None = None) -> Page:
+    """Builds the report on one or more runs.
+
+    Args:
+        runs: the runs.
+        details: whether a comparison has all sections of each run. Default: if there are at most `DETAILED` runs.
+    """
     if len(runs) == 1:
         run_sections = sections.of(runs[0], "run")
-        body = [_header(runs[0]), _contents(run_sections), *(_section(section) for section in run_sections)]
-        return Page(_document(runs[0].name, body), {0: _pictures(run_sections)})
-    comparison = _comparison(runs)
-    details: list[Markup] = []
-    pictures: dict[int | None, tuple[Picture, ...]] = {None: _pictures(comparison)}
+        body = [_header(runs[0]), contents(run_sections), *map(section, run_sections)]
+        return Page(document(runs[0].name, body), {0: _pictures(run_sections)})
+    details = has_details(len(runs), details)
+    comparison = side_by_side.compare(runs, linked=details)
+    pictures: dict[int | None, tuple[Picture, ...]] = {
+        None: _pictures(comparison),
+        **dict.fromkeys(range(len(runs)), ()),
+    }
+    title = f"{len(runs)} runs"
+    names = (name(part.name, 60) for part in grouping.group(runs))
+    top = tag("header", tag("h1", title), tag("p", join(names, ", "), css="what"))
+    if not details:
+        notes = [tag("li", name(run.name, 60), ": ", note) for run in runs for note in run.notes]
+        end = [tag("h2", "Notes on runs"), tag("ul", *notes)] if notes else []
+        end.append(tag("p", "The sections on each run are left out; --details shows them.", css="small"))
+        body = [top, contents(comparison), *map(section, comparison), tag("section", *end)]
+        return Page(document(title, body), pictures)
+    shown: list[Markup] = []
     for index, run in enumerate(runs):
         run_sections = sections.of(run, f"run{index + 1}")
         pictures[index] = _pictures(run_sections)
-        parts = (_section(section, f"run{index + 1}-", "h3") for section in run_sections)
+        parts = (section(part, f"run{index + 1}-", "h3") for part in run_sections)
         summary = tag("summary", tag("span", name(run.name, 60), css="title"), " ", _accuracy(run))
-        details.append(tag("details", summary, _notes(run), *parts, css="run", id=f"run{index + 1}"))
-    title = f"{len(runs)} runs"
-    top = tag("header", tag("h1", title), tag("p", join((name(run.name, 60) for run in runs), ", "), css="what"))
-    contents = _contents(comparison, [(f"run{i + 1}", name(run.name, 40)) for i, run in enumerate(runs)])
-    each = tag("section", tag("h2", "Each run"), *details, id="runs")
-    return Page(_document(title, [top, contents, *map(_section, comparison), each]), pictures)
+        shown.append(tag("details", summary, _notes(run), *parts, css="run", id=f"run{index + 1}"))
+    links = contents(comparison, [(f"run{i + 1}", name(run.name, 40)) for i, run in enumerate(runs)])
+    each = tag("section", tag("h2", "Each run"), *shown, id="runs")
+    return Page(document(title, [top, links, *map(section, comparison), each]), pictures)
 
 
-def _document(title: str, body: list[Markup]) -> str:
-    head = [
-        Markup('<meta charset="utf-8">'),
-        Markup('<meta name="viewport" content="width=device-width, initial-scale=1">'),
-        Markup(f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'),
-        Markup('<meta name="color-scheme" content="light dark">'),
-        tag("title", f"{clean(title)} – report"),
-        tag("style", Markup(_STYLE.read_text(encoding="utf-8"))),
-    ]
-    page = tag("html", tag("head", join(head)), tag("body", tag("main", join(body))), lang="en")
-    return f"<!doctype html>\n{page}\n"
+def has_details(count: int, details: bool | None = None) -> bool:
+    """Whether a report on `count` runs has all sections of each; `details` if that is given."""
+    return count <= DETAILED if details is None else details
 
 
 def _header(run: Run) -> Markup:
@@ -96,110 +98,5 @@ def _notes(run: Run) -> Markup:
     return join(tag("p", note, css="note", role="note") for note in run.notes)
 
 
-def _contents(shown: list[Section], more: list[tuple[str, Any]] | None = None) -> Markup:
-    links = [(section.anchor, section.title) for section in shown] + (more or [])
-    return tag("nav", *(tag("a", title, href=f"#{anchor}") for anchor, title in links), aria_label="contents")
-
-
-def _section(section: Section, prefix: str = "", heading: str = "h2") -> Markup:
-    return tag("section", tag(heading, section.title), section.body, id=f"{prefix}{section.anchor}")
-
-
 def _pictures(shown: list[Section]) -> tuple[Picture, ...]:
-    return tuple(picture for section in shown for picture in section.pictures)
-
-
-def _comparison(runs: list[Run]) -> list[Section]:
-    """The sections that compare the runs."""
-    rows: list[tuple[Any, ...]] = []
-    for index, run in enumerate(runs):
-        result = run.result
-        rows.append(
-            (
-                tag("a", name(run.name, 40), href=f"#run{index + 1}"),
-                f"{facts.accuracy_with_interval(result)}" + (" valid" if run.split == "valid" else "")
-                if result
-                else "–",
-                f"{result['loss']:.4g}" if result else "–",
-                _calibration_error(run.predictions),
-                f"{facts.parameter_count(run):,}" if run.network else "–",
-                facts.total_time(run),
-                run.record.get("status", "?"),
-            )
-        )
-    head = ("run", "accuracy (95 % interval)", "loss", "ECE", "parameters", "time", "status")
-    body = table(head, rows)
-    if different := different_data(runs):
-        body = join(
-            [tag("p", f"These accuracies are not comparable: the runs differ in {different}.", css="note"), body]
-        )
-    pictures = tuple(
-        picture
-        for field in ("accuracy", "loss")
-        if (picture := charts.overlay([(run.name, run.rows) for run in runs], field))
-    )
-    shown = [
-        tag(
-            "figure",
-            inline(picture, "all"),
-            tag("figcaption", f"Validation {field}; dashed: training, for runs with fewer than two evaluations"),
-        )
-        for picture, field in zip(pictures, ("accuracy", "loss"), strict=False)
-    ]
-    parts = [Section("results", "Side by side", body)]
-    if pictures:
-        parts.append(Section("curves", "Learning curves", tag("div", *shown, css="pair"), pictures))
-    return [*parts, Section("differences", "What differs in the configs", _config_differences(runs))]
-
-
-def _calibration_error(predictions):
-    finite = predictions.only_finite() if predictions else None
-    if finite is None or not len(finite.labels):
-        return "–"
-    return f"{measures.calibration(finite.probabilities, finite.labels).error:.4f}"
-
-
-def different_data(runs: list[Run]) -> str:
-    """What makes the accuracies of these runs not comparable; an empty string if they are comparable."""
-    described = [run.record.get("data") or {} for run in runs]
-    aspects: dict[str, list[Any]] = {
-        "data set": [data.get("name") for data in described],
-        "classes": [data.get("class_names") for data in described],
-        "content of the images": [_has_other_images(runs[0], run) for run in runs],
-        "reported split": [run.split for run in runs],
-        "examples of that split": [
-            [run.config.data.source, run.config.data[f"{run.split}_split"], (data.get("counts") or {}).get(run.split)]
-            for run, data in zip(runs, described, strict=True)
-        ],
-    }
-    return ", ".join(aspect for aspect, values in aspects.items() if any(value != values[0] for value in values))
-
-
-def _has_other_images(first: Run, other: Run) -> bool:
-    """Compares fingerprints if the images have the same size and are read the same way, otherwise ids and labels."""
-    one, two = (run.record.get("data") or {} for run in (first, other))
-    prints = [str(data.get("fingerprint")).rpartition(":") for data in (one, two)]
-    if prints[0] == prints[1]:
-        return False
-    read_alike = one.get("image_shape") == two.get("image_shape") and prints[0][0] == prints[1][0]
-    if read_alike and first.config.data.resize == other.config.data.resize:
-        return True
-    if first.predictions is None or other.predictions is None:
-        return True
-    pairs = (
-        (first.predictions.ids, other.predictions.ids),
-        (first.predictions.labels, other.predictions.labels),
-    )
-    return not all(np.array_equal(*pair) for pair in pairs)
-
-
-def _config_differences(runs: list[Run]) -> Markup:
-    flat = [config.flatten(config.to_json(run.config)) for run in runs]
-    rows = [
-        (tag("code", key), *(facts.show(values[key]) for values in flat))
-        for key in flat[0]
-        if any(values[key] != flat[0][key] for values in flat)
-    ]
-    if not rows:
-        return tag("p", "Nothing: the runs have the same config.")
-    return table(("field", *(shorten(run.name, 32) for run in runs)), rows, text=1 + len(runs))
+    return tuple(picture for part in shown for picture in part.pictures)

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any, NamedTuple, TypeGuard
 
+import numpy as np
 from ml_collections import ConfigDict
 
 from imgclf_jax.data.types import Progress
@@ -69,14 +70,26 @@ def is_result(value: Any) -> TypeGuard[dict[str, Any]]:
     )
 
 
-def read(folders: list[Path], progress: Progress) -> list[Run]:
+def read(folders: list[Path], progress: Progress, images: bool = True) -> list[Run]:
     """Reads runs and predicts with their networks.
+
+    Args:
+        folders: their workdirs.
+        progress: called with the progress of the work.
+        images: whether to keep the images of the predictions. Those of many runs may need more memory than there is.
 
     Raises:
         UserError: a folder has no run or is given twice; one line for each.
     """
     check(folders)
-    return [_read(folder, name, progress) for folder, name in zip(folders, names(folders), strict=True)]
+    loaded = []
+    for folder, name in zip(folders, names(folders), strict=True):
+        run = _read(folder, name, progress)
+        if not images and run.predictions is not None:
+            nothing = np.empty((0, *run.predictions.images.shape[1:]), np.uint8)
+            run = run._replace(predictions=run.predictions._replace(images=nothing))
+        loaded.append(run)
+    return loaded
 
 
 def check(folders: list[Path]) -> None:

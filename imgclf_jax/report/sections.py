@@ -1,10 +1,9 @@
 """The sections of a report on one run."""
 
-from typing import NamedTuple
-
 import numpy as np
 
 from imgclf_jax.report import charts, curves, examples, facts, measures, weights
+from imgclf_jax.report.document import Section
 from imgclf_jax.report.drawing import Picture, inline
 from imgclf_jax.report.markup import Markup, image, join, name, table, tag
 from imgclf_jax.report.predictions import Predictions
@@ -13,22 +12,6 @@ from imgclf_jax.report.thumbnails import Thumbnail, encode, grid, is_tiny
 
 TOP = (1, 2, 3, 5)
 PAIRS = 10  # most confused pairs of classes to list
-
-
-class Section(NamedTuple):
-    """A section of a page.
-
-    Attributes:
-        anchor: its id on the page, without the prefix of the run.
-        title: its heading.
-        body: its content.
-        pictures: to write as files.
-    """
-
-    anchor: str
-    title: str
-    body: Markup
-    pictures: tuple[Picture, ...] = ()
 
 
 def of(run: Run, prefix: str) -> list[Section]:

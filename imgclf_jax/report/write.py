@@ -8,7 +8,7 @@ from pathlib import Path
 
 from imgclf_jax.data.types import Progress
 from imgclf_jax.errors import UserError
-from imgclf_jax.report import drawing, page, predictions, runs
+from imgclf_jax.report import drawing, page, predictions, runs, workdirs
 from imgclf_jax.report.runs import Run
 from imgclf_jax.storage import atomic
 from imgclf_jax.terminal import output
@@ -17,14 +17,21 @@ MARKER = ".imgclf_jax_report.json"  # lists the files of a report and identifies
 INDEX = "index.html"
 
 
-def report(folders: list[Path], target: Path | None, progress: Progress, warn: Callable[[str], None]) -> Path:
+def report(
+    folders: list[Path],
+    target: Path | None,
+    progress: Progress,
+    warn: Callable[[str], None],
+    details: bool | None = None,
+) -> Path:
     """Writes a report on one run, or a comparison of several. An earlier report in the same place is replaced.
 
     Args:
         folders: the workdirs.
-        target: the folder to write; `None`: `report` in the first workdir.
+        target: the folder to write; `None`: see `workdirs.default_output`.
         progress: called with the progress of the work.
         warn: called with each note on a run.
+        details: whether a comparison has all sections of each run; see `page.build`.
 
     Returns:
         The path of the page, `index.html`.
@@ -33,16 +40,16 @@ def report(folders: list[Path], target: Path | None, progress: Progress, warn: C
         UserError: a workdir has no run, or the target is not an earlier report or cannot be written.
     """
     runs.check(folders)
-    folder = (folders[0] / "report" if target is None else target).resolve()
+    folder = (workdirs.default_output(folders) if target is None else target).resolve()
     check(folder)
-    loaded = runs.read(folders, progress)
+    loaded = runs.read(folders, progress, images=len(folders) == 1 or page.has_details(len(folders), details))
     for run in loaded:
         for note in run.notes:
             warn(f"{run.name}: {note}" if len(loaded) > 1 else note)
     try:
         with atomic.temporary_folder(folder.parent) as temporary:
             new = temporary / "new"
-            write_files(new, loaded, progress)
+            write_files(new, loaded, progress, details)
             old = temporary / "old"
             if folder.exists():
                 check(folder)  # Again: files may have been added meanwhile.
@@ -91,10 +98,10 @@ def _own(folder: Path) -> set[str]:
         return set()
 
 
-def write_files(folder: Path, loaded: list[Run], progress: Progress) -> None:
+def write_files(folder: Path, loaded: list[Run], progress: Progress, details: bool | None = None) -> None:
     """Writes the page, its pictures and tables, and the list of these files to `folder`."""
     progress("drawing", 0, 1)
-    built = page.build(loaded)
+    built = page.build(loaded, details)
     for index, pictures in built.pictures.items():
         place = folder if index is None or len(loaded) == 1 else folder / f"run{index + 1}"
         for picture in pictures:

@@ -11,6 +11,7 @@ import contextlib
 import errno
 import hashlib
 import json
+import re
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -60,6 +61,11 @@ def read_bytes(path: Path, advice: str = "") -> bytes | None:
         return None
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror or error}{advice}") from error
+
+
+def natural_key(name: str) -> list[tuple[int, str]]:
+    """A sort key that puts seed2 before seed10."""
+    return [(int(part), "") if part.isdecimal() else (0, part) for part in re.split(r"(\d+)", name)]
 
 
 def read_json(path: Path, advice: str = "") -> dict[str, Any] | None:

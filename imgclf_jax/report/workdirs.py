@@ -1,0 +1,56 @@
+"""The workdirs of a report: expands globs, and chooses the folder of the report. Needs no JAX."""
+
+import glob
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from imgclf_jax.errors import UserError
+from imgclf_jax.storage.files import natural_key
+from imgclf_jax.workdir import record, saved_config
+
+NAME = "report"
+
+
+def expand(names: Sequence[str]) -> list[Path]:
+    """The folders that `--workdir` names, with seed2 before seed10.
+
+    An existing folder is not interpreted as a glob. Of what a glob matches, only folders of runs are taken, and those
+    that are given already are left out.
+
+    Raises:
+        UserError: a glob matches no run; one line for each.
+    """
+    patterns = [name for name in names if glob.has_magic(name) and not Path(name).is_dir()]
+    seen = {Path(name).resolve() for name in names if name not in patterns}
+    folders: list[Path] = []
+    problems: list[str] = []
+    for name in names:
+        if name not in patterns:
+            folders.append(Path(name))
+            continue
+        matches = map(Path, glob.glob(name, recursive=True))  # noqa: PTH207 (the pattern may be absolute)
+        found = sorted(filter(_is_run, matches), key=lambda path: [natural_key(part) for part in path.parts])
+        if not found:
+            problems.append(f"--workdir={name} matches no run; give folders that training printed, or another glob")
+        for folder in found:
+            if folder.resolve() not in seen:
+                seen.add(folder.resolve())
+                folders.append(folder)
+    if problems:
+        raise UserError("\n".join(problems))
+    return folders
+
+
+def default_output(folders: Sequence[Path]) -> Path:
+    """The folder of a report: in the run; of several runs, in the nearest folder around all of them that is no run."""
+    if len(folders) == 1:
+        return folders[0] / NAME
+    around = Path(os.path.commonpath([folder.resolve().parent for folder in folders]))
+    while _is_run(around) and around != around.parent:
+        around = around.parent
+    return around / NAME
+
+
+def _is_run(folder: Path) -> bool:
+    return any((folder / name).is_file() for name in (saved_config.NAME, record.NAME))
