@@ -97,6 +97,22 @@ def test_a_killed_command_is_continued_by_the_next(run, swept, tmp_path):
         assert rows(ours.folder) == rows(theirs.folder) and bits(ours.folder, STEPS) == bits(theirs.folder, STEPS)
 
 
+def test_halving_stops_a_run_that_falls_behind_and_a_command_without_it_continues(run, tmp_path):
+    folder = tmp_path / "study"
+    command = [*BASE, "--config.eval.every_steps=4", "--vary=optim.learning_rate=1e-8,1e-3", f"--workdir={folder}"]
+    done = run(*command, "--halving=2,0.3", **MODULE)
+    assert done.code == 0, done
+    good, behind = (each.folder for each in by_name(folder).values())
+    assert [states.read(place).name for place in (good, behind)] == ["complete", "pruned"]
+    assert record(behind)["step"] == 4 and "results" not in record(behind)  # The test split was not read.
+    assert {row["split"] for row in rows(behind)} <= {"train", "valid"}
+    assert run(*command, "--halving=2,0.3", "--dry_run", **MODULE).code == 0
+
+    assert run(*command, **MODULE).code == 0
+    assert states.read(behind).name == "complete" and record(behind)["step"] == STEPS
+    assert record(behind)["results"]["test"]["count"] == 1000
+
+
 def test_two_commands_share_the_work(run, tmp_path):
     folder = tmp_path / "study"
     command = [*BASE, "--vary=optim.learning_rate=1e-3,2e-3", "--seeds=2", f"--workdir={folder}"]

@@ -66,7 +66,8 @@ def markdown(table: Table) -> str:
     ]
     parts = [_escape_markdown(printable(title(table))), "\n".join(lines), _escape_markdown(table.sentence)]
     if table.missing:
-        parts.append("\n".join(["Without a value:", "", *(f"- {_escape_markdown(one.line)}" for one in table.missing)]))
+        lines = [f"- {_escape_markdown(line)}" for line in table.missing_lines]
+        parts.append("\n".join(["Without a value:", "", *lines]))
     parts += [f"Note: {_escape_markdown(note)}." for note in table.notes]
     return "\n\n".join(parts) + "\n"
 
@@ -168,7 +169,7 @@ def _below(table: Table, width: int = 0) -> str:
     for text in (table.sentence, *(f"Note: {note}." for note in table.notes)):
         lines += _wrap(text, width) if width else [text]
     if table.missing:
-        lines += ["", "Without a value:", *(f"  {one.line}" for one in table.missing)]
+        lines += ["", "Without a value:", *(f"  {line}" for line in table.missing_lines)]
     return "".join(printable(line) + "\n" for line in lines)
 
 

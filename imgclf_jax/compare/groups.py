@@ -2,6 +2,7 @@
 
 import collections
 import difflib
+import itertools
 import math
 import statistics as stats
 from collections.abc import Iterable, Sequence
@@ -97,6 +98,19 @@ class Table(NamedTuple):
     missing: tuple[Missing, ...]
     notes: tuple[str, ...]
     sentence: str
+
+    @property
+    def missing_lines(self) -> list[str]:
+        """`missing` as text: a line per run, but a single line for the runs of a group that have not begun."""
+        lines = []
+        for (name, status), runs in itertools.groupby(self.missing, key=lambda run: (run.name, run.status)):
+            waiting = list(runs)
+            if status != "waiting" or len(waiting) == 1:
+                lines += [run.line for run in waiting]
+            else:
+                seeds = ", ".join(map(str, dict.fromkeys(run.seed for run in waiting)))
+                lines.append(f"{name}, seeds {seeds}: {len(waiting)} runs are {status} ({waiting[0].folder.parent})")
+        return lines
 
 
 def make_table(found: Found, metric: str = METRIC, baseline: str | None = None) -> Table:

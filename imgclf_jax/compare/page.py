@@ -110,7 +110,7 @@ def _table(made: Table) -> Section:
     parts += [tag("p", f"{note}.", css="note", role="note") for note in made.notes]
     if made.missing:
         parts.append(tag("h3", "Runs without a value"))
-        parts.append(tag("ul", *(tag("li", line.line) for line in made.missing)))
+        parts.append(tag("ul", *(tag("li", line) for line in made.missing_lines)))
     return Section("table", "Results", join(parts))
 
 
