@@ -43,7 +43,8 @@ def test_an_interrupted_job_saves_and_continues(run, tmp_path, monkeypatch):
     wait_for(lambda: (one.folder / "run.json").exists())
     worker = locks.read(states.lock_path(one.folder)).pid
     job = int(Path(f"/proc/{worker}/stat").read_text().rpartition(")")[2].split()[1])
-    os.kill(job, signal.SIGUSR2)  # as SLURM does when it takes the machine away
+    for process in (worker, job):  # All of them hear it when SLURM takes the machine away.
+        os.kill(process, signal.SIGUSR2)
     wait_for(lambda: states.read(one.folder).name in ("complete", "failed"))
     assert states.read(one.folder).name == "complete"
     assert record(one.folder)["sessions"] == 2 and record(one.folder)["step"] == 3000

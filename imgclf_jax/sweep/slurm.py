@@ -39,7 +39,7 @@ class Task:
 
     def __call__(self) -> int:
         """Works. Returns the exit status of the worker."""
-        self._process = subprocess.Popen(self._command, start_new_session=True)
+        self._process = subprocess.Popen(self._command, start_new_session=True, preexec_fn=_ignore_notice)
         return self._process.wait()
 
     def checkpoint(self) -> Any:
@@ -52,6 +52,12 @@ class Task:
             while time.monotonic() < until and not _has_ended(self._process.pid):
                 time.sleep(0.1)
         return DelayedSubmission(Task(*self._arguments))
+
+
+def _ignore_notice():
+    """SLURM sends its notice to all processes of a job. It would kill the worker, for which this process handles it."""
+    for number in (signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _has_ended(pid):
