@@ -77,7 +77,7 @@ def _data() -> dict[str, Any]:
         # split.
         "split": (0.7, 0.15, 0.15),
         # Cross-validation: the training and validation examples together are dealt to this many folds, class by class
-        # and the same way on every machine, whatever the seed. 0: none.
+        # and the same way for every seed and on every machine. 0: none.
         "folds": 0,
         # The fold that is the validation split, from 0 to folds - 1; the other folds are the training split.
         "fold": 0,

@@ -39,7 +39,7 @@ def check(runs: Sequence[Run], metric: str) -> list[str]:
 
 
 def _facts(one: Run, other: Run, split: str) -> dict[str, tuple[Any, Any]]:
-    """What two runs must have in common; None where it is not known."""
+    """What two runs must have in common; `None` if it is not known."""
     pair = one, other
     facts: dict[str, tuple[Any, Any]] = {
         "different data.test_split": (one.config.data.test_split, other.config.data.test_split),

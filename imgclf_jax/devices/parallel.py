@@ -282,7 +282,7 @@ def _length(index, shape):
 
 
 def create(config: ConfigDict, image_bytes: int = 0) -> Parallel:
-    """Returns the strategy of a config, and decides where its data set lives. All processes make the same choice.
+    """Returns the strategy of a config, and decides where its data set is placed. All processes make the same choice.
 
     Args:
         config: a complete, valid config.

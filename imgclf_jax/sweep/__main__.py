@@ -38,7 +38,7 @@ def define_flags() -> None:
         "halving",
         "",
         "FACTOR or FACTOR,FIRST: successive halving. At FIRST of a run's length, and FACTOR times as far each time, "
-        "the best one in FACTOR goes on, by validation accuracy. Without it, runs that were stopped are continued.",
+        "only the best one in FACTOR continues, by validation accuracy. Without it, stopped runs are continued.",
     )
     flags.DEFINE_bool("fail_fast", False, "Stop at the first run that fails.")
     flags.DEFINE_bool("dry_run", False, "Check all configs and list the runs; write nothing.")

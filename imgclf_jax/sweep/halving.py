@@ -71,7 +71,7 @@ def stops(rule: Halving, steps: int, before: int, step: int, accuracy: float, ot
 
     Returns:
         Whether the run has passed a rung since `before` and is not among the best one in `factor` of the runs that
-        have been there so far, including itself. The best run always goes on.
+        have been there so far, including itself. The best run always continues.
     """
     passed = [rung for rung in rungs(rule, steps) if before < rung <= step]
     if not passed:

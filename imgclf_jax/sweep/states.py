@@ -18,7 +18,7 @@ class State(NamedTuple):
 
     Attributes:
         name: one of `STATES`. "stale" is a run whose process died without a word; it can be resumed.
-        detail: who runs it or why it failed; may be empty.
+        detail: the process that runs it, or the reason why it failed; may be empty.
         record: the content of its `run.json`, or an empty object.
     """
 
@@ -69,10 +69,10 @@ def read(folder: Path) -> State:
     if not lock.exists():
         return state
     holder = locks.read(lock)
-    who = f"process {holder.pid} on {holder.host}" if holder else ""
+    process = f"process {holder.pid} on {holder.host}" if holder else ""
     if locks.is_held(lock):
-        return state._replace(name="running", detail=who)
-    return state if state.name in FINAL else state._replace(name="stale", detail=who)
+        return state._replace(name="running", detail=process)
+    return state if state.name in FINAL else state._replace(name="stale", detail=process)
 
 
 def unlocked(folder: Path) -> State:
