@@ -33,7 +33,7 @@ class Comparison(NamedTuple):
     """Comparison of a group with the baseline.
 
     Attributes:
-        difference: mean of the group minus mean of the baseline, in either direction.
+        difference: mean of the group minus mean of the baseline, also if lower is better.
         interval: 95 % t interval of the difference, not adjusted for the number of groups. It has width 0 if neither
             group varies. `None` if either group has fewer than 2 values.
         p: of the two-sided t test of no difference. `None` if either group has fewer than 2 values or if neither
