@@ -69,10 +69,10 @@ class Experiment:
         """
         return dataclasses.replace(self, config=config)
 
-    def compiled(self, name: str, compile: Callable[[], Any]) -> Any:
-        """Returns the result of `compile`, which is called the first time that `name` is asked for."""
+    def compiled(self, name: str, make: Callable[[], Any]) -> Any:
+        """Returns the result of `make`, which is called the first time that `name` is asked for."""
         if name not in self.programs:
-            self.programs[name] = compile()
+            self.programs[name] = make()
         return self.programs[name]
 
     @property
