@@ -95,12 +95,13 @@ def test_processes_without_a_workdir_share_a_new_one(run, tmp_path):
         assert len(list((tmp_path / "runs" / "softmax").iterdir())) == count
 
 
-def test_processes_with_a_part_of_the_data_each(run, finished, tmp_path):
-    folder = tmp_path / "run"
+def test_processes_with_a_part_of_the_data_each(run, tmp_path):
+    folder, reference = tmp_path / "run", tmp_path / "reference"
     options = ["--config.parallel.strategy=shard_map", "--config.parallel.data=sharded"]
-    done = run.together(*TINY, *options, f"--workdir={folder}", processes=2)
+    done = run.together(*CHEAP, *options, f"--workdir={folder}", processes=2)
     assert [process.code for process in done] == [0] * 2, done
-    assert_close(folder, finished.folder)
+    assert run(*CHEAP, f"--workdir={reference}").code == 0
+    assert_close(folder, reference)
 
 
 def test_killed_and_stopped_processes_end_the_job_which_goes_on_bit_by_bit(run, tmp_path):

@@ -33,11 +33,11 @@ def run(*options):
     return subprocess.run(command, cwd=PROJECT, env=environment, capture_output=True, text=True, timeout=300)
 
 
-STRATEGIES = {"weak": ("jit",), "strong": ("shard_map",)}
+STRATEGIES = {"weak": ("shard_map",)}
 SOFTMAX = ("--config=configs/softmax.py", "--config.data.source=sample", "--rounds=1", "--steps=1")
 
 
-@pytest.fixture(scope="module", params=["weak", "strong"])
+@pytest.fixture(scope="module", params=["weak"])
 def measured(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp("scaling")
     options = [f"--mode={request.param}", f"--json={folder / 'result.json'}"]

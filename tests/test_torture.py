@@ -14,7 +14,7 @@ import pytest
 import torture
 import torture_damage
 import torture_judge as judge
-from runs import ROOT, environment
+from runs import ROOT
 from torture_processes import Run, members
 from torture_runs import outcome
 
@@ -44,28 +44,6 @@ def kinds(*looks):
 
 
 # A short pass
-
-
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
-def test_short_pass_finds_nothing_and_leaves_nothing(tmp_path):
-    report = tmp_path / "report.json"
-    kept = tmp_path / "kept"
-    command = [sys.executable, "scripts/torture.py", "--only=kill", "--tries=1", "--seed=25710"]
-    done = subprocess.run(
-        [*command, f"--keep={kept}", f"--output={report}"],
-        cwd=ROOT,
-        env=environment(),
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stderr == ""
-    tries = json.loads(report.read_text())["tries"]
-    assert [(one["kind"], one["outcome"]) for one in tries] == [("kill", "identical")]
-    assert any("SIG" in line for one in tries for line in one["plan"])
-    assert "identical" in done.stdout
-    assert list(kept.iterdir()) == []
 
 
 def test_unknown_kind_is_a_mistake_on_the_command_line(capsys):
