@@ -27,6 +27,9 @@ CLASSES = 20
 EXAMPLES = 12
 _PREFIX = "page"
 
+# Columns of the table that come first.
+FIRST = ("group", "n", "mean ± std", "95 % interval", "verdict")
+
 
 def choose_path(names: Sequence[str], output: str | None) -> Path:
     """Where the page is written.
@@ -103,7 +106,8 @@ def _sections(made):
 
 
 def _table(made: Table) -> Section:
-    shown = columns(made)
+    # The table may be wider than the window, and people look for the verdict.
+    shown = sorted(columns(made), key=lambda column: column.head not in FIRST)
     rows = zip(*(map(name, column.cells, [48] * len(column.cells)) for column in shown), strict=True)
     parts = [tag("p", title(made), css="small"), table([column.head for column in shown], rows)]
     parts.append(tag("p", made.sentence))
