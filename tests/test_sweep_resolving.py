@@ -88,8 +88,6 @@ def test_the_base_is_not_changed():
 
 
 def test_a_run_for_each_fold(monkeypatch):
-    if "folds" not in configs.default().data:
-        pytest.skip("no cross-validation")
     study = resolve(TWO, [0, 1], folds=3)
     assert [(job.seed, job.fold, job.group.name) for job in study.runs[:4]] == [
         (0, 0, "a"),
@@ -177,17 +175,8 @@ def test_a_wrong_number_of_folds(folds):
 
 
 def test_folds_of_the_base_are_all_run():
-    if "folds" not in configs.default().data:
-        pytest.skip("no cross-validation")
     study = resolving.resolve(sweep.Sweep(base(data__folds=3), TWO), [0], unchecked)
     assert study == resolve(TWO, [0], folds=3)
-
-
-def test_folds_need_their_config_field():
-    if "folds" in configs.default().data:
-        pytest.skip("there is cross-validation")
-    (found,) = lines(TWO, folds=3)
-    assert found == "folds=3: this version has no cross-validation (there is no config field data.folds)"
 
 
 # Seeds

@@ -96,7 +96,7 @@ def resolve(
         raise TypeError("the base of the sweep has not been loaded")
     base = copy.deepcopy(sweep.base).lock()
     problems = [f"changes: {line}" for line in _change_ours(base, sweep.changes)]
-    problems += seed_problems(seeds) + _fold_problems(sweep.folds, base) + _name_problems(sweep.variants)
+    problems += seed_problems(seeds) + _fold_problems(sweep.folds) + _name_problems(sweep.variants)
     folds = sweep.folds or base.data.get("folds", 0)  # so that --config.data.folds=5 runs every fold
     if folds and not problems:
         change(base, {FOLDS: folds, FOLD: 0})
@@ -223,11 +223,9 @@ def _change_ours(config, changes):
     return lines + change(config, {path: value for path, value in changes.items() if path not in OURS})
 
 
-def _fold_problems(folds, config):
+def _fold_problems(folds):
     if not isinstance(folds, int) or isinstance(folds, bool) or folds < 0 or folds == 1:
         return [f"folds={folds!r} must be 0 or a whole number of at least 2"]
-    if folds and "folds" not in config.data:
-        return [f"folds={folds}: this version has no cross-validation (there is no config field {FOLDS})"]
     return []
 
 
