@@ -32,10 +32,17 @@ def test_an_interrupted_job_saves_and_continues(run, tmp_path, monkeypatch):
     for name in ("PYTHONPATH", "XLA_FLAGS"):
         monkeypatch.setenv(name, environment()[name])
     folder = tmp_path / "study"
-    # There is no SLURM here: the sweep is written, and the error says why no job was submitted.
+    # Without SLURM nothing is written.
     done = run(*BASE, "--launcher=slurm", f"--workdir={folder}", env={"PATH": "/nowhere"}, **MODULE)
-    assert done.code == 2 and done.err.startswith("error: cannot submit to slurm: "), done
-    assert len(done.err.splitlines()) == 1
+    assert done.code == 2 and "there is no sbatch here" in done.err and not folder.exists(), done
+    # Here SLURM refuses the job: the sweep is written, and the error says why.
+    (tmp_path / "sbatch").write_text("#!/bin/sh\necho invalid partition >&2\nexit 1\n")
+    (tmp_path / "sbatch").chmod(0o755)
+    path = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
+    done = run(*BASE, "--launcher=slurm", f"--workdir={folder}", env={"PATH": path}, **MODULE)
+    assert done.code == 2, done
+    # The first line is what sbatch itself says.
+    assert done.err.splitlines() == ["invalid partition", "error: cannot submit to slurm: invalid partition"]
     (one,) = sweep_folder.runs(folder)
     assert states.read(one.folder).name == "waiting"
 

@@ -67,16 +67,17 @@ def main(argv: list[str]) -> int:
     study = plan_file.keep_folders(study, old)
     plan = plan_file.content(study, loaded.config_file, old)
     left = [run for run in study.runs if states.read(folder / run.folder).name not in states.FINAL]
-    size = f"{len(study.groups)} variants x {len(study.seeds)} seeds" + (
-        f" x {study.folds} folds" if study.folds else ""
-    )
-    console.print(f"{len(study.runs)} runs ({size}), {len(study.runs) - len(left)} of them done")
+    parts = {"variant": len(study.groups), "seed": len(study.seeds), "fold": study.folds}
+    size = " x ".join(_counted(number, name) for name, number in parts.items() if number)
+    console.print(f"{_counted(len(study.runs), 'run')} ({size}), {len(study.runs) - len(left)} of them done")
     for line in plan_file.differences(old, plan) if old else []:
         console.print(f"changed: {line}")
     if FLAGS.dry_run:
         for run in study.runs:
             console.print(f"{states.read(folder / run.folder).name:12} {run.folder}")
         return 0
+    if FLAGS.launcher == "slurm":
+        slurm.check()
     streams.survive()
     sweep_folder.write(folder, study, plan)
     if FLAGS.launcher == "slurm":
@@ -90,6 +91,10 @@ def main(argv: list[str]) -> int:
     status.show(folder, console)
     console.print(f"the results: python -m imgclf_jax.compare {folder}")
     return code
+
+
+def _counted(number, name):
+    return f"{number} {name}{'' if number == 1 else 's'}"
 
 
 if __name__ == "__main__":

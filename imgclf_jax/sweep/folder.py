@@ -64,9 +64,9 @@ def write(folder: Path, study: Any, plan: dict[str, Any]) -> None:
         for group in study.groups:
             place = folder / group.folder
             place.mkdir(exist_ok=True)
-            if not (place / GROUP).exists():
-                content = {"name": group.name, "changes": group.changes, "config": to_json(group.config)}
-                files.write_json(place / GROUP, content)
+            # Written each time: fields that change nothing in what is computed, such as data.dir, may have changed.
+            content = {"name": group.name, "changes": group.changes, "config": to_json(group.config)}
+            files.write_json(place / GROUP, content)
         plan_file.write(folder, plan)
     except OSError as error:
         raise UserError(f"cannot write to {folder}: {error.strerror or error}; choose another --workdir") from error

@@ -4,7 +4,9 @@ Uses submitit (https://github.com/facebookincubator/submitit), the extra `slurm`
 files of the sweep, as all workers do, so a job that starts late or twice does no harm.
 """
 
+import importlib.util
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -68,6 +70,14 @@ def _has_ended(pid):
         return True
 
 
+def check() -> None:
+    """Raises `UserError` if no job can be submitted from here."""
+    if importlib.util.find_spec("submitit") is None:
+        raise UserError("--launcher=slurm needs submitit; install it with pip install 'imgclf_jax[slurm]'")
+    if shutil.which("sbatch") is None:
+        raise UserError("--launcher=slurm: there is no sbatch here; run the command where jobs can be submitted")
+
+
 def submit(
     folder: Path,
     task: Task,
@@ -87,12 +97,10 @@ def submit(
         cluster: "slurm", or "local" for processes of this machine.
 
     Raises:
-        UserError: submitit is not installed, there is no SLURM, or it refuses the jobs.
+        UserError: SLURM refuses the jobs.
     """
-    try:
-        import submitit
-    except ImportError as error:
-        raise UserError("--launcher=slurm needs submitit; install it with pip install 'imgclf_jax[slurm]'") from error
+    import submitit
+
     try:
         # A job that runs out of time has saved, so it may be submitted again as often as it takes.
         again = {"slurm_max_num_timeout": MOST_TIMEOUTS}
