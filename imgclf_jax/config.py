@@ -25,6 +25,14 @@ from ml_collections import ConfigDict, config_dict
 from imgclf_jax.errors import UserError
 
 
+def is_on(value: Any) -> bool:
+    """Whether the value of a field is not 0, False, empty or missing.
+
+    The value may be traced: of several runs in one program, all have something else than 0.
+    """
+    return bool(value) if isinstance(value, int | float | tuple | None) else True
+
+
 def default() -> ConfigDict:
     """Returns a complete, locked config. Fields that are empty by default (`placeholder`) are durations or limits.
 

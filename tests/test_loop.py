@@ -172,7 +172,7 @@ def test_a_signal_stops_after_the_dispatch_and_saves():
 
 def test_a_step_that_is_not_finite_is_never_saved():
     recorder = Recorder(bad_step=5)
-    with pytest.raises(loop.Diverged) as raised:
+    with pytest.raises(multistep.Diverged) as raised:
         recorder.train(checkpoint=6, per_dispatch=1)
     assert raised.value.step == 5
     assert recorder.of("save") == []

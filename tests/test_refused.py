@@ -125,7 +125,7 @@ def test_tensorboard_shows_every_point_once(run, complete, finished, tmp_path):
     assert points(complete) == expected
     # Killed after the row of the test split, which may be in the file by then, and before the end of the record.
     killed = tmp_path / "killed"
-    assert run(*TINY, f"--workdir={killed}", hooks=[["signal_before", "train:read_rows", 1, 9]]).code == -9
+    assert run(*TINY, f"--workdir={killed}", hooks=[["signal_before", "training.phases:read_rows", 1, 9]]).code == -9
     assert run(*TINY, f"--workdir={killed}").code == 0
     assert sorted(points(killed)) == sorted(expected)
 

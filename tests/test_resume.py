@@ -36,7 +36,7 @@ def test_run_killed_again_and_again_ends_the_same(run, finished, tmp_path):
             3,
             signal.SIGKILL,
         ],  # rows written, but no checkpoint yet
-        ["signal_before", "train:read_rows", 1, signal.SIGKILL],  # all done but not written down
+        ["signal_before", "training.phases:read_rows", 1, signal.SIGKILL],  # all done but not written down
     ]
     for hook in deaths:
         done = run(*TINY, f"--workdir={folder}", hooks=[hook])

@@ -18,6 +18,7 @@ from ml_collections import ConfigDict
 
 from imgclf_jax.augment import affine
 from imgclf_jax.augment.color import adjust_brightness, adjust_contrast, adjust_hue, adjust_saturation
+from imgclf_jax.config import is_on
 from imgclf_jax.rng import image_keys, image_uniform, operation_keys, stream
 
 PAD_MODES = ("zero", "reflect")
@@ -221,15 +222,15 @@ def augment(
     if config.flip:
         images = random_flip(keys, images) if mirrored is None else mirror(images, mirrored)
     images = _to_float(images)
-    if config.hue:
+    if is_on(config.hue):
         images = random_hue(keys, images, config.hue)
     if config.contrast:
         images = random_contrast(keys, images, *config.contrast)
-    if config.brightness:
+    if is_on(config.brightness):
         images = random_brightness(keys, images, config.brightness)
     if config.saturation:
         images = random_saturation(keys, images, *config.saturation)
-    if config.hue or config.contrast or config.brightness or config.saturation:
+    if any(is_on(config[field]) for field in ("hue", "contrast", "brightness", "saturation")):
         images = jnp.clip(images, 0, 1)
     if config.cutout:
         images = cutout(keys, images, config.cutout)

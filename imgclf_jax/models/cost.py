@@ -77,6 +77,14 @@ def matmul_flops(jaxpr: core.ClosedJaxpr | Any) -> int:
     return sum(_equation_flops(equation) for equation in getattr(jaxpr, "jaxpr", jaxpr).eqns)
 
 
+def primitives(jaxpr: core.ClosedJaxpr | Any) -> set[str]:
+    """Returns the names of the operations of a traced function."""
+    names: set[str] = set()
+    for equation in getattr(jaxpr, "jaxpr", jaxpr).eqns:
+        names |= {equation.primitive.name}.union(*(primitives(sub) for sub in _inner(equation)))
+    return names
+
+
 def _equation_flops(equation):
     name = equation.primitive.name
     if name == "dot_general":

@@ -33,6 +33,13 @@ def define_flags() -> None:
     flags.DEFINE_enum("launcher", "local", ["local", "slurm"], "Where the runs run.")
     flags.DEFINE_integer("max_parallel", 1, "How many runs at once; with slurm 0: no limit.", lower_bound=0)
     flags.DEFINE_integer("runs_per_job", 1, "With --launcher=slurm: how many runs a job takes.", lower_bound=1)
+    flags.DEFINE_integer(
+        "seeds_per_process",
+        1,
+        "How many runs train in one program, if they differ in the seed and in numbers such as the learning rate: as "
+        "one batch if the network is dense, and otherwise one on each device.",
+        lower_bound=1,
+    )
     flags.DEFINE_string("slurm", "", "With --launcher=slurm: parameters of sbatch: partition=gpu,gres=gpu:1,time=600.")
     flags.DEFINE_string(
         "halving",
@@ -81,13 +88,14 @@ def main(argv: list[str]) -> int:
     streams.survive()
     sweep_folder.write(folder, study, plan)
     if FLAGS.launcher == "slurm":
-        task = slurm.Task(folder.resolve(), uuid.uuid4().hex, FLAGS.runs_per_job, FLAGS.halving)
-        jobs = -(-len(left) // FLAGS.runs_per_job)
+        runs = max(FLAGS.runs_per_job, FLAGS.seeds_per_process)
+        task = slurm.Task(folder.resolve(), uuid.uuid4().hex, runs, FLAGS.halving, FLAGS.seeds_per_process)
+        jobs = -(-len(left) // runs)
         ids = slurm.submit(folder, task, jobs, FLAGS.max_parallel, options)
         console.print(f"submitted {len(ids)} jobs: {', '.join(ids)}")
         console.print(f"their states: python -m imgclf_jax.sweep --status --workdir={folder}")
         return 0
-    code = local.run(folder, FLAGS.max_parallel, FLAGS.fail_fast, console, FLAGS.halving)
+    code = local.run(folder, FLAGS.max_parallel, FLAGS.fail_fast, console, FLAGS.halving, FLAGS.seeds_per_process)
     status.show(folder, console)
     console.print(f"the results: python -m imgclf_jax.compare {folder}")
     return code

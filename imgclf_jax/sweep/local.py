@@ -25,7 +25,7 @@ TAIL_LINES, MOST_CHARACTERS = 12, 200  # of the log of a failed run
 MOST_DEATHS = 10  # of a worker, which is then not started again
 
 
-def run(folder: Path, workers: int, fail_fast: bool, console: Console, halving: str = "") -> int:
+def run(folder: Path, workers: int, fail_fast: bool, console: Console, halving: str = "", at_once: int = 1) -> int:
     """Runs all that is left of a sweep.
 
     Args:
@@ -34,32 +34,33 @@ def run(folder: Path, workers: int, fail_fast: bool, console: Console, halving: 
         fail_fast: whether the first failure stops the rest.
         console: where to print.
         halving: see `imgclf_jax.sweep.halving.parse`.
+        at_once: how many runs train in one program, if they can.
 
     Returns:
         0 if all runs are complete, 1 if some are not, 128 + the number of the signal that asked to stop.
     """
     with interrupt.catch() as asked:
         asked.defer()
-        return _Command(folder, workers, fail_fast, console, asked, halving).run()
+        return _Command(folder, workers, fail_fast, console, asked, halving, at_once).run()
 
 
 class _Command:
     """One invocation of the launcher. Its attributes are keyed by the number of a worker or the folder of a run."""
 
-    def __init__(self, folder, workers, fail_fast, console, asked, halving):
+    def __init__(self, folder, workers, fail_fast, console, asked, halving, at_once):
         self._folder, self._fail_fast, self._console, self._asked = folder, fail_fast, console, asked
-        self._invocation, self._halving = uuid.uuid4().hex, halving
+        self._invocation, self._options = uuid.uuid4().hex, [f"--halving={halving}", f"--at_once={at_once}"]
         self._runs = {str(run.folder): run for run in sweep_folder.runs(folder)}
         self._waiting = list(range(1, workers))  # workers that have not been started
         self._count = workers
         self._workers: dict[int, subprocess.Popen] = {}  # those that are running
         self._events: queue.Queue[tuple[int, dict[str, Any] | None]] = queue.Queue()
-        self._holds: dict[int, str] = {}  # the run that a worker has
+        self._holds: dict[int, set[str]] = {}  # the runs that a worker has
         self._deaths: collections.Counter[int] = collections.Counter()  # of workers
         self._crashed: set[str] = set()  # runs whose process died
         self._stopping = False
-        self._seconds: list[float] = []  # of the runs that ended in this invocation
-        self._began: dict[str, float] = {}  # the time at which a run began
+        self._began = time.monotonic()
+        self._done = 0  # runs that ended in this invocation
         self._line = -float("inf")
 
     def run(self):
@@ -78,12 +79,14 @@ class _Command:
 
     def _has_begun(self):
         """Whether a run of this invocation has ended or is training."""
-        return bool(self._seconds) or any((Path(held) / "run.json").exists() for held in self._holds.values())
+        return bool(self._done) or any(
+            (Path(run) / "run.json").exists() for held in self._holds.values() for run in held
+        )
 
     def _start(self, number):
         command = [sys.executable, "-m", "imgclf_jax.sweep.worker", f"--workdir={self._folder}"]
         process = subprocess.Popen(
-            [*command, f"--invocation={self._invocation}", f"--halving={self._halving}"],
+            [*command, f"--invocation={self._invocation}", *self._options],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             text=True,
@@ -110,27 +113,26 @@ class _Command:
         if event is None:
             self._ended(number)
         elif event["state"] == "running":
-            self._holds[number], self._began[event["run"]] = event["run"], time.monotonic()
+            self._holds.setdefault(number, set()).add(event["run"])
         else:
-            self._holds.pop(number, None)
-            self._seconds.append(time.monotonic() - self._began.pop(event["run"], time.monotonic()))
+            self._holds.get(number, set()).discard(event["run"])
+            self._done += 1
             self._report(event["run"])
 
     def _ended(self, number):
         """A worker has ended: because nothing is left, because it was asked to, or by a crash."""
-        code, held = self._workers.pop(number).returncode, self._holds.pop(number, None)
+        code, held = self._workers.pop(number).returncode, self._holds.pop(number, set())
         if not code or self._stopping:
             return
         self._deaths[number] += 1
-        if held:
-            self._began.pop(held, None)
+        for run in sorted(held):
             # Once is bad luck; a run whose process dies again has failed.
-            if held in self._crashed:
-                states.fail(Path(held), self._invocation, f"its process died twice (exit status {code})")
-                self._report(held)
+            if run in self._crashed:
+                states.fail(Path(run), self._invocation, f"its process died twice (exit status {code})")
+                self._report(run)
             else:
-                self._crashed.add(held)
-                self._console.warn(f"{self._name(held)}: its process died; it is resumed from its last checkpoint")
+                self._crashed.add(run)
+                self._console.warn(f"{self._name(run)}: its process died; it is resumed from its last checkpoint")
         if self._deaths[number] < MOST_DEATHS:
             self._start(number)
 
@@ -164,10 +166,8 @@ class _Command:
         parts = [f"{counts[name]} {name}" for name in states.STATES if counts[name] and name != "waiting"]
         text = f"{done}/{len(self._runs)} runs  {', '.join(parts)}"
         left = len(self._runs) - done - counts["failed"]
-        if left and self._seconds:
-            mean = sum(self._seconds) / len(self._seconds)
-            begun = sum(min(mean, time.monotonic() - began) for began in self._began.values())
-            text += f"  ETA {duration(max(0.0, (left * mean - begun) / self._count))}"
+        if left and self._done:
+            text += f"  ETA {duration((time.monotonic() - self._began) / self._done * left)}"
         return text
 
     def _name(self, path):

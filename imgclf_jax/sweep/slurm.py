@@ -23,7 +23,7 @@ SAVE_SECONDS = 90  # A worker that has not saved by then is left to SLURM, which
 class Task:
     """One job: a worker, which saves and is submitted again if SLURM takes the machine away."""
 
-    def __init__(self, folder: Path, invocation: str, runs: int, halving: str = ""):
+    def __init__(self, folder: Path, invocation: str, runs: int, halving: str = "", at_once: int = 1):
         """Prepares the job.
 
         Args:
@@ -31,13 +31,15 @@ class Task:
             invocation: the name of the command that submitted it.
             runs: how many runs it takes at most.
             halving: see `imgclf_jax.sweep.halving.parse`.
+            at_once: how many runs train in one program, if they can.
         """
         self._command = [
             *(sys.executable, "-m", "imgclf_jax.sweep.worker", f"--workdir={folder}"),
-            *(f"--invocation={invocation}", f"--runs={runs}", f"--halving={halving}", "--nowait"),
+            *(f"--invocation={invocation}", f"--runs={runs}", f"--halving={halving}"),
+            *(f"--at_once={at_once}", "--nowait"),
         ]
         self._process: subprocess.Popen | None = None
-        self._arguments = (folder, invocation, runs, halving)
+        self._arguments = (folder, invocation, runs, halving, at_once)
 
     def __call__(self) -> int:
         """Works. Returns the exit status of the worker."""

@@ -41,6 +41,7 @@ def define_flags() -> None:
     flags.DEFINE_string("invocation", "", "Name of the command that this worker serves. It tries no run twice.")
     flags.DEFINE_integer("runs", 0, "How many runs to take at most; 0: all.", lower_bound=0)
     flags.DEFINE_string("halving", "", "See `imgclf_jax.sweep.halving.parse`.")
+    flags.DEFINE_integer("at_once", 1, "How many runs train in one program, if they can.", lower_bound=1)
     flags.DEFINE_bool("wait", True, "Wait for the runs of other workers, in case that those die.")
 
 
@@ -55,7 +56,8 @@ def main(argv: list[str]) -> int:
     xla.configure_xla()
     cli.begin_work()
     threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
-    return work(Order(Path(FLAGS.workdir), FLAGS.invocation, halving.parse(FLAGS.halving)), FLAGS.runs, FLAGS.wait)
+    order = Order(Path(FLAGS.workdir), FLAGS.invocation, halving.parse(FLAGS.halving), FLAGS.at_once)
+    return work(order, FLAGS.runs, FLAGS.wait)
 
 
 class Order(NamedTuple):
@@ -65,11 +67,13 @@ class Order(NamedTuple):
         folder: the folder of the sweep.
         invocation: the command that this worker serves; runs that failed during it are not tried again.
         rule: stops runs early; `None` continues the runs that were stopped early as well.
+        at_once: how many runs train in one program, if they can.
     """
 
     folder: Path
     invocation: str
     rule: halving.Halving | None = None
+    at_once: int = 1
 
 
 def work(order: Order, most: int = 0, wait: bool = True, report: Report | None = None) -> int:
@@ -97,15 +101,18 @@ def work(order: Order, most: int = 0, wait: bool = True, report: Report | None =
             others |= state.name == "running"
             if state.name == "running" or not _is_left(run, state, order):
                 continue
-            with locks.hold(states.lock_path(run.folder)) as mine:
+            with contextlib.ExitStack() as held:
+                mine, left = _take(run, order, held)
                 others |= not mine
-                # Another worker may have finished it in the meantime.
-                if not mine or not _is_left(run, states.unlocked(run.folder), order):
+                if not left:
                     continue
-                taken += 1
-                report({"run": str(run.folder), "state": "running"})
-                code = _run(run, order, programs)
-            report({"run": str(run.folder), "state": states.read(run.folder).name})
+                batch = [run, *_companions(run, order, held, (most or order.at_once + taken) - taken)]
+                taken += len(batch)
+                for one in batch:
+                    report({"run": str(one.folder), "state": "running"})
+                code = _run_all(batch, order, programs)
+            for one in batch:
+                report({"run": str(one.folder), "state": states.read(one.folder).name})
             if code >= 128:
                 return code
         if not (others and wait):
@@ -129,6 +136,71 @@ def _is_left(run, state, order):
     return not (state.name == "failed" and order.invocation and states.failed_in(run.folder) == order.invocation)
 
 
+def _take(run, order, held):
+    """Tries to hold the lock of a run. Returns whether it is held, and whether the run is left to do."""
+    mine = held.enter_context(locks.hold(states.lock_path(run.folder)))
+    # Another worker may have finished it in the meantime.
+    return mine, mine and _is_left(run, states.unlocked(run.folder), order)
+
+
+def _companions(run, order, held, most):
+    """Returns other runs that can train in one program with a run, and holds their locks."""
+    if min(order.at_once, most) < 2:
+        return []
+    from imgclf_jax.sweep import together
+
+    found: list[Run] = []
+    kind = together.kind(run.config(), run.folder)
+    for other in sweep_folder.runs(order.folder):
+        if len(found) + 1 == min(order.at_once, most):
+            break
+        state = states.read(other.folder)
+        if other.folder == run.folder or state.name == "running" or not _is_left(other, state, order):
+            continue
+        # The state may be older than the lock, so the steps are compared again under it.
+        if together.kind(other.config(), other.folder) == kind:
+            _, left = _take(other, order, held)
+            if left and together.kind(other.config(), other.folder) == kind:
+                found.append(other)
+    return found
+
+
+def _run_all(runs: list[Run], order: Order, programs: Any) -> int:
+    """Trains runs together if that is possible, and otherwise one after another. Returns the exit status."""
+    from imgclf_jax.sweep import together
+
+    if len(runs) > 1:
+        from imgclf_jax.training.run import Calls
+
+        for run in runs:
+            states.note_path(run.folder).unlink(missing_ok=True)
+        names = ", ".join(run.name for run in runs)
+        for run in runs[1:]:
+            with _output_to(states.log_path(run.folder)):
+                print(f"training together with {names}; the output is in {states.log_path(runs[0].folder)}")
+        calls = [Calls(_resume, programs.build_for_several, prune=_pruning(run, order)) for run in runs]
+        with _output_to(states.log_path(runs[0].folder)):
+            try:
+                return together.train([run.config() for run in runs], [run.folder for run in runs], calls)
+            except KeyboardInterrupt as error:
+                code, line = interrupt.ending(error)
+                print(line, file=sys.stderr)
+                return code
+            except together.Apart:
+                pass
+            except Exception:  # The cause will show when each of them continues alone.
+                traceback.print_exc()
+    code = 0
+    for run in runs:
+        if code < 128 and states.unlocked(run.folder).name not in states.FINAL:
+            code = _run(run, order, programs)
+    return code
+
+
+def _resume(folder):
+    return "the command of the sweep"
+
+
 def _run(run: Run, order: Order, programs: Any) -> int:
     """Trains, with all output in the log of the run. Returns the exit status as `imgclf_jax.main` would."""
     from imgclf_jax.train import train
@@ -137,7 +209,7 @@ def _run(run: Run, order: Order, programs: Any) -> int:
     states.note_path(run.folder).unlink(missing_ok=True)
     with _output_to(states.log_path(run.folder)):
         try:
-            calls = Calls(lambda folder: "the command of the sweep", programs.build, prune=_pruning(run, order))
+            calls = Calls(_resume, programs.build, prune=_pruning(run, order))
             return train(run.config(), run.folder, calls=calls)
         except KeyboardInterrupt as error:
             code, line = interrupt.ending(error)

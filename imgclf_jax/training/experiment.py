@@ -69,6 +69,18 @@ class Experiment:
         """
         return dataclasses.replace(self, config=config)
 
+    def varied(self, config: ConfigDict) -> "Experiment":
+        """Returns this experiment with other numbers; see `imgclf_jax.training.members.NUMBERS`. `run_steps` stays.
+
+        Args:
+            config: a config that differs in those numbers and in the seed alone.
+        """
+        if config.optim.learning_rate == self.config.optim.learning_rate:
+            return self.repeated(config)
+        schedule = optim.create_schedule(config.optim, self.plan.steps, self.plan.warmup_steps)
+        programs = {name: program for name, program in self.programs.items() if name != "learning_rate"}
+        return dataclasses.replace(self, config=config, schedule=schedule, programs=programs)
+
     def compiled(self, name: str, make: Callable[[], Any]) -> Any:
         """Returns the result of `make`, which is called the first time that `name` is asked for."""
         if name not in self.programs:
@@ -160,16 +172,7 @@ def build(
         replacement=config.train.sampling == "replacement",
         parts=config.train.accumulate,
     )
-    train_step = make_train_step(
-        model,
-        optimizer,
-        functools.partial(augment.augment, config.augment),
-        label_smoothing=config.optim.label_smoothing,
-        ema_decay=config.optim.ema_decay,
-        accumulate=config.train.accumulate,
-        all_sum=strategy.all_sum,
-    )
-    alternating = config.augment.flip and config.augment.flip_mode == "alternating"
+    train_step = step_of(config, plan, model, strategy)
     eval_step = make_eval_step(model, lambda images: augment.central(config.augment, images))
     input_shape = augment.input_shape(config, image_shape)
     return Experiment(
@@ -183,6 +186,25 @@ def build(
         sampler=sampler,
         init=lambda key: init_state(model, optimizer, key, input_shape, config.optim.ema_decay > 0),
         train_step=train_step,
-        run_steps=multistep.make_run_steps(train_step, sampler, strategy, alternating),
+        run_steps=multistep.make_run_steps(train_step, sampler, strategy, alternates(config)),
         evaluate=make_evaluate(eval_step, config.eval.batch_size, strategy),
     )
+
+
+def step_of(config: Any, plan: Plan, model: nn.Module, strategy: Parallel) -> Callable[..., Any]:
+    """Returns the training step of a config, whose `NUMBERS` (see `imgclf_jax.training.members`) may be traced."""
+    schedule = optim.create_schedule(config.optim, plan.steps, plan.warmup_steps)
+    return make_train_step(
+        model,
+        optim.create_optimizer(config.optim, schedule),
+        functools.partial(augment.augment, config.augment),
+        label_smoothing=config.optim.label_smoothing,
+        ema_decay=config.optim.ema_decay,
+        accumulate=config.train.accumulate,
+        all_sum=strategy.all_sum,
+    )
+
+
+def alternates(config: Any) -> bool:
+    """Whether flips alternate between epochs."""
+    return config.augment.flip and config.augment.flip_mode == "alternating"

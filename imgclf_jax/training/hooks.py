@@ -5,7 +5,7 @@ from typing import Any
 import jax
 
 from imgclf_jax.devices import xla
-from imgclf_jax.training import loop, metrics
+from imgclf_jax.training import loop, metrics, multistep
 from imgclf_jax.training.plan import Plan
 from imgclf_jax.training.run import Run
 from imgclf_jax.training.session import Session
@@ -53,7 +53,7 @@ def make_hooks(run: Run, session: Session) -> loop.Hooks:
     def save(state, meter, step, valid_accuracy):
         with xla.quiet():
             if not session.is_finite(state):
-                raise loop.Diverged(step)
+                raise multistep.Diverged(step)
             content = {"state": state, "meter": meter, "inputs": session.normalization._asdict()}
             writer.save(step, content, valid_accuracy)
 

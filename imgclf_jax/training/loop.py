@@ -17,18 +17,6 @@ from imgclf_jax.training.state import TrainState
 SECONDS_PER_DISPATCH = 0.5
 
 
-class Diverged(Exception):
-    """The loss, a gradient or a parameter is not finite.
-
-    Attributes:
-        step: the step that made it so, counted from 1.
-    """
-
-    def __init__(self, step: int):
-        super().__init__(step)
-        self.step = step
-
-
 class Progress(NamedTuple):
     """The results of a dispatch.
 
@@ -41,7 +29,7 @@ class Progress(NamedTuple):
     """
 
     step: int
-    means: dict[str, float]
+    means: Any
     images_per_second: float | None
     row: bool
 
@@ -77,6 +65,7 @@ class Work(NamedTuple):
         steps_per_dispatch: the most steps in one dispatch; 0 adapts it to `SECONDS_PER_DISPATCH`.
         rates_from: the step from which rates are measured. The data of earlier steps was read before training began,
             so their rate would leave out the reading.
+        means: meter on the host -> what `Progress.means` holds; see `imgclf_jax.training.multistep.means`.
     """
 
     run_steps: Callable[[TrainState, multistep.Meter, Any, int], tuple[TrainState, multistep.Meter]]
@@ -85,6 +74,7 @@ class Work(NamedTuple):
     batch_size: int
     steps_per_dispatch: int = 0
     rates_from: int = 0
+    means: Callable[[multistep.Meter], Any] = multistep.means
 
 
 def run(plan: Plan, hooks: Hooks, work: Work, state: TrainState, meter: multistep.Meter) -> tuple[TrainState, int, int]:
@@ -101,10 +91,10 @@ def run(plan: Plan, hooks: Hooks, work: Work, state: TrainState, meter: multiste
         The state, the number of steps it has taken, and the signal that stopped it, or 0.
 
     Raises:
-        Diverged: see `Diverged`. Checkpoints saved before are complete and finite.
+        Diverged: see `imgclf_jax.training.multistep.Diverged`. Checkpoints saved before are complete and finite.
         UserError: `work.feed` cannot read the data.
     """
-    step = int(state.step)
+    step = int(np.max(state.step))  # It is the same for all, if several runs train together.
     flight = _Flight(plan, hooks, work)
     while step < plan.steps:
         if step % plan.log_every == 0:
@@ -168,9 +158,7 @@ class _Flight:
     def _settle(self):
         """Waits for the oldest dispatch in flight and reports it."""
         end, count, meter, votes, waiting = self._pending.popleft()
-        meter = jax.device_get(meter)
-        if meter["bad_step"] >= 0:
-            raise Diverged(int(meter["bad_step"]))
+        means = self._work.means(jax.device_get(meter))
         seconds = self.watch.tick(count if end - count >= self._work.rates_from else 0, waiting)
         if seconds and not self._work.steps_per_dispatch:
             # At most doubled, because the first measurements cover a single step and are noisy.
@@ -183,7 +171,7 @@ class _Flight:
             number, steps = (int(value) for value in jax.device_get(votes))
             self.stopping, self.longest = max(self.stopping, number), -steps
         row = _due(end, self._plan.log_every, self._plan.steps)
-        self._hooks.progress(Progress(end, multistep.means(meter), self.watch.rate(), row))
+        self._hooks.progress(Progress(end, means, self.watch.rate(), row))
         if row:
             self.watch.restart()
 

@@ -12,6 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from imgclf_jax.config import is_on
+
 Sums = dict[str, Any]
 
 
@@ -24,7 +26,7 @@ def cross_entropy(logits: jax.Array, labels: jax.Array, smoothing: float = 0.0) 
         smoothing: the probability mass that is spread evenly over all classes, see Szegedy et al. 2016
             (https://arxiv.org/abs/1512.00567).
     """
-    if not smoothing:
+    if not is_on(smoothing):
         return optax.softmax_cross_entropy_with_integer_labels(logits, labels)
     targets = optax.smooth_labels(jax.nn.one_hot(labels, logits.shape[-1]), smoothing)
     return optax.softmax_cross_entropy(logits, targets)

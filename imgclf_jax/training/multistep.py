@@ -33,8 +33,29 @@ def empty_meter() -> Meter:
     }
 
 
+class Diverged(Exception):
+    """The loss, a gradient or a parameter is not finite.
+
+    Attributes:
+        step: the step that made it so, counted from 1.
+    """
+
+    def __init__(self, step: int):
+        super().__init__(step)
+        self.step = step
+
+
 def means(meter: Meter) -> dict[str, float]:
-    """Returns the means since the last row: the metrics over the examples, and `grad_norm` over the steps."""
+    """Returns the means since the last row: the metrics over the examples, and `grad_norm` over the steps.
+
+    Args:
+        meter: a meter on the host.
+
+    Raises:
+        Diverged: the meter has a `bad_step`.
+    """
+    if meter["bad_step"] >= 0:
+        raise Diverged(int(meter["bad_step"]))
     norm = metrics.means(meter, meter["steps"].item(), ["grad_norm"])
     return metrics.means(meter, meter["count"].item()) | norm
 
@@ -48,6 +69,37 @@ def make_run_steps(
     computes the same bits, however it is divided into dispatches.
 
     Args:
+        train_step: see `make_one_step`, as for the arguments below.
+        sampler: which examples a step sees.
+        strategy: where the arrays are.
+        alternating: whether batches say which images are mirrored.
+
+    Returns:
+        The function. `count` is the number of steps to take, int32; for the other arguments see `make_one_step`. It
+        stops early after the first step that sets `bad_step`.
+    """
+    one_step = make_one_step(train_step, sampler, strategy, alternating)
+
+    def run_steps(
+        state: TrainState, meter: Meter, normalization: Normalization, data: Data, count: jax.Array, key: jax.Array
+    ) -> tuple[TrainState, Meter]:
+        last = state.step + count
+
+        def unfinished(carry):
+            state, meter = carry
+            return (state.step < last) & (meter["bad_step"] < 0)
+
+        return jax.lax.while_loop(unfinished, lambda carry: one_step(*carry, normalization, data, key), (state, meter))
+
+    return run_steps
+
+
+def make_one_step(
+    train_step: Callable[..., tuple[TrainState, Any]], sampler: Sampler, strategy: Parallel, alternating: bool = False
+) -> Callable[..., tuple[TrainState, Meter]]:
+    """Builds `one_step(state, meter, normalization, data, key) -> (state, meter)`, which takes its own batch.
+
+    Args:
         train_step: see `imgclf_jax.training.steps`.
         sampler: which examples a step sees. Each part of a batch is split over the devices.
         strategy: where the arrays are.
@@ -55,9 +107,9 @@ def make_run_steps(
 
     Returns:
         The function. `normalization` is an argument of `train_step`; `data` is what batches are taken from, see
-        `imgclf_jax.training.batches`; `count` is the number of steps to take, int32; `key` is that of the experiment
-        (an argument, so that all seeds share one compiled program). It stops early after the first step whose loss or
-        gradient, or the sum of the losses, is not finite.
+        `imgclf_jax.training.batches`; `key` is that of the experiment (an argument, so that all seeds share one
+        compiled program). The first step whose loss or gradient, or the sum of the losses, is not finite sets
+        `bad_step` in the meter.
     """
 
     def batch_at(step, data, key):
@@ -69,27 +121,14 @@ def make_run_steps(
             batch["mirrored"] = augment.alternating(key, indices.ravel(), epoch).reshape(indices.shape)
         return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), batch)
 
-    def run_steps(
-        state: TrainState, meter: Meter, normalization: Normalization, data: Data, count: jax.Array, key: jax.Array
+    def one_step(
+        state: TrainState, meter: Meter, normalization: Normalization, data: Data, key: jax.Array
     ) -> tuple[TrainState, Meter]:
-        last = state.step + count
+        batch = batch_at(state.step, data, key)
+        new_state, sums = train_step(state, batch, normalization, step_keys(key, state.step))
+        added = {name: meter[name] + sums[name] for name in (*metrics.METRICS, "grad_norm", "count")}
+        good = jnp.isfinite(added["loss"]) & jnp.isfinite(added["grad_norm"]) | (meter["bad_step"] >= 0)
+        bad_step = jnp.where(good, meter["bad_step"], new_state.step)
+        return new_state, {**added, "steps": meter["steps"] + 1, "bad_step": bad_step}
 
-        def unfinished(carry):
-            state, meter = carry
-            return (state.step < last) & (meter["bad_step"] < 0)
-
-        def one_step(carry):
-            state, meter = carry
-            batch = batch_at(state.step, data, key)
-            new_state, sums = train_step(state, batch, normalization, step_keys(key, state.step))
-            added = {name: meter[name] + sums[name] for name in (*metrics.METRICS, "grad_norm", "count")}
-            finite = jnp.isfinite(added["loss"]) & jnp.isfinite(added["grad_norm"])
-            return new_state, {
-                **added,
-                "steps": meter["steps"] + 1,
-                "bad_step": jnp.where(finite, meter["bad_step"], new_state.step),
-            }
-
-        return jax.lax.while_loop(unfinished, one_step, (state, meter))
-
-    return run_steps
+    return one_step

@@ -1,8 +1,12 @@
 """Builds the optimizer and the learning-rate schedule of a config with optax."""
 
+from typing import Any
+
 import jax
 import optax
 from ml_collections import ConfigDict
+
+from imgclf_jax.config import is_on
 
 OPTIMIZERS = ("sgd", "adam", "adamw", "rmsprop")
 SCHEDULES = ("constant", "linear", "cosine", "exponential", "one_cycle")
@@ -49,13 +53,14 @@ def create_optimizer(config: ConfigDict, schedule: optax.Schedule) -> optax.Grad
     added to the gradient (L2 regularization).
     """
     mask = _kernels if config.decay_mask == "kernels" else None
-    parts = [optax.clip_by_global_norm(config.clip_norm)] if config.clip_norm else []
-    if config.weight_decay and config.name != "adamw":
+    parts = [optax.clip_by_global_norm(config.clip_norm)] if is_on(config.clip_norm) else []
+    if is_on(config.weight_decay) and config.name != "adamw":
         parts.append(optax.add_decayed_weights(config.weight_decay, mask))
+    momentum: Any = config.momentum if is_on(config.momentum) else None
     match config.name:
         case "sgd":
-            nesterov = config.nesterov and config.momentum > 0
-            parts.append(optax.sgd(schedule, momentum=config.momentum or None, nesterov=nesterov))
+            nesterov = config.nesterov and momentum is not None
+            parts.append(optax.sgd(schedule, momentum=momentum, nesterov=nesterov))
         case "adam":
             parts.append(optax.adam(schedule, config.b1, config.b2, config.eps))
         case "adamw":
@@ -63,7 +68,6 @@ def create_optimizer(config: ConfigDict, schedule: optax.Schedule) -> optax.Grad
                 optax.adamw(schedule, config.b1, config.b2, config.eps, weight_decay=config.weight_decay, mask=mask)
             )
         case "rmsprop":
-            momentum = config.momentum or None
             parts.append(optax.rmsprop(schedule, config.b2, config.eps, momentum=momentum, nesterov=config.nesterov))
         case _:
             raise ValueError(config.name)

@@ -38,7 +38,8 @@ class Resident:
             key: the key of the experiment, on the devices.
             workers: the number of processes that decode streamed images; 0: threads of this process.
         """
-        return Feed(self.examples, self._strategy, sampler, key)
+        order_of = functools.partial(_order(sampler, self._strategy), key)
+        return Feed(self.examples, self._strategy, sampler.steps_per_epoch, order_of)
 
     def sums(self, evaluate: Any, batch_size: int, progress: Callable[[int, int], None]) -> Sums:
         """Returns the sums of exact evaluation over the split.
@@ -55,11 +56,25 @@ class Resident:
 class Feed:
     """Gives the training loop the data of its next steps."""
 
-    def __init__(self, examples: Examples, strategy: Parallel, sampler: Sampler, key: jax.Array):
+    def __init__(
+        self,
+        examples: Examples,
+        strategy: Parallel,
+        steps_per_epoch: int,
+        order_of: Callable[[jax.Array], jax.Array],
+    ):
+        """Keeps what it needs.
+
+        Args:
+            examples: the training split.
+            strategy: where it is.
+            steps_per_epoch: steps per epoch.
+            order_of: epoch, an int32 scalar on the devices -> the order of its examples.
+        """
         self._examples = examples
         self._strategy = strategy
-        self._steps_per_epoch = sampler.steps_per_epoch
-        self._order_of = functools.partial(_order(sampler, strategy), key)
+        self._steps_per_epoch = steps_per_epoch
+        self._order_of = order_of
         self._epoch = -1
         self._order: Any = None
 

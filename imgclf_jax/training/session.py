@@ -49,6 +49,15 @@ class Session(NamedTuple):
     flops: int
 
 
+class Training(NamedTuple):
+    """The parts of a session that train; see `Session`."""
+
+    state: Any
+    meter: multistep.Meter
+    run_steps: Callable[..., tuple[Any, multistep.Meter]]
+    feed: Any
+
+
 class Restored(NamedTuple):
     """The state restored from a workdir.
 
@@ -110,14 +119,17 @@ def check_classes(saved: Sequence[str], folder: Path, names: Sequence[str], loca
         )
 
 
-def prepare(experiment: Experiment, dataset: data.Dataset, restored: Restored, progress: data.Progress) -> Session:
+def prepare(
+    experiment: Experiment, dataset: data.Dataset, progress: data.Progress, training: Callable[..., Training]
+) -> Session:
     """Places the data of an experiment, compiles its functions, and makes the state to start from.
 
     Args:
         experiment: the functions of the config.
         dataset: its data.
-        restored: the state to start from.
         progress: called during passes over images on disk.
+        training: (experiment, training split on the devices, normalization) -> the parts that train, such as `one_run`
+            with a restored state.
 
     Raises:
         UserError: an image cannot be read.
@@ -125,14 +137,7 @@ def prepare(experiment: Experiment, dataset: data.Dataset, restored: Restored, p
     strategy = experiment.strategy
     splits = {name: experiment.place(split) for name, split in dataset.splits.items()}
     normalization = strategy.put(_normalization(experiment, dataset, progress))
-    key = strategy.jit(lambda: experiment.key)()
-    if restored.tree:
-        state, meter = restored.tree["state"], restored.tree["meter"]
-    else:
-        state, meter = experiment.compile_init()(key), strategy.put(multistep.empty_meter())
-    feed = splits["train"].feed(experiment.sampler, experiment.plan.steps, key, experiment.config.data.workers)
-    # Compile now, so that compile time does not count towards the first images/s.
-    run_steps = _compile(experiment, state, meter, normalization, key)
+    parts = training(experiment, splits["train"], normalization)
     evaluate = experiment.compile_evaluate()
 
     def evaluate_by_name(name: str, state: TrainState) -> dict[str, float | int]:
@@ -147,15 +152,28 @@ def prepare(experiment: Experiment, dataset: data.Dataset, restored: Restored, p
     return Session(
         experiment=experiment,
         normalization=normalization,
-        state=state,
-        meter=meter,
-        run_steps=run_steps,
-        feed=feed,
+        state=parts.state,
+        meter=parts.meter,
+        run_steps=parts.run_steps,
+        feed=parts.feed,
         evaluate=evaluate_by_name,
         agree=agree,
         is_finite=lambda state: bool(finite((state.params, state.batch_stats))),
         flops=experiment.compiled("flops", experiment.network_flops)[1],
     )
+
+
+def one_run(restored: Restored, experiment: Experiment, split: Any, normalization: augment.Normalization) -> Training:
+    """Returns the parts that train one run from a restored state."""
+    strategy, config = experiment.strategy, experiment.config
+    key = strategy.jit(lambda: experiment.key)()
+    if restored.tree:
+        state, meter = restored.tree["state"], restored.tree["meter"]
+    else:
+        state, meter = experiment.compile_init()(key), strategy.put(multistep.empty_meter())
+    feed = split.feed(experiment.sampler, experiment.plan.steps, key, config.data.workers)
+    # Compile now, so that compile time does not count towards the first images/s.
+    return Training(state, meter, _compile(experiment, state, meter, normalization, key), feed)
 
 
 def _finite(tree):

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from imgclf_jax.augment import Normalization
+from imgclf_jax.config import is_on
 from imgclf_jax.rng import StepKeys, image_keys
 from imgclf_jax.training import metrics
 from imgclf_jax.training.state import TrainState
@@ -89,7 +90,7 @@ def make_train_step(
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         averages = state.ema, state.ema_stats
-        if ema_decay:
+        if is_on(ema_decay):
             averages = _average(averages, (params, batch_stats), ema_decay, state.step)
         new_state = TrainState(
             step=state.step + 1,

@@ -1,0 +1,166 @@
+"""Several runs of a sweep at once, in one program. Each of them writes its own run directory, as if it were alone."""
+
+import contextlib
+import functools
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from imgclf_jax.devices import parallel, xla
+from imgclf_jax.terminal import interrupt
+from imgclf_jax.terminal.console import Console
+from imgclf_jax.training import loop, members, multistep, phases
+from imgclf_jax.training.hooks import PRUNED, make_hooks
+from imgclf_jax.training.run import Calls, Run
+from imgclf_jax.training.session import Restored, Session, prepare
+from imgclf_jax.training.summary import show_model
+from imgclf_jax.training.validate import validate
+from imgclf_jax.workdir import checkpoint_folder
+
+
+class Apart(Exception):
+    """These runs cannot train in one program."""
+
+
+def kind(config: ConfigDict, folder: Path) -> str:
+    """Returns what runs must have in common to train together: all but the seed and numbers, and the steps so far."""
+    return json.dumps([members.shape(config), checkpoint_folder.steps(folder)[-1:]], sort_keys=True)
+
+
+def train(configs: Sequence[ConfigDict], folders: Sequence[Path], calls: Sequence[Calls]) -> int:
+    """Trains several runs, or continues them, in one program.
+
+    Args:
+        configs: of the same `kind`.
+        folders: their workdirs.
+        calls: as for `imgclf_jax.train.train`.
+
+    Returns:
+        0, or 128 + the number of the signal that interrupted them. How each run ended is in its own record.
+
+    Raises:
+        Apart: they cannot train together; nothing has changed.
+        UserError: as `imgclf_jax.train.train`.
+    """
+    infos = [validate(config)[1] for config in configs]
+    strategy = parallel.create(configs[0], infos[0].image_bytes)
+    if strategy.streamed or strategy.sharded_data:
+        raise Apart
+    consoles = [Console(configs[0].log.progress, configs[0].log.line_seconds)]
+    consoles += [Console("silent") for _ in configs[1:]]
+    with interrupt.catch() as signal, contextlib.ExitStack() as stack:
+        runs = [
+            stack.enter_context(phases.opened(config, info, strategy, folder, signal, console, call))
+            for config, info, folder, console, call in zip(configs, infos, folders, consoles, calls, strict=True)
+        ]
+        try:
+            return _run(runs)
+        except Apart:
+            raise
+        except BaseException as error:
+            consoles[0].finish()
+            for run in runs:
+                phases.record_failure(run, error)
+            raise
+
+
+def _run(runs: list[Run]) -> int:
+    first = runs[0]
+    dataset, plan = phases.load(first)
+    base = first.calls.build(first.config, plan, dataset.image_shape, dataset.class_names, first.strategy)
+    experiments = [base, *(base.varied(run.config) for run in runs[1:])]
+    found = [phases.restore_run(run, each, dataset) for run, each in zip(runs, experiments, strict=True)]
+    restored: list[Restored] = [each for each, _ in found]
+    steps = {each.step for each in restored}
+    where = members.stack(base, len(runs))
+    if len(steps) > 1 or any(complete for _, complete in found) or not (where.vmapped or where.strategy.devices > 1):
+        raise Apart
+    with xla.quiet():
+        make = functools.partial(members.training, [run.config for run in runs], restored, where)
+        session = prepare(base, dataset, first.console.task, make)
+    first.console.print(f"{len(runs)} runs in one program, on {where.strategy.devices} device(s)")
+    show_model(first.console, first.config, plan, base.state_shapes().params, session.flops)
+    sessions = [session._replace(experiment=each) for each in experiments]
+    each = _Members(runs, sessions, where)
+    try:
+        start = steps.pop()
+        first.console.start(start)
+        first.signal.defer()  # Up to here, an exception loses no training.
+        per_dispatch, batch = first.config.train.steps_per_dispatch, first.config.train.batch_size
+        empty = functools.partial(members.empty_meter, where)
+        work = loop.Work(session.run_steps, session.feed, empty, batch, per_dispatch, start, members.means)
+        state, step, stopped = loop.run(plan, each.hooks(), work, session.state, session.meter)
+        first.console.finish()
+        codes = [each.finish(index, dataset, state, step, stopped) for index in each.going]
+        return max(codes, default=0)
+    finally:
+        for run in runs:
+            run.writer.close()
+
+
+class _Members:
+    """Passes what happens in the loop on to each member.
+
+    Attributes:
+        going: the numbers of the members that have neither diverged nor been stopped early.
+    """
+
+    def __init__(self, runs: list[Run], sessions: list[Session], where: members.Stack):
+        self._runs, self._sessions, self._where = runs, sessions, where
+        self._hooks = [make_hooks(run, session) for run, session in zip(runs, sessions, strict=True)]
+        self.going = list(range(len(runs)))
+
+    def hooks(self) -> loop.Hooks:
+        """Returns the functions that the loop calls."""
+        return loop.Hooks(self._progress, self._evaluate, self._save, self._stop)
+
+    def finish(self, index: int, dataset: Any, state: Any, step: int, stopped: int) -> int:
+        """Evaluates and records a member at the end of the loop. Returns its exit status."""
+        run, session = self._runs[index], self._sessions[index]
+        ended = phases.Ended(self._part(state, index), step, stopped)
+        missing = phases.wanted(run, dataset)
+        run.writer.wait()
+        status = phases.finish(run, session, dataset.name, ended, None, missing)
+        if run.writer.record.content["status"] == "complete":
+            run.writer.record.update(together=len(self._runs))
+            phases.conclude(run)
+        return status
+
+    def _part(self, tree, index):
+        return self._where.member(tree, index, self._runs[index].strategy)
+
+    def _progress(self, now):
+        for index, means in enumerate(now.means):
+            if index in self.going and isinstance(means, multistep.Diverged):
+                self._leave(index, means)
+            elif index in self.going:
+                self._hooks[index].progress(now._replace(means=means))
+
+    def _leave(self, index, diverged):
+        run = self._runs[index]
+        self.going.remove(index)
+        run.writer.wait()
+        phases.diverged(run, diverged.step)
+        phases.conclude(run)
+
+    def _evaluate(self, state, step):
+        return {index: self._hooks[index].evaluate(self._part(state, index), step) for index in self.going}
+
+    def _save(self, state, meter, step, accuracies):
+        for index in list(self.going):
+            accuracy = accuracies and accuracies[index]
+            try:
+                self._hooks[index].save(self._part(state, index), self._part(meter, index), step, accuracy)
+            except multistep.Diverged as diverged:
+                self._leave(index, diverged)
+            if self._hooks[index].stop() == PRUNED and index in self.going:
+                self.going.remove(index)
+                run = self._runs[index]
+                run.writer.wait()
+                run.writer.end(status="pruned", step=step)
+
+    def _stop(self):
+        return self._runs[0].signal.number or (0 if self.going else PRUNED)
