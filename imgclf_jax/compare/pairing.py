@@ -9,7 +9,8 @@ Runs with the same seed and fold form a pair. The rule does not look at the valu
   Their variances are not pooled, and the t distribution has the degrees of freedom of the smaller group, with which the
   interval covers at least 95 % and the test errs at most in 5 %, for any variances (Mickey and Brown, 1966, "Bounds on
   the distribution functions of the Behrens-Fisher statistic"). It is too cautious if runs vary equally in both groups:
-  it covers 97 to 98 % for groups of 4 and 5 runs, or 5 and 10.
+  it then covers 98 % for groups of 4 and 5 runs or 5 and 10, and nearly always for 2 and 10. The remedy is to train the
+  runs that are missing.
 
 So a test of n runs each has n - 1 degrees of freedom. Welch's approximation has up to 2 n - 2: for 3, 5, 7 and 10
 uncorrelated runs that vary equally in both groups, its intervals are 35, 17, 11 and 7 % shorter. It is not used,
