@@ -9,12 +9,15 @@ import subprocess
 import sys
 
 import pytest
-from fake_runs import DATA, result, write_run, write_sweep
+from fake_runs import DATA, make_config, result, write_run, write_sweep
 from runs import ROOT, environment
 
-from imgclf_jax.compare import formats, groups, reading
+from imgclf_jax.compare import formats, groups, page, reading
 from imgclf_jax.errors import UserError
 from imgclf_jax.storage.files import write_json
+from imgclf_jax.workdir import failure
+from imgclf_jax.workdir.failure import Failure
+from imgclf_jax.workdir.saved_config import save_config
 
 pytest_plugins = ["run_fixtures"]
 
@@ -189,6 +192,38 @@ def test_runs_without_a_value_are_listed_with_the_reason(study):
         strict=True,
     ):
         assert [word for word in words if word not in line] == []
+
+
+def test_runs_that_failed_before_they_wrote_a_record_are_named_with_the_reason(study):
+    (place,) = study.glob("low_rate-*")
+    for seed, error in ((1, "earlier"), (2, "CacheError:\nno room"), (0, "before it diverged")):
+        failure.write(place / f"seed{seed}", Failure("a", error))
+    write_run(place / "seed1", RATE, 1, status="running", step=7)  # It failed after that.
+    made = table(study)
+    assert [(line.seed, line.status, line.reason) for line in made.missing] == [
+        (0, "diverged", "the loss or a gradient is not finite at step 1,234"),
+        (1, "failed", "at step 7: earlier"),
+        (2, "failed", "before it wrote run.json: CacheError: no room"),
+    ]
+    for text in (formats.plain(made), formats.markdown(made), formats.latex(made), page.build(made)):
+        assert "low\\_rate, seed 2: failed" in text or "low_rate, seed 2: failed" in text
+        assert "CacheError: no room" in text
+    assert json.loads(formats.to_json(made))["missing"][2]["reason"].endswith("CacheError: no room")
+    # Of a run that has a config.json only, and by another way to its folder.
+    (place / "seed2").mkdir()
+    save_config(place / "seed2", make_config(RATE, 2))
+    (study.parent / "link").symlink_to(place / "seed2")
+    for name in (study, study.parent / "link"):
+        (line,) = (line for line in table(study / place.name, name, *study.glob("plain-*")).missing if line.seed == 2)
+        assert (line.status, line.reason) == ("failed", "before it wrote run.json: CacheError: no room")
+
+
+def test_a_damaged_note_on_a_failure_says_that_the_run_failed(study):
+    (place,) = study.glob("low_rate-*")
+    failure.path(place / "seed2").parent.mkdir()
+    for text in ("{", '{"error": 3}', "[]"):
+        failure.path(place / "seed2").write_text(text)
+        assert "failed, before it wrote run.json: unknown" in table(study).missing[2].line
 
 
 def test_folds_are_repetitions_too(tmp_path):
@@ -386,8 +421,14 @@ def test_no_complete_run(tmp_path):
 
 
 def test_a_sweep_that_has_not_begun(tmp_path):
-    write_sweep(tmp_path, {"plain": {}}, [0, 1])
+    place = write_sweep(tmp_path, {"plain": {}}, [0, 1])["plain"]
     assert refused(tmp_path).startswith(f"no run of the sweep in {tmp_path} has begun; ")
+    failure.write(place / "seed1", Failure("a", "no disk"))
+    message = refused(tmp_path)
+    assert message.startswith("the run is not complete (1 failed; ") and "seed1 failed: " in message
+    assert "no disk" in message
+    write_run(place / "seed0", status="running")
+    assert refused(tmp_path).startswith("none of the 2 runs is complete (1 failed, 1 running; ")
 
 
 def test_an_unknown_metric(tmp_path):
