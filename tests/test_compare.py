@@ -175,6 +175,21 @@ def test_lower_is_better_for_losses_errors_and_seconds(tmp_path):
     assert table(tmp_path, metric="valid.accuracy").groups[0].mean == pytest.approx(0.8)
 
 
+def test_runs_that_were_trained_together_share_the_time(tmp_path):
+    for seed in range(3):
+        write_run(tmp_path / f"a{seed}", {}, seed, wall_time_seconds=90.0 + seed)
+        write_run(tmp_path / f"b{seed}", FLIP, seed, wall_time_seconds=120.0, together=3)
+    alone, together = table(tmp_path).groups
+    assert (alone.seconds, together.seconds) == (91.0, 40.0)
+    made = table(tmp_path, metric="wall_time_seconds")
+    assert [group.mean for group in made.groups] == [91.0, 40.0]
+    assert made.groups[1].comparison.verdict == "better"
+    assert [note for note in made.notes if "trained 3 at once" in note]
+    assert json.loads(formats.to_json(made))["groups"][1]["seconds"] == 40.0
+    assert [group.mean for group in table(tmp_path, metric="images_per_second").groups] == [1000.0, 1000.0]
+    assert not [note for note in table(tmp_path / "a0").notes if "at once" in note]
+
+
 def test_runs_without_a_value_are_listed_with_the_reason(study):
     write_run(study / "more", FLIP, 3, results={"test": result(0.9, loss=math.nan)})
     write_run(study / "going", FLIP, 4, status="running", step=20)

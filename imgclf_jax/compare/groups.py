@@ -13,7 +13,7 @@ from imgclf_jax.compare import naming, protocol, reading, sentence, statistics
 from imgclf_jax.compare.reading import Found, Key, Run
 from imgclf_jax.compare.statistics import Comparison, Interval
 from imgclf_jax.errors import UserError
-from imgclf_jax.workdir.record import is_number
+from imgclf_jax.workdir.record import is_number, own_seconds
 
 METRIC = "test.accuracy"
 # Metrics of a whole run, and the fields of an evaluation that count examples.
@@ -38,7 +38,7 @@ class Group(NamedTuple):
         comparison: with the baseline; None for the baseline, and if either group has no value.
         changes: the config fields that differ between the groups; empty for a group without a run.
         images: mean number of training images that a run has seen, with repetition; None if not recorded.
-        seconds: mean wall time of a run; None if not recorded.
+        seconds: mean wall time of a run, of runs that shared a program their share of it; None if not recorded.
     """
 
     name: str
@@ -166,6 +166,8 @@ def is_higher_better(metric: str) -> bool:
 
 def value_of(run: Run, metric: str) -> Any:
     """The metric in the record of a run; None if it is not there. It may be NaN or infinite."""
+    if metric == "wall_time_seconds":
+        return own_seconds(run.record)
     if metric in OF_RUN:
         return run.record.get(metric)
     split, _, field = metric.partition(".")
@@ -278,7 +280,7 @@ def _without_repetitions(runs: list[Run]) -> tuple[list[Run], list[str]]:
 def _group(name, identity, runs, values, comparison, changes) -> Group:
     numbers = list(values.values())
     seen = [run.record["step"] * run.config.train.batch_size for run in runs if "step" in run.record]
-    seconds = [run.record["wall_time_seconds"] for run in runs if "wall_time_seconds" in run.record]
+    seconds = [share for run in runs if (share := own_seconds(run.record)) is not None]
     return Group(
         name,
         identity,
@@ -355,6 +357,12 @@ def _notes(groups: Sequence[Group], baseline: str, missing: Sequence[Missing]) -
         notes.append(f"the baseline {baseline!r} has no value, so nothing is compared; choose another --baseline")
     if max(len(group.values) for group in groups) == 1:
         notes.append("every group has one seed only, with which nothing can be shown; train at least 5 seeds of each")
+    at_once = sorted(
+        {number for group in groups for run in group.runs if (number := run.record.get("together", 1)) > 1}
+    )
+    if at_once:
+        numbers = " or ".join(map(str, at_once))
+        notes.append(f"some runs were trained {numbers} at once; their time is the wall time divided by that number")
     diverged = collections.Counter(line.name for line in missing if line.status == "diverged")
     for name, count in diverged.items():
         runs = "1 run" if count == 1 else f"{count} runs"
