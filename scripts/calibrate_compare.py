@@ -5,10 +5,12 @@
 A table has a baseline and 8 variants of n runs each, all with the same expected accuracy of 93 % and a standard
 deviation of 0.15 points over seeds. Runs with the same seed have the correlation r. Optionally, a run is tested on
 10,000 images: its accuracy is the share of successes of a binomial draw, which adds a standard deviation of 0.26 points
-and leaves a smaller correlation. Optionally, the variants have three times the standard deviation of the baseline.
+and leaves a smaller correlation. Optionally, the variants have several times the standard deviation of the baseline.
+Optionally, the baseline has another number of runs, with other seeds.
 
 Printed for each cell: how many intervals of a mean and of a difference contain the true value (the target is 94 to 97
-%), how many tables have a false "better" or "worse" (target: at most 5 %), and how many comparisons were paired. Behind
+%, and at least 94 % for the differences of groups with different seeds), how many tables have a false "better" or
+"worse" (target: at most 5 %), and how many comparisons were paired. Behind
 each share stands its 95 % Monte Carlo interval. "outside" marks shares whose Monte Carlo interval excludes the target.
 The last lines do the same for the bootstrap intervals of P(A > B), which have no target.
 
@@ -36,12 +38,21 @@ COVERAGE = (0.94, 0.97)
 
 
 class Cell(NamedTuple):
-    """One setting: runs of each group, correlation, test images (0: no such noise), ratio of standard deviations."""
+    """One setting.
+
+    Attributes:
+        runs: of each group.
+        correlation: of runs with the same seed.
+        images: of the test split, for binomial noise; 0: no such noise.
+        ratio: standard deviation of the variants divided by that of the baseline.
+        baseline: runs of the baseline, with other seeds than those of the variants; 0: as many, with the same seeds.
+    """
 
     runs: int
     correlation: float
     images: int = 0
     ratio: float = 1.0
+    baseline: int = 0
 
 
 class Counts(NamedTuple):
@@ -55,7 +66,12 @@ class Counts(NamedTuple):
 
 CELLS = [
     *(Cell(*values) for values in itertools.product((3, 4, 5, 7, 8, 10), (0.0, 0.5, 0.9), (0, 10_000))),
-    *(Cell(runs, 0.0, ratio=3.0) for runs in (3, 4, 5, 7, 8, 10)),
+    *(Cell(runs, r, ratio=ratio) for runs in (3, 4, 5, 7, 8, 10) for r in (0.0, 0.9) for ratio in (3.0, 10.0)),
+    *(
+        Cell(runs, 0.0, ratio=ratio, baseline=baseline)
+        for runs, baseline in ((2, 10), (3, 5), (4, 5), (5, 10), (10, 5), (9, 10))
+        for ratio in (1.0, 3.0, 10.0)
+    ),
 ]
 
 
@@ -72,7 +88,7 @@ def main() -> None:
     start = time.monotonic()
     print(f"{options.tables} tables of a baseline and {VARIANTS} variants for each line, seed {options.seed}\n")
     titles = (f"{title:37}" for title in ("mean covered", "difference covered", "tables with a false verdict"))
-    print(f"{'runs':>4} {'r':>3} {'images':>6} {'ratio':>5}  {'  '.join(titles)} {'paired':>6}")
+    print(f"{'runs':>4} {'base':>4} {'r':>3} {'images':>6} {'ratio':>5}  {'  '.join(titles)} {'paired':>6}")
     for done, cell in enumerate(CELLS, start=1):
         print(line(cell, simulate(cell, options.tables, options.seed)), flush=True)
         progress(done, len(CELLS), start)
@@ -84,27 +100,36 @@ def main() -> None:
 
 def simulate(cell: Cell, tables: int, seed: int) -> Counts:
     """Simulates tables of a cell with the functions that `imgclf_jax.compare.statistics` uses."""
-    values = accuracies(cell, tables, seed)
-    low, high = mean_bounds(values)
-    difference = compare_means(values[:, 1:], values[:, :1], same_keys=True)
+    baseline, variants = accuracies(cell, tables, seed)
+    covered = [(low <= ACCURACY) & (high >= ACCURACY) for low, high in map(mean_bounds, (baseline, variants))]
+    difference = compare_means(variants, baseline, same_keys=not cell.baseline)
     return Counts(
-        ((low <= ACCURACY) & (high >= ACCURACY)).mean(axis=1),
+        np.concatenate(covered, axis=1).mean(axis=1),
         ((difference.low <= 0) & (difference.high >= 0)).mean(axis=1),
         np.any(holm(difference.p) < LEVEL, axis=1),
         difference.paired.mean(axis=1),
     )
 
 
-def accuracies(cell: Cell, tables: int, seed: int) -> npt.NDArray[np.float64]:
-    """Accuracies [tables, 1 + VARIANTS, runs] without true differences; the baseline is the first group."""
+def accuracies(cell: Cell, tables: int, seed: int) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Accuracies without true differences: of the baseline [tables, 1, runs], of the variants [tables, VARIANTS, runs].
+
+    Raises:
+        ValueError: runs with other seeds than the baseline's are to be correlated with it.
+    """
+    if cell.baseline and cell.correlation:
+        raise ValueError("only runs with the same seeds can be correlated")
     draws = np.random.default_rng(
-        [seed, cell.runs, round(100 * cell.correlation), cell.images, round(100 * cell.ratio)]
+        [seed, cell.runs, round(100 * cell.correlation), cell.images, round(100 * cell.ratio), cell.baseline]
     )
-    shared = draws.standard_normal((tables, 1, cell.runs))
-    own = draws.standard_normal((tables, 1 + VARIANTS, cell.runs))
-    scale = DEVIATION * np.array([1.0, *[cell.ratio] * VARIANTS])[:, None]
-    values = ACCURACY + scale * (np.sqrt(cell.correlation) * shared + np.sqrt(1 - cell.correlation) * own)
-    return draws.binomial(cell.images, values) / cell.images if cell.images else values
+    shared = 0.0 if cell.baseline else draws.standard_normal((tables, 1, cell.runs))
+    found = []
+    for groups, runs, scale in ((1, cell.baseline or cell.runs, 1.0), (VARIANTS, cell.runs, cell.ratio)):
+        own = draws.standard_normal((tables, groups, runs))
+        noise = np.sqrt(cell.correlation) * shared + np.sqrt(1 - cell.correlation) * own
+        values = ACCURACY + scale * DEVIATION * noise
+        found.append(draws.binomial(cell.images, values) / cell.images if cell.images else values)
+    return found[0], found[1]
 
 
 def superiority_covered(runs: int, count: int, seed: int) -> npt.NDArray[np.float64]:
@@ -121,10 +146,12 @@ def line(cell: Cell, counts: Counts) -> str:
     """A line of the printed table."""
     cells = (
         share(counts.means, COVERAGE, 1 + VARIANTS),
-        share(counts.differences, COVERAGE, VARIANTS),
+        share(counts.differences, (COVERAGE[0], 1) if cell.baseline else COVERAGE, VARIANTS),
         share(counts.wrong, (0, LEVEL)),
     )
-    setting = f"{cell.runs:>4} {cell.correlation:>3} {cell.images or '-':>6} {cell.ratio:>5}"
+    setting = (
+        f"{cell.runs:>4} {cell.baseline or cell.runs:>4} {cell.correlation:>3} {cell.images or '-':>6} {cell.ratio:>5}"
+    )
     return f"{setting}  {'  '.join(f'{text:37}' for text in cells)} {counts.paired.mean():>6.1%}"
 
 

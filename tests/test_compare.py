@@ -9,12 +9,15 @@ import subprocess
 import sys
 
 import pytest
-from fake_runs import DATA, result, write_run, write_sweep
+from fake_runs import DATA, make_config, result, write_run, write_sweep
 from runs import ROOT, environment
 
-from imgclf_jax.compare import formats, groups, reading
+from imgclf_jax.compare import formats, groups, page, reading
 from imgclf_jax.errors import UserError
 from imgclf_jax.storage.files import write_json
+from imgclf_jax.workdir import failure
+from imgclf_jax.workdir.failure import Failure
+from imgclf_jax.workdir.saved_config import save_config
 
 pytest_plugins = ["run_fixtures"]
 
@@ -172,6 +175,21 @@ def test_lower_is_better_for_losses_errors_and_seconds(tmp_path):
     assert table(tmp_path, metric="valid.accuracy").groups[0].mean == pytest.approx(0.8)
 
 
+def test_runs_that_were_trained_together_share_the_time(tmp_path):
+    for seed in range(3):
+        write_run(tmp_path / f"a{seed}", {}, seed, wall_time_seconds=90.0 + seed)
+        write_run(tmp_path / f"b{seed}", FLIP, seed, wall_time_seconds=120.0, together=3)
+    alone, together = table(tmp_path).groups
+    assert (alone.seconds, together.seconds) == (91.0, 40.0)
+    made = table(tmp_path, metric="wall_time_seconds")
+    assert [group.mean for group in made.groups] == [91.0, 40.0]
+    assert made.groups[1].comparison.verdict == "better"
+    assert [note for note in made.notes if "trained 3 at once" in note]
+    assert json.loads(formats.to_json(made))["groups"][1]["seconds"] == 40.0
+    assert [group.mean for group in table(tmp_path, metric="images_per_second").groups] == [1000.0, 1000.0]
+    assert not [note for note in table(tmp_path / "a0").notes if "at once" in note]
+
+
 def test_runs_without_a_value_are_listed_with_the_reason(study):
     write_run(study / "more", FLIP, 3, results={"test": result(0.9, loss=math.nan)})
     write_run(study / "going", FLIP, 4, status="running", step=20)
@@ -189,6 +207,38 @@ def test_runs_without_a_value_are_listed_with_the_reason(study):
         strict=True,
     ):
         assert [word for word in words if word not in line] == []
+
+
+def test_runs_that_failed_before_they_wrote_a_record_are_named_with_the_reason(study):
+    (place,) = study.glob("low_rate-*")
+    for seed, error in ((1, "earlier"), (2, "CacheError:\nno room"), (0, "before it diverged")):
+        failure.write(place / f"seed{seed}", Failure("a", error))
+    write_run(place / "seed1", RATE, 1, status="running", step=7)  # It failed after that.
+    made = table(study)
+    assert [(line.seed, line.status, line.reason) for line in made.missing] == [
+        (0, "diverged", "the loss or a gradient is not finite at step 1,234"),
+        (1, "failed", "at step 7: earlier"),
+        (2, "failed", "before it wrote run.json: CacheError: no room"),
+    ]
+    for text in (formats.plain(made), formats.markdown(made), formats.latex(made), page.build(made)):
+        assert "low\\_rate, seed 2: failed" in text or "low_rate, seed 2: failed" in text
+        assert "CacheError: no room" in text
+    assert json.loads(formats.to_json(made))["missing"][2]["reason"].endswith("CacheError: no room")
+    # Of a run that has a config.json only, and by another way to its folder.
+    (place / "seed2").mkdir()
+    save_config(place / "seed2", make_config(RATE, 2))
+    (study.parent / "link").symlink_to(place / "seed2")
+    for name in (study, study.parent / "link"):
+        (line,) = (line for line in table(study / place.name, name, *study.glob("plain-*")).missing if line.seed == 2)
+        assert (line.status, line.reason) == ("failed", "before it wrote run.json: CacheError: no room")
+
+
+def test_a_damaged_note_on_a_failure_says_that_the_run_failed(study):
+    (place,) = study.glob("low_rate-*")
+    failure.path(place / "seed2").parent.mkdir()
+    for text in ("{", '{"error": 3}', "[]"):
+        failure.path(place / "seed2").write_text(text)
+        assert "failed, before it wrote run.json: unknown" in table(study).missing[2].line
 
 
 def test_folds_are_repetitions_too(tmp_path):
@@ -386,8 +436,14 @@ def test_no_complete_run(tmp_path):
 
 
 def test_a_sweep_that_has_not_begun(tmp_path):
-    write_sweep(tmp_path, {"plain": {}}, [0, 1])
+    place = write_sweep(tmp_path, {"plain": {}}, [0, 1])["plain"]
     assert refused(tmp_path).startswith(f"no run of the sweep in {tmp_path} has begun; ")
+    failure.write(place / "seed1", Failure("a", "no disk"))
+    message = refused(tmp_path)
+    assert message.startswith("the run is not complete (1 failed; ") and "seed1 failed: " in message
+    assert "no disk" in message
+    write_run(place / "seed0", status="running")
+    assert refused(tmp_path).startswith("none of the 2 runs is complete (1 failed, 1 running; ")
 
 
 def test_an_unknown_metric(tmp_path):

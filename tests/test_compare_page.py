@@ -4,13 +4,14 @@ import html
 import json
 import math
 import re
+import shlex
 
 import pytest
 from fake_runs import DATA, result, write_run, write_sweep
 
 from imgclf_jax.compare import charts, groups, page, predicted, reading, short
 from imgclf_jax.errors import UserError
-from imgclf_jax.report import bands, drawing
+from imgclf_jax.report import bands, drawing, workdirs
 from imgclf_jax.report.curves import Point
 
 pytest_plugins = ["run_fixtures"]
@@ -137,7 +138,8 @@ def test_pictures_are_in_the_colors_of_the_page(text):
 
 
 def test_classes_and_disputed_examples(study, text):
-    found = predicted.usable(made(study).groups)
+    found, missing = predicted.usable(made(study).groups)
+    assert len(missing) == 5
     assert {name: len(runs) for name, runs in found.items()} == {BOLD: 3, "$x_1$": 3}
     # Of the first, example 4 is always wrong; of the second, 0 and one other in each run.
     first, *others = predicted.disagreements(list(found.values()), 12)
@@ -147,7 +149,8 @@ def test_classes_and_disputed_examples(study, text):
     assert by_class["Katze"] == [predicted.Difference(0.0, 0.0)]
     assert by_class["дом"][0].value == pytest.approx(-1 / 6)
     assert "-16.67 ± 28.87" in text
-    assert "5 of 11 runs have no report/predictions.csv" in text and "python -m imgclf_jax.report --workdir=" in text
+    assert "5 of 11 runs have no report with predictions" in text
+    assert html.escape(f"python -m imgclf_jax.report '--workdir={study}/*/*'") in text
 
 
 def test_predictions_of_an_older_checkpoint_are_not_used(tmp_path):
@@ -157,6 +160,51 @@ def test_predictions_of_an_older_checkpoint_are_not_used(tmp_path):
     write_run(tmp_path / "a", results={"test": result(0.25, count=8)})
     (run,) = reading.read([str(tmp_path)]).runs
     assert predicted.read(run) is None
+
+
+def test_predictions_of_a_report_on_several_runs_are_found(tmp_path):
+    folders = [tmp_path / "runs" / name / "seed0" for name in ("a", "b")]
+    target = tmp_path / "runs" / "report"
+    for index, folder in enumerate(folders):
+        results = write_predictions(target / workdirs.part_of(index, 2), {index, 2})
+        place = target / workdirs.part_of(index, 2)
+        (place / "report" / "predictions.csv").rename(place / "predictions.csv")
+        write_run(folder, FLIP if index else {}, results=results)
+    marker = {"files": [], "runs": workdirs.describe_runs(folders, target)}
+    (target / workdirs.MARKER).write_text(json.dumps(marker))
+    moved = tmp_path / "moved"
+    (tmp_path / "runs").rename(moved)
+    table = made(moved)
+    found, missing = predicted.usable(table.groups)
+    assert not missing
+    assert [sorted(set(range(8)) - {int(name[-1]) for name in runs[0].right}) for runs in found.values()] == [
+        [0, 2],
+        [1, 2],
+    ]
+    # The report on a run itself comes first, if it belongs to the result.
+    results = write_predictions(moved / "a" / "seed0", {3, 4})
+    write_run(moved / "a" / "seed0", results=results)
+    assert "=photo3" not in predicted.read(reading.read([str(moved / "a")]).runs[0]).right
+    for text in ("{", "[]", '{"runs": 3}', '{"runs": {"run2": 3}}'):
+        (moved / "report" / workdirs.MARKER).write_text(text)
+        assert [run.folder.parent.name for run in predicted.usable(table.groups)[1]] == ["b"]
+
+
+def test_one_command_writes_all_missing_predictions(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("it's [1]/a/seed0", "it's [1]/b/seed0", "it's [1]/c", "lone"):
+        write_run(tmp_path / name)
+    runs = {str(run.folder): run for run in reading.read(["it's [1]", "lone"]).runs}
+
+    def expanded(*names):
+        words = shlex.split(predicted.command([runs[name] for name in names]))
+        assert words[:3] == ["python", "-m", "imgclf_jax.report"] and len(words) == 4
+        return [str(folder) for folder in workdirs.expand([words[3].removeprefix("--workdir=")])]
+
+    assert expanded("lone") == ["lone"]
+    assert expanded("it's [1]/a/seed0", "it's [1]/b/seed0") == ["it's [1]/a/seed0", "it's [1]/b/seed0"]
+    assert {*expanded("it's [1]/a/seed0", "it's [1]/c")} == {*runs} - {"lone"}
+    assert {*expanded("it's [1]/a/seed0", "lone")} == {*runs}
 
 
 # Little to show

@@ -10,14 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import integrate, stats
 
-from imgclf_jax.compare import pairing, superiority
+from imgclf_jax.compare import superiority
 from imgclf_jax.compare.holm import holm
 from imgclf_jax.compare.power import power, seeds_needed
 from imgclf_jax.compare.statistics import Interval, compare, mean_interval
 from imgclf_jax.compare.t_tests import compare_means, mean_bounds
 
 TABLES = 2000
-RUNS = (3, 5, 10)
+RUNS = (3, 5, 7, 10)
 
 
 def group(values, first=0):
@@ -58,49 +58,43 @@ def test_mean_interval_of_one_value_or_equal_ones():
     assert low == high
 
 
-@pytest.mark.parametrize(("n", "m", "first"), [(3, 3, 0), (2, 5, 0), (10, 10, 1), (12, 9, 0)])
-def test_groups_with_other_keys_or_few_runs_are_compared_by_welchs_test(n, m, first):
+@pytest.mark.parametrize(("n", "m", "first"), [(2, 5, 0), (10, 10, 1), (12, 9, 0), (9, 12, 0)])
+def test_groups_with_other_keys_have_the_freedom_of_the_smaller_one(n, m, first):
     _, a, b = normal(1, 1, n, m)
     b = group(b.values(), first)
     result = one(a, b)
-    expected = stats.ttest_ind(list(a.values()), list(b.values()), equal_var=False)
+    x, y = list(a.values()), list(b.values())
+    error = math.sqrt(np.var(x, ddof=1) / n + np.var(y, ddof=1) / m)
+    difference = np.mean(x) - np.mean(y)
+    expected = stats.t(min(n, m) - 1, scale=error)
     assert not result.paired
-    assert result.p == result.p_holm == pytest.approx(expected.pvalue)
-    assert result.interval == pytest.approx(tuple(expected.confidence_interval(0.95)))
-    assert result.difference == pytest.approx(np.mean(list(a.values())) - np.mean(list(b.values())))
-
-
-@pytest.mark.parametrize(("n", "r", "paired"), [(3, 1, False), (5, 0.9, False), (5, 0.96, True), (7, 0.8, False)])
-def test_few_runs_are_paired_only_if_they_are_certainly_correlated(n, r, paired):
-    a, b = correlated(n, r)
-    result = one(a, b)
-    assert result.correlation == pytest.approx(r)
-    assert result.paired == paired
+    assert result.p == result.p_holm == pytest.approx(2 * expected.sf(abs(difference)))
+    assert result.interval == pytest.approx((difference + expected.ppf(0.025), difference + expected.ppf(0.975)))
+    assert result.difference == pytest.approx(difference)
 
 
 @pytest.mark.parametrize("r", [-0.5, 0, 0.9])
-def test_many_runs_are_always_paired(r):
-    a, b = correlated(8, r)
+@pytest.mark.parametrize("n", [3, 5, 8])
+def test_groups_with_the_same_keys_are_always_paired(n, r):
+    a, b = correlated(n, r)
     result = one(a, dict(reversed(b.items())))
     expected = stats.ttest_rel(list(a.values()), list(b.values()))
     assert result.paired
+    assert result.correlation == pytest.approx(r)
     assert result.p == pytest.approx(expected.pvalue)
     assert result.interval == pytest.approx(tuple(expected.confidence_interval(0.95)))
+
+
+def test_two_pairs_are_paired_too():
+    result = one(group([3, 5]), group([1, 2]))
+    assert result.paired and result.correlation is None
+    assert result.p == pytest.approx(stats.ttest_rel([3, 5], [1, 2]).pvalue)
 
 
 def correlated(n, r):
     """Two groups of n runs whose sample correlation is exactly r (up to rounding)."""
     u, v = np.linalg.qr(np.column_stack([np.ones(n), np.random.default_rng(n).standard_normal((n, 2))]))[0].T[1:]
     return group(r * u + math.sqrt(1 - r * r) * v), group(u)
-
-
-def test_least_correlation_is_significant_at_one_percent():
-    for n in range(4, 8):
-        r = pairing.least_correlation(n)
-        x, y = (np.array(list(values.values())) for values in correlated(n, r))
-        assert stats.pearsonr(x, y, alternative="greater").pvalue == pytest.approx(0.01)
-    assert pairing.least_correlation(3) == math.inf
-    assert pairing.least_correlation(8) == -1
 
 
 def test_correlation_is_over_the_keys_of_both():
@@ -125,10 +119,10 @@ def test_verdict_follows_the_adjusted_p_and_the_direction():
     assert one(better, baseline).verdict == "better"
     assert one(baseline, better).verdict == "worse"
     assert one(better, baseline, higher_is_better=False).verdict == "worse"
-    alone = one(group([0.93, 0.942, 0.951]), baseline)
+    alone = one(group([0.942, 0.93, 0.951]), baseline)
     assert 0.01 < alone.p < 0.05
     assert alone.verdict == "better"
-    many = {"b": baseline, "a": group([0.93, 0.942, 0.951]), **{f"c{i}": baseline for i in range(7)}}
+    many = {"b": baseline, "a": group([0.942, 0.93, 0.951]), **{f"c{i}": baseline for i in range(7)}}
     result = compare(many, "b")["a"]
     assert result.p == alone.p
     assert result.p_holm == pytest.approx(8 * alone.p)
@@ -179,7 +173,8 @@ def test_pairs_with_equal_differences_say_nothing_of_their_variance(shift):
     values = np.random.default_rng(0).random(10)
     result = one(group(values + shift), group(values))
     assert not result.paired
-    assert result.p == pytest.approx(stats.ttest_ind(values + shift, values, equal_var=False).pvalue)
+    error = math.sqrt(2 * np.var(values, ddof=1) / 10)
+    assert result.p == pytest.approx(2 * stats.t.sf(shift / error, 9))
     assert result.interval.low < shift < result.interval.high
 
 
@@ -319,22 +314,22 @@ def test_superiority_interval_agrees_with_a_written_out_bootstrap():
 # --- power
 
 
-@pytest.mark.parametrize(("points", "seeds"), [(0.5, 3), (0.3, 5), (0.2, 10), (0.1, 35)])
+@pytest.mark.parametrize(("points", "seeds"), [(0.5, 4), (0.3, 6), (0.2, 11), (0.1, 36)])
 def test_seeds_needed_for_the_deviation_of_cifar10(points, seeds):
-    assert seeds_needed(points, 0.147) == seeds_needed(-points, 0.147) == seeds
-    assert direct_power(points / 0.147, seeds) >= 0.8 > direct_power(points / 0.147, seeds - 1)
+    deviation = 0.147 * math.sqrt(2)
+    assert seeds_needed(points, deviation) == seeds_needed(-points, deviation) == seeds
+    assert direct_power(points / deviation, seeds) >= 0.8 > direct_power(points / deviation, seeds - 1)
 
 
-@pytest.mark.parametrize("paired", [False, True])
 @pytest.mark.parametrize(("effect", "runs"), [(0.3, 20), (1.0, 3), (2.5, 5), (0.0, 7), (4.0, 2)])
-def test_power_agrees_with_an_integral_over_the_sample_deviation(effect, runs, paired):
-    assert power(effect, 1, runs, paired) == pytest.approx(direct_power(effect, runs, paired), abs=1e-6)
+def test_power_agrees_with_an_integral_over_the_sample_deviation(effect, runs):
+    assert power(effect, 1, runs) == pytest.approx(direct_power(effect, runs), abs=1e-6)
 
 
-def direct_power(effect, runs, paired=False):
+def direct_power(effect, runs):
     """P(|Z + shift| > t_crit * s), Z normal, integrated over the distribution of s."""
-    freedom = runs - 1 if paired else 2 * runs - 2
-    shift = effect * math.sqrt(runs if paired else runs / 2)
+    freedom = runs - 1
+    shift = effect * math.sqrt(runs)
     reach = stats.t.ppf(0.975, freedom)
 
     def rejected(square):
@@ -344,57 +339,68 @@ def direct_power(effect, runs, paired=False):
     return integrate.quad(rejected, 0, 1, limit=200)[0] + integrate.quad(rejected, 1, np.inf, limit=200)[0]
 
 
-@pytest.mark.parametrize("paired", [False, True])
-def test_seeds_needed_is_the_least_number_everywhere(paired):
+def test_seeds_needed_is_the_least_number_everywhere():
     for effect in (0.03, 0.05, 0.11, 0.4, 0.9, 3.0):
-        seeds = seeds_needed(effect, 1, paired)
-        assert power(effect, 1, seeds, paired) >= 0.8 > power(effect, 1, seeds - 1, paired)
+        seeds = seeds_needed(effect, 1)
+        assert power(effect, 1, seeds) >= 0.8 > power(effect, 1, seeds - 1)
     # Where the series takes over, it agrees with the noncentral t distribution.
-    seeds = seeds_needed(0.025, 1, paired)
-    assert power(0.025, 1, seeds + 1, paired) >= 0.8 > power(0.025, 1, seeds - 2, paired)
+    seeds = seeds_needed(0.025, 1)
+    assert power(0.025, 1, seeds + 1) >= 0.8 > power(0.025, 1, seeds - 2)
 
 
 def test_power_and_seeds_needed_at_the_extremes():
-    assert power(1e9, 1, 50) == power(1e9, 1, 50, paired=True) == 1
-    assert [seeds_needed(1e6, 1), seeds_needed(1e300, 1e-300), seeds_needed(1e300, 1e-300, paired=True)] == [2, 2, 2]
+    assert power(1e9, 1, 50) == 1
+    assert [seeds_needed(1e6, 1), seeds_needed(1e300, 1e-300)] == [2, 2]
     assert seeds_needed(1e-300, 1e300) is None
     assert [seeds_needed(*values) for values in ((0, 1), (1, 0), (math.nan, 1), (1, math.nan))] == [None] * 4
 
 
 def test_a_comparison_needs_the_seeds_of_its_own_deviation():
-    a, b = correlated(5, 0.0)
-    pooled = math.sqrt((np.var(list(a.values()), ddof=1) + np.var(list(b.values()), ddof=1)) / 2)
-    a = group(value + 0.4 for value in a.values())
-    assert one(a, b).seeds_needed == seeds_needed(0.4, pooled)
     a, b = correlated(9, 0.9)
     within = np.std(np.array(list(a.values())) - np.array(list(b.values())), ddof=1)
     a = group(value + 0.1 for value in a.values())
-    assert one(a, b).seeds_needed == seeds_needed(0.1, within, paired=True)
+    assert one(a, b).seeds_needed == seeds_needed(0.1, within)
+    a, b = group([1, 2, 4]), group([1, 3, 3, 7])
+    deviation = math.sqrt(np.var([1, 2, 4], ddof=1) + np.var([1, 3, 3, 7], ddof=1))
+    assert one(a, b).seeds_needed == seeds_needed(one(a, b).difference, deviation)
 
 
 # --- calibration: a small part of what scripts/calibrate_compare.py simulates
 
 
-@pytest.mark.parametrize("images", [0, 10_000])
+@pytest.mark.parametrize("ratio", [1.0, 3.0])
+@pytest.mark.parametrize("correlation", [0.0, 0.9])
 @pytest.mark.parametrize("runs", RUNS)
-def test_intervals_contain_the_true_value_in_95_percent_of_cases(runs, images):
-    counts = calibration.simulate(Cell(runs, 0.0, images), TABLES, seed=0)
+def test_few_tables_without_differences_have_a_verdict_and_intervals_cover_95_percent(runs, correlation, ratio):
+    counts = calibration.simulate(Cell(runs, correlation, ratio=ratio), TABLES, seed=0)
+    assert counts.wrong.sum() <= stats.binom.ppf(0.99, TABLES, 0.05)
+    assert 0.94 <= counts.means.mean() <= 0.97
+    assert 0.94 <= counts.differences.mean() <= 0.97
+    assert counts.paired.all()
+
+
+@pytest.mark.parametrize("runs", RUNS)
+def test_the_binomial_noise_of_a_test_split_changes_nothing(runs):
+    counts = calibration.simulate(Cell(runs, 0.0, 10_000), TABLES, seed=0)
+    assert counts.wrong.sum() <= stats.binom.ppf(0.99, TABLES, 0.05)
     assert 0.94 <= counts.means.mean() <= 0.97
     assert 0.94 <= counts.differences.mean() <= 0.97
 
 
-@pytest.mark.parametrize("correlation", [0.0, 0.5, 0.9])
-@pytest.mark.parametrize("runs", [*RUNS, 4, 7, 8])
-def test_tables_without_differences_show_none(runs, correlation):
-    counts = calibration.simulate(Cell(runs, correlation), TABLES, seed=0)
+@pytest.mark.parametrize("ratio", [1.0, 3.0, 10.0])
+@pytest.mark.parametrize(("runs", "baseline"), [(2, 10), (3, 5), (10, 5)])
+def test_groups_of_different_sizes_keep_the_promise(runs, baseline, ratio):
+    counts = calibration.simulate(Cell(runs, 0.0, ratio=ratio, baseline=baseline), TABLES, seed=0)
     assert counts.wrong.sum() <= stats.binom.ppf(0.99, TABLES, 0.05)
     assert counts.differences.mean() >= 0.94
+    assert not counts.paired.any()
 
 
 @pytest.mark.parametrize("runs", [3, 5, 10])
 def test_simulated_tables_are_compared_as_real_ones(runs):
-    values = calibration.accuracies(Cell(runs, 0.9), 5, seed=1)
-    expected = compare_means(values[:, 1:], values[:, :1], same_keys=True)
+    baseline, variants = calibration.accuracies(Cell(runs, 0.9), 5, seed=1)
+    values = np.concatenate([baseline, variants], axis=1)
+    expected = compare_means(variants, baseline, same_keys=True)
     adjusted, bounds = holm(expected.p), mean_bounds(values)
     for table, rows in enumerate(values):
         groups = {str(index): group(row) for index, row in enumerate(rows)}
@@ -407,12 +413,13 @@ def test_simulated_tables_are_compared_as_real_ones(runs):
 
 
 def test_the_script_prints_a_line_for_each_cell(monkeypatch, capsys):
-    monkeypatch.setattr(calibration, "CELLS", [Cell(3, 0.0), Cell(4, 0.5, 10_000, 3.0)])
+    monkeypatch.setattr(calibration, "CELLS", [Cell(3, 0.0), Cell(4, 0.5, 10_000, 3.0), Cell(4, 0.0, baseline=6)])
     monkeypatch.setattr("sys.argv", ["calibrate_compare.py", "--tables=20"])
     calibration.main()
     out, err = capsys.readouterr()
     lines = out.splitlines()
     assert "20 tables" in lines[0]
-    assert lines[3].split()[:4] == ["3", "0.0", "-", "1.0"]
-    assert lines[4].split()[:4] == ["4", "0.5", "10000", "3.0"]
-    assert "2/2 cells, ETA 0.0 s" in err
+    assert lines[3].split()[:5] == ["3", "3", "0.0", "-", "1.0"]
+    assert lines[4].split()[:5] == ["4", "4", "0.5", "10000", "3.0"]
+    assert lines[5].split()[:5] == ["4", "6", "0.0", "-", "1.0"]
+    assert "3/3 cells, ETA 0.0 s" in err

@@ -17,6 +17,7 @@ WHOLE = {
     "step": 14,
     "reported_step": 14,
     "wall_time_seconds": 3.5,
+    "together": 2,
     "flops_per_step": 1000,
     "images_per_second": 12.5,
     "data": {
@@ -58,9 +59,24 @@ def use(content):
         f"{result['accuracy']:.4f} {result['correct']:,} {result['count']:,} {result['loss'] or 0:.4f}"
         assert result["count"] > 0
     f"{content.get('step', 0):,} {round(content.get('wall_time_seconds', 0))}"
+    f"{record.own_seconds(content) or 0:.1f}"
     origin = content.get("provenance") or {}
     (origin.get("git") or {"commit": ""})["commit"] + ""
     [" ".join(pair) for pair in (origin.get("packages") or {}).items() if pair[1]]
+
+
+def test_runs_that_were_trained_together_share_the_time():
+    assert record.own_seconds({}) is None
+    assert record.own_seconds({"together": 4}) is None
+    assert record.own_seconds({"wall_time_seconds": 6.0}) == 6.0
+    assert record.own_seconds({"wall_time_seconds": 6.0, "together": 4}) == 1.5
+
+
+@pytest.mark.parametrize("value", [0, -1, 1.5, True, "2", None])
+def test_a_number_of_runs_that_cannot_be_is_refused(tmp_path, value):
+    (tmp_path / "run.json").write_text(json.dumps({**WHOLE, "together": value}))
+    with pytest.raises(UserError, match=r"together is .*, not a positive integer"):
+        record.read(tmp_path)
 
 
 def test_a_whole_record_comes_back(tmp_path):

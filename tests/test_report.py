@@ -163,6 +163,8 @@ def test_pictures_are_files_too(softmax, finished, compared):
     assert {f"run2/pictures/{name}.png" for name in names | {"filters"}} <= there
     assert {"pictures/compare_accuracy.svg", "pictures/compare_loss.png"} <= there
     assert {"run1/predictions.csv", "run2/predictions.csv"} <= there
+    described = json.loads((compared[0] / write.MARKER).read_text())["runs"]
+    assert [(compared[0] / place).resolve() for place in described.values()] == [softmax, finished.folder]
 
 
 def test_the_same_run_gives_the_same_report(softmax, tmp_path):

@@ -14,7 +14,7 @@ from PIL import Image
 
 from imgclf_jax.config import default
 from imgclf_jax.data.types import LazyImages
-from imgclf_jax.report import drawing, grouping, markup, page, predictions, thumbnails
+from imgclf_jax.report import drawing, facts, grouping, markup, page, predictions, side_by_side, thumbnails
 from imgclf_jax.report.predictions import Predictions
 from imgclf_jax.report.runs import Run
 
@@ -96,6 +96,16 @@ def written(hostile, tmp_path_factory):
 
 def pictures(built):
     return {picture.name: picture for found in built.pictures.values() for picture in found}
+
+
+def test_runs_that_were_trained_together_have_their_share_of_the_time():
+    run = make_run(names=("cat", "dog"))
+    run.record["wall_time_seconds"] = 120.0
+    assert "at once" not in facts.time(run) and facts.own_time(run) == "2:00 min"
+    run.record["together"] = 4
+    assert "2:00 min" in facts.time(run) and "4 runs at once; the share of this run: 30.0 s" in facts.time(run)
+    compared = side_by_side.compare([run, run._replace(name="again")], linked=False)[0].body
+    assert "30.0 s" in compared and "2:00 min" not in compared
 
 
 def test_no_name_becomes_markup(hostile):

@@ -9,16 +9,18 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from imgclf_jax.compare import naming, protocol, sentence, statistics
+from imgclf_jax.compare import naming, protocol, reading, sentence, statistics
 from imgclf_jax.compare.reading import Found, Key, Run
 from imgclf_jax.compare.statistics import Comparison, Interval
 from imgclf_jax.errors import UserError
-from imgclf_jax.workdir.record import is_number
+from imgclf_jax.workdir.record import is_number, own_seconds
 
 METRIC = "test.accuracy"
 # Metrics of a whole run, and the fields of an evaluation that count examples.
 OF_RUN = ("wall_time_seconds", "images_per_second")
 COUNTS = ("correct", "count", "not_finite")
+EARLY = "before it wrote run.json"  # Reasons of runs without a value.
+PLANNED = "planned in sweep.json"
 LOWER_IS_BETTER = ("loss", "error", "wall_time_seconds")
 
 
@@ -36,7 +38,7 @@ class Group(NamedTuple):
         comparison: with the baseline; None for the baseline, and if either group has no value.
         changes: the config fields that differ between the groups; empty for a group without a run.
         images: mean number of training images that a run has seen, with repetition; None if not recorded.
-        seconds: mean wall time of a run; None if not recorded.
+        seconds: mean wall time of a run, of runs that shared a program their share of it; None if not recorded.
     """
 
     name: str
@@ -164,6 +166,8 @@ def is_higher_better(metric: str) -> bool:
 
 def value_of(run: Run, metric: str) -> Any:
     """The metric in the record of a run; None if it is not there. It may be NaN or infinite."""
+    if metric == "wall_time_seconds":
+        return own_seconds(run.record)
     if metric in OF_RUN:
         return run.record.get(metric)
     split, _, field = metric.partition(".")
@@ -191,14 +195,21 @@ def _is_value(value: Any) -> bool:
 
 
 def _nothing_complete(found: Found) -> str:
-    if not found.runs:
+    early = [line for line in _not_begun(found, _names(found)) if line.status == "failed"]
+    if not found.runs and not early:
         folder = found.sweeps[0].folder
         return f"no run of the sweep in {folder} has begun; start it with python -m imgclf_jax.sweep"
-    counts = collections.Counter(run.status for run in found.runs)
+    runs = [(run.folder, run.status) for run in found.runs] + [(line.folder, line.status) for line in early]
+    counts = collections.Counter(status for _, status in runs)
     states = ", ".join(f"{count} {status}" for status, count in sorted(counts.items()))
-    what = "the run" if len(found.runs) == 1 else f"none of the {len(found.runs)} runs"
-    verb = "is not complete" if len(found.runs) == 1 else "is complete"
-    return f"{what} {verb} ({states}; the first is {found.runs[0].folder}); wait for them, or resume them"
+    what = "the run" if len(runs) == 1 else f"none of the {len(runs)} runs"
+    verb = "is not complete" if len(runs) == 1 else "is complete"
+    failures = [(run.folder, run.failure) for run in found.runs if run.failure]
+    failures += [(line.folder, line.reason) for line in early]
+    if failures:
+        folder, reason = failures[0]
+        return f"{what} {verb} ({states}; {folder} failed: {_shortened(reason)}); repair that, and run the sweep again"
+    return f"{what} {verb} ({states}; the first is {runs[0][0]}); wait for them, or resume them"
 
 
 def _check_metric(metric: str, runs: Sequence[Run]) -> None:
@@ -269,7 +280,7 @@ def _without_repetitions(runs: list[Run]) -> tuple[list[Run], list[str]]:
 def _group(name, identity, runs, values, comparison, changes) -> Group:
     numbers = list(values.values())
     seen = [run.record["step"] * run.config.train.batch_size for run in runs if "step" in run.record]
-    seconds = [run.record["wall_time_seconds"] for run in runs if "wall_time_seconds" in run.record]
+    seconds = [share for run in runs if (share := own_seconds(run.record)) is not None]
     return Group(
         name,
         identity,
@@ -311,9 +322,14 @@ def _reason(run: Run, metric: str) -> str:
         return f"{step}; if no process is training it, it was killed: resume it"
     if run.status == "waiting":
         return "it has no run.json yet"
-    error = " ".join(str(record.get("error", "")).split())
-    shown = error if len(error) <= 200 else f"{error[:200]}..."
+    shown = _shortened(run.failure or str(record.get("error", "")))
+    step = step if record else EARLY
     return f"{step}: {shown}" if shown else step
+
+
+def _shortened(error: str) -> str:
+    text = " ".join(error.split())
+    return text if len(text) <= 200 else f"{text[:200]}..."
 
 
 def _not_begun(found: Found, names: dict[str, str]) -> list[Missing]:
@@ -327,7 +343,9 @@ def _not_begun(found: Found, names: dict[str, str]) -> list[Missing]:
                     continue
                 folder = sweep.folder / group.folder / (f"seed{seed}-fold{fold}" if sweep.folds else f"seed{seed}")
                 shown = fold if sweep.folds else None
-                line = Missing(names[group.identity], seed, shown, folder, "waiting", "planned in sweep.json")
+                failure = reading.failure_of(folder)
+                status, reason = ("failed", f"{EARLY}: {_shortened(failure)}") if failure else ("waiting", PLANNED)
+                line = Missing(names[group.identity], seed, shown, folder, status, reason)
                 lines.setdefault((group.identity, (seed, fold)), line)
     return list(lines.values())
 
@@ -339,6 +357,12 @@ def _notes(groups: Sequence[Group], baseline: str, missing: Sequence[Missing]) -
         notes.append(f"the baseline {baseline!r} has no value, so nothing is compared; choose another --baseline")
     if max(len(group.values) for group in groups) == 1:
         notes.append("every group has one seed only, with which nothing can be shown; train at least 5 seeds of each")
+    at_once = sorted(
+        {number for group in groups for run in group.runs if (number := run.record.get("together", 1)) > 1}
+    )
+    if at_once:
+        numbers = " or ".join(map(str, at_once))
+        notes.append(f"some runs were trained {numbers} at once; their time is the wall time divided by that number")
     diverged = collections.Counter(line.name for line in missing if line.status == "diverged")
     for name, count in diverged.items():
         runs = "1 run" if count == 1 else f"{count} runs"

@@ -1,6 +1,5 @@
 """The page of a comparison: the table, and charts of what is in it. It is one file and needs nothing external."""
 
-import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -223,15 +222,14 @@ def _is_numeric(values) -> bool:
 
 def _predictions(made: Table) -> Section:
     known = _chosen(made, LINES)
-    found = predicted.usable(known)
-    runs = [run for group in known for run in group.runs]
-    missing = len(runs) - sum(map(len, found.values()))
+    found, missing = predicted.usable(known)
+    runs = sum(len(group.runs) for group in known)
     parts: list[Markup] = []
-    if missing and runs:
-        one = shlex.quote(str(runs[0].folder))
-        text = f"{missing} of {len(runs)} runs have no {predicted.FILE} that belongs to their result. Write it with "
-        command = tag("code", f"python -m imgclf_jax.report --workdir={one}")
-        parts.append(tag("p", text, command, ", once for each run, and then write this page again."))
+    if missing:
+        text = (
+            f"{len(missing)} of {_count(runs, 'run')} have no report with predictions of their result. Write it with "
+        )
+        parts.append(tag("p", text, tag("code", predicted.command(missing)), ", and then write this page again."))
     order = sorted(found, key=lambda own: own != made.baseline)
     groups = [found[own] for own in order]
     if len(groups) > 1:

@@ -1,6 +1,9 @@
 """What runs predicted, from the predictions.csv of their reports: by class, and the most disputed examples."""
 
 import csv
+import glob
+import os
+import shlex
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,9 +11,9 @@ from typing import NamedTuple
 
 from imgclf_jax.compare.groups import Group
 from imgclf_jax.compare.reading import Run
+from imgclf_jax.report import workdirs
 from imgclf_jax.workdir.record import is_natural
 
-FILE = Path("report") / "predictions.csv"
 # A report may be older than the result of its run. Rounding on another device changes fewer predictions than this.
 _LARGEST_DIFFERENCE = 0.005
 
@@ -54,24 +57,50 @@ class Difference(NamedTuple):
 
 
 def read(run: Run) -> Judged | None:
-    """Reads the predictions of a run; None if there are none, or if they do not belong to the result of the run."""
+    """Reads the predictions of a run; None if there are none, or if they do not belong to the result of the run.
+
+    They are in the report on the run alone, or in one on several runs in a folder around it.
+    """
+    for path in workdirs.prediction_files(run.folder):
+        if (judged := _read(path)) is not None and _belongs(judged, run):
+            return judged
+    return None
+
+
+def command(runs: Sequence[Run]) -> str:
+    """The command that writes the predictions of runs: one report on all of them."""
+    folders = [run.folder for run in runs]
+    if len({folder.is_absolute() for folder in folders}) > 1:
+        folders = [folder.absolute() for folder in folders]
+    pattern = str(folders[0])
+    if len(folders) > 1:
+        around = os.path.commonpath(folders)
+        levels = {len(folder.relative_to(around).parts) for folder in folders}
+        pattern = os.path.join(glob.escape(around), *(["*"] * levels.pop() if len(levels) == 1 else ["**"]))  # noqa: PTH118
+    return f"python -m imgclf_jax.report {shlex.quote(f'--workdir={pattern}')}"
+
+
+def _read(path: Path) -> Judged | None:
     true, right = {}, set()
     try:
-        with (run.folder / FILE).open(newline="", encoding="utf-8", errors="surrogateescape") as file:
+        with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
             for name, label, guess, *_ in list(csv.reader(file))[1:]:
                 true[_text(name)] = _text(label)
                 if guess == label:
                     right.add(_text(name))
     except (OSError, ValueError, csv.Error):
         return None
+    return Judged(true, frozenset(right)) if true else None
+
+
+def _belongs(judged: Judged, run: Run) -> bool:
     results = run.record.get("results") or {}
     for split in ("test", "valid"):  # The report predicts the test split if the run has one.
         recorded = results.get(split) or {}
         if is_natural(recorded.get("count")) and is_natural(recorded.get("correct")):
-            same = recorded["count"] == len(true)
-            near = abs(recorded["correct"] - len(right)) <= max(1, _LARGEST_DIFFERENCE * len(true))
-            return Judged(true, frozenset(right)) if true and same and near else None
-    return Judged(true, frozenset(right)) if true else None
+            near = abs(recorded["correct"] - len(judged.right)) <= max(1, _LARGEST_DIFFERENCE * len(judged.true))
+            return near and recorded["count"] == len(judged.true)
+    return True
 
 
 def by_class(groups: Sequence[Sequence[Judged]]) -> dict[str, list[Difference]]:
@@ -118,10 +147,23 @@ def disagreements(groups: Sequence[Sequence[Judged]], most: int) -> list[Example
     return [example for _, example in sorted(found)[:most]]
 
 
-def usable(groups: Sequence[Group]) -> dict[str, list[Judged]]:
-    """Name of a group -> the predictions of those of its runs that have them; groups without any are left out."""
-    found = {group.name: [judged for run in group.runs if (judged := read(run)) is not None] for group in groups}
-    return {name: runs for name, runs in found.items() if runs}
+def usable(groups: Sequence[Group]) -> tuple[dict[str, list[Judged]], list[Run]]:
+    """Reads the predictions of all runs.
+
+    Returns:
+        Name of a group -> the predictions of those of its runs that have them, without groups that have none, and the
+        runs without predictions.
+    """
+    found: dict[str, list[Judged]] = {}
+    missing = []
+    for group in groups:
+        for run in group.runs:
+            judged = read(run)
+            if judged is None:
+                missing.append(run)
+            else:
+                found.setdefault(group.name, []).append(judged)
+    return found, missing
 
 
 def _class_accuracies(run: Judged) -> dict[str, float]:

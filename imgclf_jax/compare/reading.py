@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 from imgclf_jax import config as configs
 from imgclf_jax.errors import UserError
 from imgclf_jax.storage.files import natural_key, read_json
+from imgclf_jax.workdir import failure as failures
 from imgclf_jax.workdir import record as records
 from imgclf_jax.workdir import saved_config
 from imgclf_jax.workdir.record import is_natural
@@ -18,6 +19,7 @@ from imgclf_jax.workdir.record import is_natural
 SWEEP = "sweep.json"
 DEPTH = 4  # levels of folders that are searched: SWEEPS/SWEEP/GROUP/RUN
 NOT_ENTERED = ("checkpoints", "tensorboard", "report", "logs", "__pycache__")
+ENDED = ("complete", "diverged", "pruned", "interrupted")  # The note on an earlier failure does not count any more.
 Key = tuple[int, int]
 
 
@@ -31,6 +33,7 @@ class Run(NamedTuple):
         identity: of its config; see `imgclf_jax.config.identity`.
         key: (seed, fold); fold 0 without cross-validation.
         folds: the number of folds; 0 without cross-validation.
+        failure: why the last attempt at a run of a sweep failed, noted beside the run; empty if it did not.
     """
 
     folder: Path
@@ -39,11 +42,12 @@ class Run(NamedTuple):
     identity: str
     key: Key
     folds: int
+    failure: str = ""
 
     @property
     def status(self) -> str:
-        """The status in `run.json`; "waiting" if there is none."""
-        return self.record.get("status", "waiting")
+        """The status in `run.json`; "waiting" if there is none; "failed" if `failure` says so."""
+        return "failed" if self.failure else self.record.get("status", "waiting")
 
 
 class Planned(NamedTuple):
@@ -186,7 +190,15 @@ def _read_run(folder: Path) -> Run:
     config = saved_config.load_config(folder)
     fold, folds = (config.data.get(name) or 0 for name in ("fold", "folds"))
     key = config.seed, fold if folds else 0
-    return Run(folder, config, records.read(folder) or {}, configs.identity(config), key, folds)
+    record = records.read(folder) or {}
+    failure = "" if record.get("status") in ENDED else failure_of(folder)
+    return Run(folder, config, record, configs.identity(config), key, folds, failure)
+
+
+def failure_of(folder: Path) -> str:
+    """Why the last attempt at a run of a sweep failed, as noted beside the run; empty if nothing is noted."""
+    note = failures.read(folder.resolve())
+    return note.error if note else ""
 
 
 def _read_sweep(folder: Path) -> Sweep:

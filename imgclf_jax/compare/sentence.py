@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from imgclf_jax.compare.groups import Group
 
+_UNPAIRED = "an unpaired t test without pooled variances and with the degrees of freedom of the smaller group"
 SEEDS = "initialization, order of examples, augmentation and dropout"
 
 
@@ -52,9 +53,9 @@ def _comparison(baseline, groups):
     if len(paired) == len(compared):
         test = "a paired t test over the shared seeds"
     elif not paired:
-        test = "Welch's t test"
+        test = _UNPAIRED
     else:
-        test = f"a paired t test over the shared seeds ({', '.join(paired)}) or Welch's t test (all others)"
+        test = f"a paired t test over the shared seeds ({', '.join(paired)}) or {_UNPAIRED} (all others)"
     tested = sum(group.comparison.p is not None for group in compared)
     holm = f", p adjusted by Holm's method for {tested} comparisons" if tested > 1 else ""
     parts = [f"Differences to {baseline}: 95 % interval (not adjusted) and two-sided p from {test}{holm}."]

@@ -81,9 +81,10 @@ def compare(
 
     Two groups that are each constant but differ are "not shown": no variance was observed, so nothing says how much
     another run would differ. The probability of any false "better" or "worse" in a table without true differences is
-    at most 5 % if runs vary equally in all groups. Welch's test is less exact for few runs: if the runs of 8 variants
-    vary three times as much as those of the baseline, it is 7 % for 4 runs each and 6 % for 5 to 7
-    (`scripts/calibrate_compare.py` simulates it).
+    at most 5 % for normal values, with any number of groups and of runs, also if runs vary more in some groups than in
+    others and if the seeds of different groups are correlated. If groups have the same keys, an interval of a
+    difference covers 95 %, else at least 95 %; see `imgclf_jax.compare.pairing`, and `scripts/calibrate_compare.py`,
+    which simulates it.
 
     Args:
         groups: group name -> key of a run -> its value. Runs without a result, such as diverged ones, are left out.
@@ -136,7 +137,7 @@ def _comparison(
         correlation=_correlation(a, b),
         paired=paired,
         verdict=verdict,
-        seeds_needed=seeds_needed(value, float(difference.deviation), paired),
+        seeds_needed=seeds_needed(value, float(difference.deviation)),
     )
 
 

@@ -6,7 +6,6 @@ could ever be shown at 5 % (nor with 6 pairs after a correction for two comparis
 of 3 to 10 values is too narrow.
 """
 
-import warnings
 from typing import NamedTuple
 
 import numpy as np
@@ -29,8 +28,8 @@ class Difference(NamedTuple):
         high: upper end of the interval.
         p: two-sided; NaN if either group has fewer than 2 values or if nothing varies.
         paired: whether interval and p come from pairs.
-        deviation: the standard deviation that decides how many runs are needed: that of the differences if paired, else
-            the pooled one of the groups; NaN if either group has fewer than 2 values.
+        deviation: the standard deviation of the difference of two single runs, which decides how many runs are needed:
+            of the two runs of a pair, if paired; NaN if either group has fewer than 2 values.
     """
 
     value: Array
@@ -57,13 +56,11 @@ def mean_bounds(values: Array) -> tuple[Array, Array]:
 
 
 def compare_means(a: Array, b: Array, same_keys: bool) -> Difference:
-    """Compares groups by Welch's t test, or by the paired t test where `imgclf_jax.compare.pairing` says so.
+    """Compares groups by a t test: the paired one if the keys are the same, else one that pools no variances.
 
-    Welch's test (Welch, 1947, "The generalization of 'Student's' problem when several different population variances
-    are involved") does not assume equal variances. If only one group varies, it has that group's degrees of freedom.
-    Pairs whose differences are all equal are not paired, because nothing is known about the variance of the difference.
-    If neither group varies, no variance was observed: the interval has width 0, and there is no p, however large the
-    difference is.
+    `imgclf_jax.compare.pairing` says why, and explains the degrees of freedom. Pairs whose differences are all equal
+    are not paired, because nothing is known about the variance of the difference. If neither group varies, no variance
+    was observed: the interval has width 0, and there is no p, however large the difference is.
 
     Args:
         a: [..., n].
@@ -74,44 +71,23 @@ def compare_means(a: Array, b: Array, same_keys: bool) -> Difference:
     a, b = np.broadcast_to(a, (*shape, a.shape[-1])), np.broadcast_to(b, (*shape, b.shape[-1]))
     n, m = a.shape[-1], b.shape[-1]
     value = a.mean(axis=-1) - b.mean(axis=-1)
-    unpaired = np.zeros(shape, dtype=bool)
+    paired = np.zeros(shape, dtype=bool)
     if min(n, m) < 2:
         unknown = np.full(shape, np.nan)
-        return Difference(value, unknown, unknown, unknown, unpaired, unknown)
+        return Difference(value, unknown, unknown, unknown, paired, unknown)
     fixed = constant(a) & constant(b)
-    pooled = np.sqrt(((n - 1) * a.var(axis=-1, ddof=1) + (m - 1) * b.var(axis=-1, ddof=1)) / (n + m - 2))
-    low, high, p = _intervals(stats.ttest_ind, a, b, equal_var=False)
-    result = Difference(
-        value,
-        low=np.where(fixed, value, low),
-        high=np.where(fixed, value, high),
-        p=np.where(fixed, np.nan, p),
-        paired=unpaired,
-        deviation=np.where(fixed, 0.0, pooled),
-    )
-    if not same_keys or n < pairing.LEAST:
-        return result
-    differences = a - b
-    # Rounding of a difference is relative to the values, not to the difference.
-    spread = np.ptp(differences, axis=-1)
-    varies = spread > _ROUNDING * np.maximum(np.abs(a).max(axis=-1), np.abs(b).max(axis=-1))
-    related = (n >= pairing.ALWAYS) | (pairing.correlation(a, b) > pairing.least_correlation(n))
-    paired = varies & related & ~fixed
-    low, high, p = _intervals(stats.ttest_rel, a, b)
-    return Difference(
-        value,
-        low=np.where(paired, low, result.low),
-        high=np.where(paired, high, result.high),
-        p=np.where(paired, p, result.p),
-        paired=paired,
-        deviation=np.where(paired, differences.std(axis=-1, ddof=1), result.deviation),
-    )
-
-
-def _intervals(test, a: Array, b: Array, **options) -> tuple[Array, Array, Array]:
-    """(low, high, p) of a SciPy test over the last axis. Groups without variance give NaN, which callers replace."""
-    with np.errstate(all="ignore"), warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # "precision loss": values that hardly vary
-        result = test(a, b, axis=-1, **options)
-        low, high = result.confidence_interval(CONFIDENCE)
-    return np.asarray(low), np.asarray(high), np.asarray(result.pvalue)
+    variances = [np.where(constant(values), 0.0, values.var(axis=-1, ddof=1)) for values in (a, b)]
+    deviation = np.sqrt(variances[0] + variances[1])
+    error = np.sqrt(variances[0] / n + variances[1] / m)
+    if same_keys:
+        differences = a - b
+        # Rounding of a difference is relative to the values, not to the difference.
+        size = np.maximum(np.abs(a).max(axis=-1), np.abs(b).max(axis=-1))
+        paired = (np.ptp(differences, axis=-1) > _ROUNDING * size) & ~fixed
+        deviation = np.where(paired, differences.std(axis=-1, ddof=1), deviation)
+        error = np.where(paired, deviation / np.sqrt(n), error)
+    freedom = pairing.freedom(n, m)
+    reach = stats.t.isf((1 - CONFIDENCE) / 2, freedom) * error
+    with np.errstate(divide="ignore", invalid="ignore"):
+        p = 2 * stats.t.sf(np.abs(value) / error, freedom)
+    return Difference(value, value - reach, value + reach, np.where(fixed, np.nan, p), paired, deviation)

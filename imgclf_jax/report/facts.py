@@ -8,6 +8,7 @@ from imgclf_jax.report.markup import Markup, join, name, table, tag
 from imgclf_jax.report.measures import wilson
 from imgclf_jax.report.runs import Run, is_result
 from imgclf_jax.terminal.console import count, duration
+from imgclf_jax.workdir.record import own_seconds
 
 
 def accuracy_with_interval(result: dict[str, Any]) -> str:
@@ -115,7 +116,8 @@ def time(run: Run) -> Markup:
     killed = record.get("killed_sessions")
     lost = f", {killed} of them killed: time after their last checkpoint is not counted" if killed else ""
     pairs = [
-        ("total time", total_time(run)),
+        ("total time", duration(wall) if (wall := record.get("wall_time_seconds")) else "unknown"),
+        *_at_once(run),
         ("sessions", f"{record.get('sessions', '?')}{lost}"),
         ("steps", f"{record.get('step', 0):,}"),
         ("reported checkpoint", f"step {run.network.step:,}" if run.network else "none"),
@@ -127,9 +129,16 @@ def time(run: Run) -> Markup:
     return table(("", ""), pairs, text=2, css="pairs")
 
 
-def total_time(run: Run) -> str:
-    """The formatted time of all sessions of the run."""
-    seconds = run.record.get("wall_time_seconds")
+def _at_once(run):
+    number = run.record.get("together", 1)
+    return (
+        [("trained together", f"{number} runs at once; the share of this run: {own_time(run)}")] if number > 1 else []
+    )
+
+
+def own_time(run: Run) -> str:
+    """The formatted time of all sessions of the run; of runs that were trained together, its share."""
+    seconds = own_seconds(run.record)
     return duration(seconds) if seconds else "unknown"
 
 

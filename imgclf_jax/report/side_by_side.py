@@ -13,6 +13,7 @@ from imgclf_jax.report.grouping import Group
 from imgclf_jax.report.markup import Markup, join, name, table, tag
 from imgclf_jax.report.runs import Run
 from imgclf_jax.terminal.console import duration
+from imgclf_jax.workdir.record import own_seconds
 
 
 def compare(runs: list[Run], linked: bool) -> list[Section]:
@@ -35,7 +36,7 @@ def compare(runs: list[Run], linked: bool) -> list[Section]:
                 f"{result['loss']:.4g}" if result else "–",
                 _calibration_error(run.predictions),
                 f"{facts.parameter_count(run):,}" if run.network else "–",
-                facts.total_time(run),
+                facts.own_time(run),
                 run.record.get("status", "?"),
             )
         )
@@ -77,7 +78,7 @@ def _groups(groups: list[Group]) -> Markup:
     rows = []
     for part in groups:
         results = [run.result for run in part.runs if run.result]
-        seconds = [run.record["wall_time_seconds"] for run in part.runs if run.record.get("wall_time_seconds")]
+        seconds = [share for run in part.runs if (share := own_seconds(run.record))]
         rows.append(
             (
                 name(part.name, 48),

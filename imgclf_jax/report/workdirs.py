@@ -1,6 +1,7 @@
 """The workdirs of a report: expands globs, and chooses the folder of the report. Needs no JAX."""
 
 import glob
+import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,6 +11,9 @@ from imgclf_jax.storage.files import natural_key
 from imgclf_jax.workdir import record, saved_config
 
 NAME = "report"
+MARKER = ".imgclf_jax_report.json"  # lists the files of a report and its runs, and identifies the folder as a report
+PREDICTIONS = "predictions.csv"
+_ABOVE = 4  # levels of folders above a run in which a report on several runs is looked for
 
 
 def expand(names: Sequence[str]) -> list[Path]:
@@ -50,6 +54,51 @@ def default_output(folders: Sequence[Path]) -> Path:
     while _is_run(around) and around != around.parent:
         around = around.parent
     return around / NAME
+
+
+def part_of(index: int, count: int) -> str:
+    """The folder of the files on a single run, relative to the report on `count` runs."""
+    return "." if count == 1 else f"run{index + 1}"
+
+
+def describe_runs(folders: Sequence[Path], target: Path) -> dict[str, str]:
+    """The member "runs" of `MARKER`, by which the part of a run is found in a report on several runs.
+
+    Args:
+        folders: the workdirs.
+        target: the folder of the report.
+
+    Returns:
+        `part_of` a run -> its workdir, relative to `target`, so that both may be moved together. It is empty for a
+        single run.
+    """
+    if len(folders) == 1:
+        return {}
+    return {
+        part_of(index, len(folders)): Path(os.path.relpath(folder.resolve(), target.resolve())).as_posix()
+        for index, folder in enumerate(folders)
+    }
+
+
+def prediction_files(folder: Path) -> list[Path]:
+    """Where reports have left the predictions of a run: its own report first, then those on several runs around it.
+
+    Args:
+        folder: the workdir of the run.
+
+    Returns:
+        Files that need not exist.
+    """
+    folder = folder.resolve()
+    found = [folder / NAME / PREDICTIONS]
+    for above in folder.parents[:_ABOVE]:
+        place = above / NAME
+        try:
+            runs = json.loads((place / MARKER).read_text(encoding="utf-8"))["runs"].items()
+            found += [place / part / PREDICTIONS for part, run in runs if (place / run).resolve() == folder]
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):  # none, or an edited one
+            continue
+    return found
 
 
 def _is_run(folder: Path) -> bool:

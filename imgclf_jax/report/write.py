@@ -10,10 +10,10 @@ from imgclf_jax.data.types import Progress
 from imgclf_jax.errors import UserError
 from imgclf_jax.report import drawing, page, predictions, runs, workdirs
 from imgclf_jax.report.runs import Run
+from imgclf_jax.report.workdirs import MARKER
 from imgclf_jax.storage import atomic
 from imgclf_jax.terminal import output
 
-MARKER = ".imgclf_jax_report.json"  # lists the files of a report and identifies the folder as one
 INDEX = "index.html"
 
 
@@ -49,7 +49,7 @@ def report(
     try:
         with atomic.temporary_folder(folder.parent) as temporary:
             new = temporary / "new"
-            write_files(new, loaded, progress, details)
+            write_files(new, folder, loaded, progress, details)
             old = temporary / "old"
             if folder.exists():
                 check(folder)  # Again: files may have been added meanwhile.
@@ -98,19 +98,20 @@ def _own(folder: Path) -> set[str]:
         return set()
 
 
-def write_files(folder: Path, loaded: list[Run], progress: Progress, details: bool | None = None) -> None:
-    """Writes the page, its pictures and tables, and the list of these files to `folder`."""
+def write_files(folder: Path, target: Path, loaded: list[Run], progress: Progress, details: bool | None = None) -> None:
+    """Writes the page, its pictures and tables, and the list of these files to `folder`, which becomes `target`."""
     progress("drawing", 0, 1)
     built = page.build(loaded, details)
     for index, pictures in built.pictures.items():
-        place = folder if index is None or len(loaded) == 1 else folder / f"run{index + 1}"
+        place = folder if index is None else folder / workdirs.part_of(index, len(loaded))
         for picture in pictures:
             drawing.save(picture, place / "pictures")
         if index is not None and (predicted := loaded[index].predictions) is not None:
             place.mkdir(parents=True, exist_ok=True)
-            predictions.write_csv(place / "predictions.csv", predicted)
+            predictions.write_csv(place / workdirs.PREDICTIONS, predicted)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / INDEX).write_text(built.html, encoding="utf-8")
     files = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
-    (folder / MARKER).write_text(json.dumps({"files": files}, indent=1) + "\n")
+    described = workdirs.describe_runs([run.folder for run in loaded], target)
+    (folder / MARKER).write_text(json.dumps({"files": files, "runs": described}, indent=1) + "\n")
     progress("drawing", 1, 1)

@@ -4,7 +4,6 @@ import collections
 import json
 import os
 import queue
-import shutil
 import signal
 import subprocess
 import sys
@@ -15,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from imgclf_jax.sweep import folder as sweep_folder
-from imgclf_jax.sweep import states
+from imgclf_jax.sweep import gpus, states
 from imgclf_jax.terminal import interrupt
 from imgclf_jax.terminal.console import Console, duration
 
@@ -90,7 +89,7 @@ class _Command:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             text=True,
-            env=os.environ | devices(number, self._count),
+            env=os.environ | gpus.environment(number, self._count),
             start_new_session=True,  # Ctrl-C reaches this process, which passes it on.
         )
         self._workers[number] = process
@@ -185,25 +184,3 @@ def tail(path: Path, lines: int) -> list[str]:
     except OSError:
         return []
     return [line for line in text.splitlines() if line.strip()][-lines:]
-
-
-def devices(worker: int, workers: int) -> dict[str, str]:
-    """Returns the environment that gives a worker its GPU, if there are several workers and GPUs.
-
-    Workers take GPUs in turn. If there are more workers than GPUs, they share the memory.
-    """
-    gpus = _gpus()
-    if workers == 1 or not gpus:
-        return {}
-    sharing = -(-workers // len(gpus))
-    chosen = {"CUDA_VISIBLE_DEVICES": gpus[worker % len(gpus)]}
-    return chosen if sharing == 1 else chosen | {"XLA_PYTHON_CLIENT_MEM_FRACTION": f"{0.9 / sharing:.2f}"}
-
-
-def _gpus():
-    if "CUDA_VISIBLE_DEVICES" in os.environ:
-        return [name for name in os.environ["CUDA_VISIBLE_DEVICES"].split(",") if name]
-    if not shutil.which("nvidia-smi"):
-        return []
-    listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=False).stdout
-    return [str(index) for index, line in enumerate(listed.splitlines()) if line.startswith("GPU ")]

@@ -4,9 +4,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from imgclf_jax.errors import UserError
-from imgclf_jax.storage import files
 from imgclf_jax.sweep import locks
-from imgclf_jax.workdir import record
+from imgclf_jax.workdir import failure, record
 
 STATES = ("waiting", "running", "stale", "interrupted", "complete", "diverged", "failed", "pruned")
 # Another session would change nothing about these. A run that failed may succeed after a repair.
@@ -39,7 +38,7 @@ def log_path(folder: Path) -> Path:
 
 def note_path(folder: Path) -> Path:
     """Returns the file with the error of the last attempt at a run; see `fail`."""
-    return _beside(folder, "logs", "failed.json")
+    return failure.path(folder)
 
 
 def _beside(folder, name, suffix):
@@ -54,8 +53,7 @@ def fail(folder: Path, invocation: str, error: str) -> None:
         invocation: the command during which it failed; the same command does not try it again.
         error: the reason.
     """
-    note_path(folder).parent.mkdir(parents=True, exist_ok=True)
-    files.write_json(note_path(folder), {"invocation": invocation, "error": error[:2000]})
+    failure.write(folder, failure.Failure(invocation, error))
 
 
 def read(folder: Path) -> State:
@@ -84,8 +82,8 @@ def unlocked(folder: Path) -> State:
     status = content.get("status", "")
     if status in (*FINAL, "pruned", "interrupted"):
         return State(status, "", content)
-    if note := _note(folder):
-        return State("failed", note["error"], content)
+    if note := failure.read(folder):
+        return State("failed", note.error, content)
     if status == "running":
         return State("stale", "", content)
     return State("failed", content.get("error", ""), content) if status == "failed" else State("waiting", "", content)
@@ -93,11 +91,5 @@ def unlocked(folder: Path) -> State:
 
 def failed_in(folder: Path) -> str:
     """Returns the invocation during which a run failed; empty if it did not."""
-    return (_note(folder) or {}).get("invocation", "")
-
-
-def _note(folder):
-    try:
-        return files.read_json(note_path(folder))
-    except UserError:
-        return {"invocation": "", "error": "unknown; the note about it is damaged"}
+    note = failure.read(folder)
+    return note.invocation if note else ""

@@ -58,6 +58,7 @@ def _are_origins(value):
 
 TEXT = _Kind("a string", lambda value: isinstance(value, str))
 NATURAL = _Kind("a non-negative integer", is_natural)
+POSITIVE = _Kind("a positive integer", lambda value: is_natural(value) and value > 0)
 NUMBER = _Kind("a number", is_number)
 LOSS = _Kind("a number", lambda value: isinstance(value, float) or is_number(value))  # It may be infinite or NaN.
 
@@ -96,6 +97,7 @@ FIELDS = {
     "reported_step": NATURAL,
     "diverged_at_step": NATURAL,
     "wall_time_seconds": NUMBER,
+    "together": POSITIVE,  # How many runs shared the program, and so the time; it is left out for a run by itself.
     "flops_per_step": NUMBER.or_null(),
     "images_per_second": NUMBER.or_null(),
     "data": DATA,
@@ -162,6 +164,12 @@ def find_problem(content: dict[str, Any], fields: dict[str, Any], path: str = ""
     if pattern == "results.*" and not 0 < content["count"] >= content["correct"]:
         return f"{path} says that {content['correct']} of {content['count']} are correct"
     return None
+
+
+def own_seconds(content: dict[str, Any]) -> float | None:
+    """The share of a run in its wall time, in seconds: all of it, or 1 / `together`; `None` if it is not recorded."""
+    seconds = content.get("wall_time_seconds")
+    return None if seconds is None else seconds / content.get("together", 1)
 
 
 def is_described(data: Any) -> bool:
