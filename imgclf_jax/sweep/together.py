@@ -10,6 +10,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from imgclf_jax.devices import parallel, xla
+from imgclf_jax.errors import UserError
 from imgclf_jax.terminal import interrupt
 from imgclf_jax.terminal.console import Console
 from imgclf_jax.training import loop, members, multistep, phases
@@ -30,11 +31,25 @@ def kind(config: ConfigDict, folder: Path) -> str:
     return json.dumps([members.shape(config), checkpoint_folder.steps(folder)[-1:]], sort_keys=True)
 
 
+def pays(config: ConfigDict) -> bool:
+    """Whether several runs of a config in one program are faster than one after another, by what is known beforehand.
+
+    Those of a dense network are; others train one on each device.
+    """
+    try:
+        _, info = validate(config)
+    except UserError:  # The run itself will report it.
+        return False
+    strategy = parallel.create(config, info.image_bytes)
+    here = not (strategy.streamed or strategy.sharded_data)
+    return here and (strategy.devices > 1 or members.is_dense(config, info.image_shape))
+
+
 def train(configs: Sequence[ConfigDict], folders: Sequence[Path], calls: Sequence[Calls]) -> int:
     """Trains several runs, or continues them, in one program.
 
     Args:
-        configs: of the same `kind`.
+        configs: of the same `kind`, for which it `pays`.
         folders: their workdirs.
         calls: as for `imgclf_jax.train.train`.
 
@@ -47,8 +62,6 @@ def train(configs: Sequence[ConfigDict], folders: Sequence[Path], calls: Sequenc
     """
     infos = [validate(config)[1] for config in configs]
     strategy = parallel.create(configs[0], infos[0].image_bytes)
-    if strategy.streamed or strategy.sharded_data:
-        raise Apart
     consoles = [Console(configs[0].log.progress, configs[0].log.line_seconds)]
     consoles += [Console("silent") for _ in configs[1:]]
     with interrupt.catch() as signal, contextlib.ExitStack() as stack:
@@ -75,9 +88,9 @@ def _run(runs: list[Run]) -> int:
     found = [phases.restore_run(run, each, dataset) for run, each in zip(runs, experiments, strict=True)]
     restored: list[Restored] = [each for each, _ in found]
     steps = {each.step for each in restored}
-    where = members.stack(base, len(runs))
-    if len(steps) > 1 or any(complete for _, complete in found) or not (where.vmapped or where.strategy.devices > 1):
+    if len(steps) > 1 or any(complete for _, complete in found):
         raise Apart
+    where = members.stack(base, len(runs))
     with xla.quiet():
         make = functools.partial(members.training, [run.config for run in runs], restored, where)
         session = prepare(base, dataset, first.console.task, make)

@@ -14,8 +14,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
-from imgclf_jax import models
-from imgclf_jax.augment import Normalization
+from imgclf_jax import augment, models
 from imgclf_jax.config import flatten, to_json
 from imgclf_jax.devices import parallel
 from imgclf_jax.models import cost
@@ -60,14 +59,18 @@ def numbers(configs: Sequence[ConfigDict]) -> dict[str, np.ndarray]:
     return {path: np.asarray(each, np.float32) for path, each in values.items() if len(set(each)) > 1}
 
 
-def is_dense(experiment: Experiment) -> bool:
+def is_dense(config: ConfigDict, image_shape: tuple[int, int, int]) -> bool:
     """Whether the network has no convolution, so that one batch of several networks is as fast as one network.
 
     The convolutions of several networks are one grouped convolution, which is many times slower.
+
+    Args:
+        config: a valid config.
+        image_shape: (H, W, C) of the images of the data set.
     """
-    images = jax.ShapeDtypeStruct((1, *experiment.input_shape), jnp.float32)
-    variables = experiment.state_shapes().eval_variables()
-    traced = jax.make_jaxpr(lambda *inputs: experiment.model.apply(*inputs, train=False))(variables, images)
+    model = models.create(config.model, 2)
+    images = jax.ShapeDtypeStruct((1, *augment.input_shape(config, image_shape)), jnp.float32)
+    traced = jax.make_jaxpr(lambda images: model.init(jax.random.key(0), images, train=False))(images)
     return "conv_general_dilated" not in cost.primitives(traced)
 
 
@@ -117,7 +120,7 @@ def stack(experiment: Experiment, count: int) -> Stack:
     devices = experiment.strategy.mesh.devices.ravel()
     used = max(number for number in range(1, len(devices) + 1) if count % number == 0)
     mesh = Mesh(devices[:used].reshape(used, 1), parallel.AXES)
-    return Stack(count, parallel.Parallel("jit", mesh), is_dense(experiment))
+    return Stack(count, parallel.Parallel("jit", mesh), is_dense(experiment.config, experiment.image_shape))
 
 
 def training(
@@ -126,7 +129,7 @@ def training(
     where: Stack,
     experiment: Experiment,
     split: Any,
-    normalization: Normalization,
+    normalization: augment.Normalization,
 ) -> Training:
     """Returns the parts that train all members, with stacked states and meters; see `imgclf_jax.training.session`.
 
