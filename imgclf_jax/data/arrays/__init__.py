@@ -7,8 +7,8 @@
 - a folder with `train.npz`, `valid.npz` and `test.npz`, each with `images` and `labels`;
 - a folder with the same arrays in files of their own: `images.npy` and `labels.npy`, or `train_images.npy` and so on.
 
-Images are uint8 [N, H, W, C] or, if gray, [N, H, W]; labels are integers [N] from 0. `class_names` names the classes, and
-`ids` (`train_ids`, ...) the examples, which are otherwise called 'train/0', 'train/1' and so on, or 'all/0' without
+Images are uint8 [N, H, W, C] or, if gray, [N, H, W]; labels are integers [N] from 0. `class_names` names the classes,
+and `ids` (`train_ids`, ...) the examples, which are otherwise called 'train/0', 'train/1' and so on, or 'all/0' without
 splits. Examples without splits are divided by `data.split`, class by class and by the content of the images.
 
 Nothing that is loaded can run code: arrays of Python objects are refused.

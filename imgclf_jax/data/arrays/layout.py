@@ -218,17 +218,27 @@ def _part(name, prefix, members, problems):
             problems.append(f"{members[f'{prefix}ids']}: has {len(ids)} ids for {count} images")
     roles = ("" if name == _WHOLE else name,) * count
     if name == _WHOLE and "split" in members:
-        given = texts(members["split"], problems)
-        if given is not None and len(given) != count:
-            problems.append(f"{members['split']}: has {len(given)} names for {count} images")
-        elif given is not None:
-            unknown = sorted({str(one) for one in given} - set(layout.ROLES))
-            roles = tuple(layout.ROLES.get(str(one), "?") for one in given)
-            if unknown:
-                problems.append(f"{members['split']}: holds {unknown[0]!a}; it must hold train, valid and test")
-            elif "train" not in roles:
-                problems.append(f"{members['split']}: no example is for training")
-    return None if len(problems) > before else Part(name, member, shape, labels, ids, roles)
+        roles = _roles(members["split"], count, problems)
+    if len(problems) > before:
+        return None
+    count, height, width, channels = shape
+    return Part(name, member, (count, height, width, channels), labels.astype(np.int64), ids, roles)
+
+
+def _roles(member, count, problems):
+    """Returns the split of each example, as named by an array."""
+    given = texts(member, problems)
+    if given is None:
+        return ()
+    if len(given) != count:
+        problems.append(f"{member}: has {len(given)} names for {count} images")
+        return ()
+    roles = tuple(layout.ROLES.get(str(one), "") for one in given)
+    if unknown := sorted({str(one) for one in given} - set(layout.ROLES)):
+        problems.append(f"{member}: holds {unknown[0]!a}; it must hold train, valid and test")
+    elif "train" not in roles:
+        problems.append(f"{member}: no example is for training")
+    return roles
 
 
 def _class_names(parts, members, problems):

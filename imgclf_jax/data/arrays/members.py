@@ -5,7 +5,7 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 
@@ -76,7 +76,7 @@ def stream(member: Member) -> Iterator[IO[bytes]]:
     """Opens an array in a .npz file, in the .npy format."""
     with zipfile.ZipFile(member.path) as archive:
         name = f"{member.key}.npy"
-        with archive.open(name if name in archive.namelist() else member.key) as file:
+        with archive.open(name if name in archive.namelist() else str(member.key)) as file:
             yield file
 
 
@@ -87,7 +87,7 @@ def read_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
     return read(file)
 
 
-def read(member: Member, problems: list[str]) -> np.ndarray | None:
+def read(member: Member, problems: list[str]) -> Any:
     """Returns an array. If it cannot be read, returns None and adds a line to `problems`."""
     with reading(member, problems):
         if member.key is None:
@@ -97,8 +97,8 @@ def read(member: Member, problems: list[str]) -> np.ndarray | None:
     return None
 
 
-def texts(member: Member, problems: list[str]) -> np.ndarray | None:
-    """Returns an array of text, [N], as `read` does, or None if it is none. Whole numbers and bytes are turned into text."""
+def texts(member: Member, problems: list[str]) -> Any:
+    """Returns an array of text, str [N], as `read` does. Whole numbers and bytes are turned into text."""
     values = read(member, problems)
     if values is None:
         return None
