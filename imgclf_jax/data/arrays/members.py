@@ -52,13 +52,15 @@ def reading(member: Member, problems: list[str]) -> Iterator[None]:
         yield
     except _UNREADABLE as e:
         reason = str(e)
-        if "pickle" in reason or "Python objects" in reason or "Object arrays" in reason:
+        if "Python objects" in reason or "Object arrays" in reason:
             problems.append(
                 f"{member}: holds Python objects, which could run code when they are loaded; save numbers or text, "
                 "e.g. np.array(names, str)"
             )
         else:
-            problems.append(f"{member}: cannot be read ({reason_of(e)})")
+            # What has no header is a pickle to NumPy.
+            reason = "it is not in the .npy format" if "pickled" in reason else reason_of(e)
+            problems.append(f"{member}: cannot be read ({reason})")
 
 
 def header(member: Member) -> tuple[tuple[int, ...], np.dtype]:
