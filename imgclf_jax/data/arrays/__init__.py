@@ -24,7 +24,6 @@ import numpy as np
 from imgclf_jax.data import folder
 from imgclf_jax.data.arrays.layout import scan
 from imgclf_jax.data.folder import assignment
-from imgclf_jax.data.folder.cache import Seen
 from imgclf_jax.data.types import Dataset, Images, Info, LazyImages, Progress
 from imgclf_jax.errors import UserError
 from imgclf_jax.storage.files import reason_of
@@ -103,6 +102,7 @@ def load(config_data: Any, progress: Progress, stream: bool, split: str | None =
     listing = found.listing
     folder.describe_listing(listing)  # Checks the sizes of the splits before any image is read.
     from imgclf_jax.data.arrays import cache
+    from imgclf_jax.data.folder.cache import Seen
 
     opened = cache.examine(found, progress)
     digests = [opened[part][1][row].tobytes().hex() for part, row in found.places.tolist()]
