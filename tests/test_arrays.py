@@ -17,12 +17,16 @@ from array_files import (
     write_with_names,
 )
 from photo_folders import refused
+from runs import record
 
 from imgclf_jax import data
 from imgclf_jax.data import statistics
 from imgclf_jax.data.types import LazyImages, silent
 
 WRITERS = [write_npz, write_compressed, write_npz_each, write_npy, write_with_names]
+
+
+pytest_plugins = ["run_fixtures"]
 
 
 def content(dataset):
@@ -251,3 +255,25 @@ def test_arrays_cannot_run_code(tmp_path, name, write):
     error = refused(settings_of(place), data.load)
     assert "holds Python objects, which could run code" in error or "holds object" in error or "not in the" in error
     assert not (tmp_path / "caught").exists()
+
+
+def test_a_run_is_the_same_whether_arrays_are_streamed(run, tmp_path):
+    place = write_npz(tmp_path, split_arrays((8, 8)))
+    common = ["--config=configs/softmax.py", "--config.data.source=arrays", f"--config.data.dir={place}"]
+    common += ["--config.train.batch_size=7", "--config.train.steps=6", "--config.log.tensorboard=False"]
+    common += ["--config.data.folds=3", "--config.data.fold=2"]
+    for name, most in (("resident", 0), ("streamed", 1)):
+        folder = tmp_path / name
+        done = run(*common, f"--config.data.max_device_bytes={most}", "--config.data.workers=1", f"--workdir={folder}")
+        assert done.code == 0, done.err
+        assert ("streamed, decoded by" in done.out) == bool(most)
+    resident, streamed = (record(tmp_path / name) for name in ("resident", "streamed"))
+    assert resident["results"] == streamed["results"]
+    assert resident["data"] == streamed["data"] and resident["data"]["counts"]["valid"] == 10
+    done = run("--mode=eval", "--split=valid", f"--workdir={tmp_path / 'streamed'}")
+    assert f"({resident['results']['valid']['correct']} / 10)" in done.out
+    changed = split_arrays((8, 8))
+    changed["train_images"][0] ^= 1
+    write_npz(tmp_path, changed)
+    done = run(*common, f"--workdir={tmp_path / 'resident'}")
+    assert done.code == 2 and f"all.npz in {place} has changed" in done.err
