@@ -47,18 +47,24 @@ def examine(found: Found, progress: Progress) -> list[tuple[Path, np.ndarray]]:
         return opened
 
     def write(cache: Path) -> None:
+        before, total = 0, len(found.places)
         for part in found.parts:
             problems: list[str] = []
             with reading(part.images, problems):
-                _digest(part, cache, f"reading {found.listing.name}", progress)
+                _digest(
+                    part,
+                    cache,
+                    lambda done, before=before: progress(f"reading {found.listing.name}", before + done, total),
+                )
             if problems:
                 raise UserError(f"{found.listing.root}: {problems[0]}")
+            before += part.shape[0]
 
     name = f"arrays-{key.hexdigest()[:16]}"
     return caches.open_or_make(name, found.listing.root, f"{found.listing.name}", open_cache, write)
 
 
-def _digest(part, cache, description, progress):
+def _digest(part, cache, show):
     """Writes the digests of the images of a part and, if they are from a .npz file, the images."""
     count, *shape = part.shape
     each = int(np.prod(shape))
@@ -75,7 +81,7 @@ def _digest(part, cache, description, progress):
                 done += 1
             if target:
                 target.write(chunk)
-            progress(description, done, count)
+            show(done)
     np.save(cache / f"{part.name}-digests.npy", digests)
 
 

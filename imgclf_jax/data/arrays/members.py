@@ -1,6 +1,7 @@
 """Reads arrays from .npz and .npy files, whole or in part. Nothing that is read can run code."""
 
 import contextlib
+import errno
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -51,6 +52,8 @@ def reading(member: Member, problems: list[str]) -> Iterator[None]:
     try:
         yield
     except _UNREADABLE as e:
+        if isinstance(e, OSError) and e.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise  # What is full is the disk of the cache.
         reason = str(e)
         if "Python objects" in reason or "Object arrays" in reason:
             problems.append(
