@@ -63,11 +63,19 @@ def _data() -> dict[str, Any]:
         # A TFDS image classification data set with `image` and `label`: cifar10, cifar100, mnist, fashion_mnist, ...
         "name": "cifar10",
         # "tfds": the prepared data set, downloaded and prepared if missing. "sample": the bundled part of CIFAR-10.
-        # "folder": the photos in data.dir; data.name and the splits below do not apply.
+        # "folder", "csv", "arrays": your own data, in data.dir; data.name and the splits below do not apply.
         "source": "tfds",
         # Folder of the TFDS data sets; empty: $TFDS_DATA_DIR, or ~/tensorflow_datasets. With source "folder": the
         # folder with train/CLASS/*, validation/CLASS/* and test/CLASS/*, or with CLASS/*, which data.split divides.
+        # "csv": a .csv file that lists photos: columns path (relative to the file), label and, unless data.split
+        # divides them, split (train, valid or test). "arrays": a .npz file; a folder with train.npz, valid.npz and
+        # test.npz; or one with images.npy and labels.npy, or train_images.npy, train_labels.npy, valid_images.npy
+        # and so on. See imgclf_jax/data/arrays.py for the names of the arrays.
         "dir": "",
+        # A file with other labels for the training split, such as noisy ones; validation and test keep their own.
+        # .npy: an int for each original example of the stored split, by the number at the end of its id. .csv:
+        # columns id and label; examples that are not listed keep their label. Empty: none.
+        "labels": "",
         # An archive that you have already downloaded, or the folder of them if the data set has several.
         "archive": "",
         # Another URL to download the archive from. Checksums are still verified.
@@ -80,9 +88,9 @@ def _data() -> dict[str, Any]:
         "train_split": "train[:45000]",
         "valid_split": "train[45000:]",
         "test_split": "test",
-        # Fractions for training, validation and test if the photos are in CLASS/* only. Each class is divided by the
-        # content of its files, the same way on every machine. A class with at least three different photos is in every
-        # split.
+        # Fractions for training, validation and test if your own data are not split: photos in CLASS/* only, a .csv
+        # file without a column split, one array of images. Each class is divided by the content of its images, the
+        # same way on every machine. A class with at least three different images is in every split.
         "split": (0.7, 0.15, 0.15),
         # Cross-validation: the training and validation examples together are dealt to this many folds, class by class
         # and the same way for every seed and on every machine. 0: none.
@@ -93,7 +101,8 @@ def _data() -> dict[str, Any]:
         "image_size": (),
         # "stretch" changes the aspect ratio; "crop" fits the shorter side and takes the middle of the longer one.
         "resize": "stretch",
-        # Unreadable photos: "error" lists all of them and stops, "skip" leaves them out.
+        # Unreadable photos, and images that are in two splits or classes: "error" lists all of them and stops, "skip"
+        # leaves them out. Arrays that are already split are only warned about.
         "on_bad": "error",
         # Most bytes of images, as uint8, that a device may hold. Larger data sets stay on disk; worker processes
         # decode them and stream them to the device. 0: half of the device's memory.

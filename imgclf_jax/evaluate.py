@@ -84,15 +84,20 @@ def trained_on(config: ConfigDict, folder: Path, split: str, info: data.Info, da
     saved = saved_config.load_config(folder).data
     if saved.name != config.data.name:
         return 0  # Another data set need not even have the training split of the run.
-    if saved.source == "folder" or config.data.source == "folder":
-        same = (saved.folds, saved.fold) == (config.data.folds, config.data.fold)
-        if same or split == "test" or saved.source != config.data.source:
-            return 0  # The splits of photos are disjoint.
+    named = splits.are_expressions(saved) and splits.are_expressions(config.data)
+    if not named:
+        same = [saved[name] == config.data[name] for name in ("split", "folds", "fold")]
+        if all(same) or (same[0] and split == "test") or saved.source != config.data.source:
+            return 0  # The splits of one's own data are disjoint.
     settings = config.data.copy_and_resolve_references()
-    settings.update(train_split=saved.train_split, valid_split="", test_split="", folds=0, fold=0)
-    if not saved.folds and "train" in info.split_ranges:
+    settings.update(labels="")
+    if named:
+        settings.update(train_split=saved.train_split, valid_split="", test_split="", folds=0, fold=0)
+    if named and not saved.folds and "train" in info.split_ranges:
         return splits.common(data.describe(settings).split_ranges["train"], info.split_ranges["train"])
     # The examples of folds are scattered, so they are compared by their ids. Nothing is decoded to read these.
-    settings.update(valid_split=saved.valid_split, split=saved.split, folds=saved.folds, fold=saved.fold)
+    if named:
+        settings.update(valid_split=saved.valid_split)
+    settings.update(split=saved.split, folds=saved.folds, fold=saved.fold)
     training = data.load_split(settings, "train", stream=True).splits["train"].ids
     return int(np.isin(dataset.splits[split].ids, training).sum())

@@ -16,6 +16,7 @@ def make_config(**changes):
             "train_split": "train",
             "valid_split": "",
             "test_split": "test",
+            "labels": "",
             "folds": 0,
             "fold": 0,
             "image_size": (),

@@ -315,7 +315,7 @@ def test_other_record_formats_are_refused(tiny):
         ({"name": "cifar10:9.9.9"}, "only version 3.0.2"),
         ({"name": "mnist", "source": "sample"}, "only bundled sample"),
         ({"dir": "gs://bucket/data"}, "must be a local folder"),
-        ({"source": "disk"}, "must be 'tfds', 'sample' or 'folder'"),
+        ({"source": "disk"}, "must be 'tfds', 'sample', 'folder', 'csv' or 'arrays'"),
         ({"archive": "/does/not/exist"}, "does not exist"),
         ({"source": "sample", "image_size": (32,)}, "data.image_size"),
     ],

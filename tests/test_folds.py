@@ -3,6 +3,7 @@
 import json
 import pickle
 
+import array_files
 import numpy as np
 import pytest
 from photo_folders import make_classes, make_splits, settings_of, write
@@ -32,14 +33,31 @@ def photos(tmp_path_factory):
     return make_splits(tmp_path_factory.mktemp("photos") / "pets", (("train", 7), ("validation", 4), ("test", 2)))
 
 
-@pytest.fixture(params=["sample", "tfds", "folder"])
-def settings(request, tiny, photos):
-    """The settings of a data source with 4000, 23 or 22 training and validation examples."""
+@pytest.fixture(scope="module")
+def table(photos):
+    """The same photos, as lines of a .csv file."""
+    file = photos.parent / "pets.csv"
+    paths = [path.relative_to(photos.parent) for path in sorted(photos.rglob("*.png"))]
+    file.write_text("\n".join(["path,label,split", *(f"{path},{path.parts[2]},{path.parts[1]}" for path in paths)]))
+    return file
+
+
+@pytest.fixture(scope="module")
+def arrays(tmp_path_factory):
+    """30 training and validation examples in .npy files."""
+    return array_files.write_npy(tmp_path_factory.mktemp("arrays"), array_files.split_arrays())
+
+
+@pytest.fixture(params=["sample", "tfds", "folder", "csv", "arrays"])
+def settings(request, tiny, photos, table, arrays):
+    """The settings of a data source with 4000, 23, 22, 22 or 30 training and validation examples."""
     if request.param == "sample":
         return make_config(source="sample", train_split="train[:45000]", valid_split="train[45000:]")
     if request.param == "tfds":
         return tiny_config(tiny, train_split="train[:9]+train[11:18]", valid_split="train[18:]+train[9:11]")
-    return settings_of(photos)
+    if request.param == "arrays":
+        return array_files.settings_of(arrays)
+    return settings_of(photos) if request.param == "folder" else settings_of(table, source="csv")
 
 
 def of_fold(settings, fold, count=3, **changes):
@@ -170,6 +188,27 @@ def test_photos_are_dealt_by_content_and_copies_stay_together(tmp_path):
         path.rename(path.with_name(f"z{8 - number}.png"))
     dataset = data.load(of_fold(config, 1, 2))
     assert {image.tobytes() for image in dataset.splits["valid"].images} == sides[1]
+
+
+def test_warnings_about_small_classes_are_about_folds(tmp_path):
+    root = make_classes(tmp_path / "pets", {"ant": 1, "bee": 3, "cat": 9})
+    config = settings_of(root, split=(0.4, 0.2, 0.4))
+    assert "so none in the validation split" in "\n".join(data.describe(config).overlaps)
+    config = of_fold(config, 0, 4)
+    info = data.describe(config)
+    assert info.overlaps == (
+        "class ant has 1 photo, so none in the test split",
+        "class ant has 1 photo for 4 folds, so 3 of them hold out none, and without the fold of the only one there is "
+        "none to train on",
+        "class bee has 2 photos for 4 folds, so 2 of them hold out none",
+    )
+    assert not data.load(config).notice
+    held_out = [data.load(of_fold(config, fold, 4)).splits["valid"].labels.tolist() for fold in range(4)]
+    assert [sum(label in labels for labels in held_out) for label in range(3)] == [1, 2, 4]
+    # Validation may get none from data.split, because the folds decide.
+    make_classes(tmp_path / "few", {"ant": 2, "bee": 2})
+    config = settings_of(tmp_path / "few", split=(0.9, 0.1, 0.0))
+    assert data.describe(of_fold(config, 0, 2)).split_sizes == {"train": 2, "valid": 2}
 
 
 def test_sums_of_streamed_folds_are_not_confused(tiny, tmp_path, monkeypatch):

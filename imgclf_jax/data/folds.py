@@ -190,8 +190,8 @@ def _check_pool(count, config_data):
 
 
 def _without_test(config_data):
-    """Returns the configuration without its test split, which need not be read. Folders are always read together."""
-    if config_data.source == "folder":
+    """Returns the configuration without its test split, which need not be read. Other sources read all together."""
+    if not splits.are_expressions(config_data):
         return config_data
     pool = config_data.copy_and_resolve_references()
     pool.update(test_split="")

@@ -1,12 +1,13 @@
 """Loads or describes the data set that a configuration names.
 
 `data.source` names a data source: a module with the functions of `Source`. `SOURCES` lists them. With cross-validation,
-`imgclf_jax.data.folds` divides what the source returns.
+`imgclf_jax.data.folds` divides what the source returns. `imgclf_jax.data.relabel` then replaces the labels of the
+training split if `data.labels` asks for it.
 """
 
 from typing import Any, Protocol
 
-from imgclf_jax.data import folder, folds
+from imgclf_jax.data import arrays, csv, folder, folds, relabel
 from imgclf_jax.data.tfds import source
 from imgclf_jax.data.types import Dataset, Info, Progress, silent
 from imgclf_jax.errors import UserError
@@ -40,7 +41,8 @@ class Source(Protocol):
         """
 
 
-SOURCES: dict[str, Source] = {"tfds": source, "sample": source, "folder": folder}  # by `data.source`
+# By `data.source`.
+SOURCES: dict[str, Source] = {"tfds": source, "sample": source, "folder": folder, "csv": csv, "arrays": arrays}
 
 
 def load(config_data: Any, *, progress: Progress | None = None, stream: bool = False) -> Dataset:
@@ -102,15 +104,26 @@ def describe_split(config_data: Any, split: str) -> Info:
 def _load(config_data: Any, progress: Progress, stream: bool, split: str | None = None) -> Dataset:
     source = _source(config_data)
     if config_data.folds or config_data.fold:
-        return folds.load(source, config_data, progress, stream, split)
-    return source.load(config_data, progress, stream, split)
+        dataset = folds.load(source, config_data, progress, stream, split)
+    else:
+        dataset = source.load(config_data, progress, stream, split)
+    return relabel.apply(dataset, config_data, split) if _is_relabeled(config_data, split) else dataset
 
 
 def _describe(config_data: Any, split: str | None = None) -> Info:
     source = _source(config_data)
     if config_data.folds or config_data.fold:
-        return folds.describe(source, config_data, split)
-    return source.describe(config_data, split)
+        info = folds.describe(source, config_data, split)
+    else:
+        info = source.describe(config_data, split)
+    if _is_relabeled(config_data, split):
+        relabel.read(config_data.labels, info.class_names, info.stored)
+    return info
+
+
+def _is_relabeled(config_data, split):
+    """Returns whether `data.labels` takes part. Splits under any name but "train" keep their own labels."""
+    return bool(config_data.labels) and split in (None, "train")
 
 
 def _source(config_data: Any) -> Source:

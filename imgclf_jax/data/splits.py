@@ -16,6 +16,12 @@ from imgclf_jax.errors import UserError
 from imgclf_jax.storage.files import read_sealed, write_sealed_if_possible
 
 ROLES = ("train", "valid", "test")
+_SOURCES = ("tfds", "sample")  # the data sources whose splits are expressions
+
+
+def are_expressions(config_data: Any) -> bool:
+    """Returns whether expressions define the splits, and not the data themselves or `data.split`."""
+    return config_data.source in _SOURCES
 
 
 def configured(config_data: Any) -> dict[str, str]:

@@ -4,7 +4,7 @@ import abc
 import dataclasses
 import math
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -77,6 +77,20 @@ class Split:
         return len(self.labels)
 
 
+class Relabeled(NamedTuple):
+    """Where the labels of a training split come from, if not from its data set.
+
+    Attributes:
+        file: as configured.
+        sha256: SHA-256 (hex) of its content.
+        changed: the number of training examples whose label differs.
+    """
+
+    file: str
+    sha256: str
+    changed: int
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Dataset:
     """The configured splits of one data set.
@@ -91,6 +105,8 @@ class Dataset:
         is_sample: whether this is the sample that comes with the package.
         location: the folder of the records.
         notice: '' or a warning of several lines that must be shown.
+        stored: the number of examples in each stored split that ids refer to by number; empty if they do not.
+        relabeled: what has replaced the labels of the training split, if anything.
     """
 
     name: str
@@ -101,6 +117,8 @@ class Dataset:
     is_sample: bool
     location: str
     notice: str
+    stored: dict[str, int] = dataclasses.field(default_factory=dict)
+    relabeled: Relabeled | None = None
 
     @property
     def counts(self) -> dict[str, int]:
@@ -121,9 +139,9 @@ class Dataset:
 
         Returns:
             name, location, fingerprint, class_names (a list), image_shape ([H, W, C]), and counts: split -> number of
-            examples.
+            examples. Also labels if the labels of the training split are replaced: {file, sha256, changed}.
         """
-        return {
+        facts: dict[str, Any] = {
             "name": self.name,
             "location": self.location,
             "fingerprint": self.fingerprint,
@@ -131,6 +149,7 @@ class Dataset:
             "image_shape": list(self.image_shape),
             "counts": self.counts,
         }
+        return facts | ({"labels": self.relabeled._asdict()} if self.relabeled else {})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,7 +162,7 @@ class Info:
             their examples are scattered.
         overlaps: sentences, one per overlap that is allowed but deserves a warning (between validation and test).
         is_prepared: False if `load` would first have to download or unpack the set.
-        name, class_names, image_shape, is_sample, location, notice: as in `Dataset`.
+        name, class_names, image_shape, is_sample, location, notice, stored: as in `Dataset`.
     """
 
     name: str
@@ -156,6 +175,7 @@ class Info:
     is_prepared: bool
     location: str
     notice: str
+    stored: dict[str, int] = dataclasses.field(default_factory=dict)
 
     @property
     def image_bytes(self) -> int:

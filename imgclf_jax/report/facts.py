@@ -77,6 +77,7 @@ def provenance(run: Run) -> Markup:
         ("examples", counts or "?"),
         ("data location", data.get("location", "?")),
         ("data fingerprint", data.get("fingerprint", "?")),
+        *([("training labels", _labels(data["labels"]))] if data.get("labels") else []),
         ("git commit", _commit(git)),
         ("config file", f"{file['path']}, SHA-256 {file['sha256']}" if file else "unknown"),
         ("devices", devices + (f", {processes} processes" if processes > 1 else "")),
@@ -93,6 +94,11 @@ def provenance(run: Run) -> Markup:
         return last_session
     text = "This is the last session. Earlier sessions of the run differed from it as follows:"
     return join([last_session, tag("p", text), tag("ul", *(tag("li", change) for change in changes))])
+
+
+def _labels(labels):
+    changed = f"{labels.get('changed', 0):,} differ from those of the data set"
+    return f"{labels.get('file', '?')}, SHA-256 {labels.get('sha256', '?')}; {changed}"
 
 
 def _commit(git):

@@ -6,13 +6,14 @@ from ml_collections import ConfigDict
 
 from imgclf_jax import augment, data, models
 from imgclf_jax import config as configs
+from imgclf_jax.data import splits
 from imgclf_jax.devices import problems as parallel_problems
 from imgclf_jax.errors import UserError
 from imgclf_jax.training import optim, ranges
 from imgclf_jax.training.plan import Plan, epoch_problems, plan
 
 CHOICES = {
-    "data.source": ("tfds", "sample", "folder"),
+    "data.source": tuple(data.SOURCES),
     "data.resize": ("stretch", "crop"),
     "data.on_bad": ("error", "skip"),
     "data.pixels": augment.PIXELS,
@@ -58,7 +59,8 @@ def validate(config: ConfigDict) -> tuple[Plan, data.Info]:
         elif not any("batch_size" in problem or "last_batch" in problem for problem in problems):
             problems += epoch_problems(config, info.split_sizes["train"])
         if config.eval.report == "best" and "valid" not in info.split_sizes:
-            how = "add photos for validation" if config.data.source == "folder" else "set data.valid_split"
+            by_name = splits.are_expressions(config.data)
+            how = "set data.valid_split" if by_name else "add validation examples or raise their part of data.split,"
             problems.append(f'eval.report="best" needs a validation split; {how} or set eval.report="last"')
     if problems or info is None:
         raise UserError("\n".join(_first_of_each_field(problems)))

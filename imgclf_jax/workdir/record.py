@@ -71,6 +71,7 @@ DATA = {
     "class_names": _Kind("a list of names", _are_names),
     "image_shape": _Kind("a list of three sizes", _is_shape),
     "counts": {ANY: NATURAL},
+    "labels": {"file": TEXT, "sha256": TEXT, "changed": NATURAL},
 }
 RESULT = {
     "accuracy": _Kind("a number from 0 to 1", lambda value: is_number(value) and 0 <= value <= 1),

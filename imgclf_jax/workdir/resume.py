@@ -78,8 +78,15 @@ def check_data(
     Raises:
         UserError: they have, and `allow_change` is false.
     """
+    if change := _other_labels(before, facts):
+        if not allow_change:
+            raise UserError(
+                f"workdir {folder} holds a run on other training labels ({change}); choose another --workdir, or "
+                "continue anyway with --allow_config_change"
+            )
+        warn(f"data changed: training labels, {change}")
     if same_data.is_same(before, facts):
-        return False
+        return bool(change)
     old, new = before["fingerprint"], facts["fingerprint"]
     places = [f"{data.get('name', '?')} in {data.get('location', '?')}" for data in (before, facts)]
     change = f"{places[0]} has changed" if places[0] == places[1] else " -> ".join(places)
@@ -90,6 +97,18 @@ def check_data(
         )
     warn(f"data changed: {change}")
     return True
+
+
+def _other_labels(before, facts):
+    """Returns how the file that replaces the training labels has changed, or ""."""
+    if "fingerprint" not in before:  # Nothing is known about the data.
+        return ""
+    old, new = (data.get("labels") or {} for data in (before, facts))
+    if old.get("sha256") == new.get("sha256"):
+        return ""
+    if old.get("file") == new.get("file"):
+        return f"{new['file']} has changed; SHA-256 {str(old.get('sha256'))[:12]} -> {new['sha256'][:12]}"
+    return f"{old.get('file', 'those of the data set')} -> {new.get('file', 'those of the data set')}"
 
 
 def known_data(before: Before, notes: dict[str, Any]) -> dict[str, Any]:
@@ -135,4 +154,8 @@ def heal(folder: Path, config: ConfigDict) -> None:
 def explain_difference(mine: str, first: str) -> str:
     """Describes how the facts of two data sets, given as JSON, differ; see `imgclf_jax.data.types.Dataset.facts`."""
     one, other = json.loads(first), json.loads(mine)
-    return "; ".join(f"{name}: {one[name]} -> {other[name]}" for name in one if one[name] != other[name])
+    return "; ".join(
+        f"{name}: {one.get(name)} -> {other.get(name)}"
+        for name in dict.fromkeys([*one, *other])
+        if one.get(name) != other.get(name)
+    )

@@ -3,9 +3,9 @@
 import collections
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -14,6 +14,9 @@ from imgclf_jax.data.folder import assignment, cut, layout
 from imgclf_jax.data.folder.layout import Listing, shown
 from imgclf_jax.data.types import Dataset, Images, Info, LazyImages, Progress, Split
 from imgclf_jax.errors import UserError
+
+if TYPE_CHECKING:
+    from imgclf_jax.data.folder.cache import Seen
 
 
 class Photos(LazyImages):
@@ -67,7 +70,7 @@ def describe(config_data: Any, split: str | None = None) -> Info:
     Raises:
         UserError: all problems with the folder and the settings, one line each.
     """
-    info = _describe(layout.scan(config_data))
+    info = describe_listing(layout.scan(config_data))
     return info if split is None else info.only(split)
 
 
@@ -78,14 +81,25 @@ def load(config_data: Any, progress: Progress, stream: bool, split: str | None =
         UserError: as `describe`; also if there are bad files or photos in two splits or classes, unless `on_bad` is
             "skip"; if a class or a split has no photos left; or if no cache can be written.
     """
-    dataset = _load(layout.scan(config_data), config_data.resize, config_data.on_bad, progress, stream)
+    return load_listing(layout.scan(config_data), config_data, progress, stream, split)
+
+
+def load_listing(
+    listing: Listing, config_data: Any, progress: Progress, stream: bool, split: str | None = None
+) -> Dataset:
+    """Loads the photos of a listing, as `load` does.
+
+    Raises:
+        UserError: as `load`.
+    """
+    dataset = _load(listing, config_data.resize, config_data.on_bad, progress, stream)
     return dataset if split is None else dataset.only(split)
 
 
 def _load(listing: Listing, resize: str, on_bad: str, progress: Progress, stream: bool) -> Dataset:
     from imgclf_jax.data.folder import cache
 
-    _describe(listing)  # Checks the sizes of the splits before any file is read.
+    describe_listing(listing)  # Checks the sizes of the splits before any file is read.
     images: np.ndarray | None = None
     if stream:
         seen = cache.examine(listing, resize, progress)
@@ -95,10 +109,42 @@ def _load(listing: Listing, resize: str, on_bad: str, progress: Progress, stream
     if problems and on_bad != "skip":
         raise UserError("\n".join(problem.error for problem in problems))
     assignment.check_left(listing, chosen)
-    notices = assignment.notices(listing, seen, chosen)
+    notices = [problem.notice for problem in problems] + assignment.notices(listing, seen, chosen)
     rows = np.cumsum([not reason for reason in seen.reasons]) - 1  # of the decoded images, by number of the file
+
+    def images_of(indices: list[int]) -> Images:
+        if images is not None:
+            return take(images, rows[indices])
+        paths = [listing.files[index].path for index in indices]
+        hashes = [seen.hashes[index] for index in indices]
+        return Photos(listing.root, paths, hashes, listing.image_size, resize)
+
+    shape = (*listing.image_size, 3)
+    return assemble(listing, seen, chosen, images_of, [listing.class_names, *shape, resize], shape, notices)
+
+
+def assemble(
+    listing: Listing,
+    seen: "Seen",
+    chosen: Sequence[assignment.Chosen],
+    images_of: Callable[[list[int]], Images],
+    header: list[Any],
+    image_shape: tuple[int, int, int],
+    notices: Sequence[str],
+) -> Dataset:
+    """Returns the data set of the chosen files of a listing.
+
+    Args:
+        listing: the files.
+        seen: the results of reading them.
+        chosen: the files of the data set, in order.
+        images_of: indices of files -> their images.
+        header: what the fingerprint covers besides the contents of the files and their labels.
+        image_shape: (H, W, C).
+        notices: lines that must be shown.
+    """
     parts: dict[str, Split] = {}
-    digest = hashlib.sha256(json.dumps([listing.class_names, *listing.image_size, 3, resize]).encode())
+    digest = hashlib.sha256(json.dumps(header).encode())
     for role in splits.ROLES:
         indices = [photo.file for photo in chosen if photo.role == role]
         if not indices:
@@ -107,28 +153,28 @@ def _load(listing: Listing, resize: str, on_bad: str, progress: Progress, stream
         digest.update(json.dumps([role, len(files)]).encode())
         for index, file in zip(indices, files, strict=True):
             digest.update(bytes.fromhex(seen.hashes[index]) + file.label.to_bytes(4, "little"))
-        paths = [file.path for file in files]
-        hashes = [seen.hashes[index] for index in indices]
-        role_images: Images = Photos(listing.root, paths, hashes, listing.image_size, resize)
-        if images is not None:
-            role_images = _take(images, rows[indices])
         labels = np.array([file.label for file in files], np.int32)
-        ids = np.array([path.encode("utf-8", "backslashreplace").decode() for path in paths])
+        ids = np.array([path.encode("utf-8", "backslashreplace").decode() for _, _, path in files])
         contents = np.array([int(seen.pixels[index][:16], 16) for index in indices], np.uint64)
-        parts[role] = Split(role_images, labels, ids, contents)
+        parts[role] = Split(images_of(indices), labels, ids, contents)
     return Dataset(
         name=listing.name,
         class_names=listing.class_names,
-        image_shape=(*listing.image_size, 3),
+        image_shape=image_shape,
         splits=parts,
         fingerprint=digest.hexdigest(),
         is_sample=False,
-        location=str(listing.root),
-        notice="\n".join([problem.notice for problem in problems] + notices),
+        location=str(listing.place),
+        notice="\n".join(notices),
     )
 
 
-def _describe(listing: Listing) -> Info:
+def describe_listing(listing: Listing, channels: int = 3) -> Info:
+    """Describes the data set of a listing, without opening its files.
+
+    Raises:
+        UserError: a split gets none of the files.
+    """
     if listing.fractions is None:
         counts = collections.Counter(file.role for file in listing.files)
         sizes = {role: counts[role] for role in splits.ROLES if counts[role]}
@@ -140,18 +186,18 @@ def _describe(listing: Listing) -> Info:
     return Info(
         name=listing.name,
         class_names=listing.class_names,
-        image_shape=(*listing.image_size, 3),
+        image_shape=(*listing.image_size, channels),
         split_sizes=sizes,
         split_ranges={role: ((role, 0, size),) for role, size in sizes.items()},
         overlaps=assignment.sparse_files(listing),
         is_sample=False,
         is_prepared=True,
-        location=str(listing.root),
+        location=str(listing.place),
         notice="",
     )
 
 
-def _take(images, rows):
+def take(images: np.ndarray, rows: np.ndarray) -> np.ndarray:
     """Returns the images in `rows`: a view if the rows are consecutive, else a copy.
 
     They are consecutive if the splits are folders and no photo is left out.

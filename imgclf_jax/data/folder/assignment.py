@@ -80,7 +80,10 @@ def check_left(listing: Listing, chosen: Sequence[Chosen]) -> None:
     left = {(c.role if split_by_folders else "", listing.files[c.file].label) for c in chosen}
     if lost := sorted(kinds - left):
         names = ", ".join(f"{role} {listing.class_names[label]}".strip() for role, label in lost)
-        raise UserError(f"{listing.root}: no photos are left of {names}; add photos, or delete the class everywhere")
+        raise UserError(
+            f"{listing.place}: no {listing.noun}s are left of {names}; add {listing.noun}s, or delete the class "
+            "everywhere"
+        )
     if listing.fractions is not None:
         roles = collections.Counter(photo.role for photo in chosen)
         check_sizes(listing, {role: roles[role] for role in splits.ROLES})
@@ -92,13 +95,13 @@ def check_sizes(listing: Listing, sizes: dict[str, int]) -> None:
     Raises:
         UserError: one gets none.
     """
-    empty = [
-        role for role, part in zip(splits.ROLES, listing.fractions or (), strict=False) if part and not sizes[role]
-    ]
+    fractions = zip(splits.ROLES, listing.fractions or (), strict=False)
+    # With folds, validation photos are dealt from both splits.
+    empty = [role for role, part in fractions if part and not sizes[role] and not (listing.folds and role == "valid")]
     if empty:
         raise UserError(
-            f"data.split={listing.fractions}: {' and '.join(empty)} would get none of the {len(listing.files)} photos, "
-            "which are split class by class; raise the fraction, or set it to 0"
+            f"data.split={listing.fractions}: {' and '.join(empty)} would get none of the {len(listing.files)} "
+            f"{listing.noun}s, which are split class by class; raise the fraction, or set it to 0"
         )
 
 
@@ -126,14 +129,32 @@ def notices(listing: Listing, seen: "Seen", chosen: Sequence[Chosen]) -> list[st
 
 
 def _sparse(listing, labels, roles):
-    classes = cut.sparse(labels, roles, listing.fractions)
-    lines = [
-        f"class {shown(listing.class_names[label])} has {count} photo{'s' * (count != 1)}, so none "
-        f"{' and none '.join(f'in the {_SPLITS[role]} split' for role in lacking)}"
-        for label, count, lacking in classes[:_MOST_CLASSES]
-    ]
-    if more := max(0, len(classes) - _MOST_CLASSES):
-        lines.append(f"{more} more {'class has' if more == 1 else 'classes have'} too few photos for every split")
+    def number(count):
+        return f"{count} {listing.noun}{'s' * (count != 1)}"
+
+    def name(label):
+        return f"class {shown(listing.class_names[label])}"
+
+    found = []
+    for label, count, lacking in cut.sparse(labels, roles, listing.fractions):
+        if kept := [role for role in lacking if not listing.folds or role == "test"]:
+            places = " and none ".join(f"in the {_SPLITS[role]} split" for role in kept)
+            found.append(f"{name(label)} has {number(count)}, so none {places}")
+    if listing.folds:
+        pool = collections.Counter(label for label, role in zip(labels, roles, strict=True) if role != "test")
+        for label, count in sorted(pool.items()):
+            if count < listing.folds:
+                line = (
+                    f"{name(label)} has {number(count)} for {listing.folds} folds, so "
+                    f"{listing.folds - count} of them hold out none"
+                )
+                found.append(line + ", and without the fold of the only one there is none to train on" * (count == 1))
+    lines = found[:_MOST_CLASSES]
+    if more := max(0, len(found) - _MOST_CLASSES):
+        parts = "fold" if listing.folds else "split"
+        lines.append(
+            f"{more} more {'class has' if more == 1 else 'classes have'} too few {listing.noun}s for every {parts}"
+        )
     return tuple(lines)
 
 
@@ -156,17 +177,17 @@ def _bad(listing, reasons):
     summary = ", ".join(f"{count} × {kind}" for kind, count in kinds.most_common())
     first, of = shown(bad[0][0]), len(listing.files)
     return Problem(
-        f"{listing.root}: {len(bad)} of {of} files cannot be read as photos; replace or delete them, or leave them out "
-        f"with data.on_bad=skip{_lines(f'{shown(path)}: {reason}' for path, reason in bad)}",
+        f"{listing.place}: {len(bad)} of {of} files cannot be read as photos; replace or delete them, or leave them "
+        f"out with data.on_bad=skip{_lines(f'{shown(path)}: {reason}' for path, reason in bad)}",
         f"{listing.name}: {len(bad)} of {of} files cannot be read as photos and are left out ({summary}), e.g. {first}",
     )
 
 
 def _under_two_classes(listing, groups):
     return Problem(
-        f"{listing.root}: photos that are under two classes: {len(groups)}; delete the wrong copies, or leave out "
-        f"all of them with data.on_bad=skip{_equal(listing, groups)}",
-        f"{listing.name}: photos left out because they are under two classes: {len(groups)}, e.g. "
+        f"{listing.place}: {listing.noun}s that are under two classes: {len(groups)}; delete the wrong copies, or "
+        f"leave out all of them with data.on_bad=skip{_equal(listing, groups)}",
+        f"{listing.name}: {listing.noun}s left out because they are under two classes: {len(groups)}, e.g. "
         f"{_chain(listing, groups[0])}",
     )
 
@@ -175,10 +196,10 @@ def _in_two_splits(listing, groups, dropped):
     counts = collections.Counter(listing.files[index].role for group in dropped for index in group)
     summary = " and ".join(f"{counts[role]} ({role})" for role in splits.ROLES if counts[role])
     return Problem(
-        f"{listing.root}: photos that are in two splits, which makes results meaningless: {len(groups)}; delete one "
-        "copy of each, or leave out the copy for training (for validation, if the other one is for the test) with "
-        f"data.on_bad=skip{_equal(listing, groups)}",
-        f"{listing.name}: photos left out because a later split has them too: {summary}, e.g. "
+        f"{listing.place}: {listing.noun}s that are in two splits, which makes results meaningless: {len(groups)}; "
+        "delete one copy of each, or leave out the copy for training (for validation, if the other one is for the "
+        f"test) with data.on_bad=skip{_equal(listing, groups)}",
+        f"{listing.name}: {listing.noun}s left out because a later split has them too: {summary}, e.g. "
         f"{_chain(listing, groups[0])}",
     )
 

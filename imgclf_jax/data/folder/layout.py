@@ -11,7 +11,7 @@ from imgclf_jax import config as configs
 from imgclf_jax.data import splits
 from imgclf_jax.errors import UserError
 
-_ROLES = {"train": "train", "validation": "valid", "valid": "valid", "val": "valid", "test": "test"}
+ROLES = {"train": "train", "validation": "valid", "valid": "valid", "val": "valid", "test": "test"}
 _NOT_PHOTOS = ("thumbs.db", "desktop.ini")  # files of Windows; those of macOS are hidden
 _PHOTO_ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 _LAYOUTS = "DIR/train/CLASS/*, DIR/validation/CLASS/* and DIR/test/CLASS/*, or DIR/CLASS/*"
@@ -41,6 +41,9 @@ class Listing:
         image_size: the configured (height, width).
         fractions: the fractions for training, validation and test; None if the folders define the splits.
         files: the files, ordered by role ('train', 'valid', 'test'), label and path.
+        file: the file that lists the photos, or holds the images; None if the folder itself does.
+        noun: what the files are called in messages, in the singular.
+        folds: the number of folds for cross-validation; 0 for none.
     """
 
     root: Path
@@ -48,11 +51,19 @@ class Listing:
     image_size: tuple[int, int]
     fractions: tuple[float, float, float] | None
     files: tuple[File, ...]
+    file: Path | None = None
+    noun: str = "photo"
+    folds: int = 0
+
+    @property
+    def place(self) -> Path:
+        """The folder, or the file that stands for it."""
+        return self.file or self.root
 
     @property
     def name(self) -> str:
-        """The folder's name."""
-        return self.root.name or str(self.root)
+        """The name of the folder or file."""
+        return self.place.name or str(self.place)
 
 
 def scan(config_data: Any) -> Listing:
@@ -61,7 +72,8 @@ def scan(config_data: Any) -> Listing:
     Raises:
         UserError: all problems with the folder and the settings, one line each.
     """
-    problems = _settings(config_data)
+    problems = size_problems(config_data)
+    problems += split_problems(config_data, "photos in folders", "folders train/, validation/ and test/ or data.split")
     files: tuple[File, ...] = ()
     class_names: tuple[str, ...] = ()
     has_splits = False
@@ -74,16 +86,13 @@ def scan(config_data: Any) -> Listing:
     else:
         has_splits, class_names, files, folder_problems = _list(root)
         problems += [f"data.dir={config_data.dir!r}: {problem}" for problem in folder_problems]
-    if has_splits and tuple(config_data.split) != tuple(configs.default().data.split):
-        problems.append(
-            f"data.split={tuple(config_data.split)} does not apply, because data.dir has a folder train/ and "
-            "folders define the splits; leave it out"
-        )
+    if has_splits:
+        problems += unused_fractions(config_data, "data.dir has a folder train/ and folders define the splits")
     if problems:
         raise UserError("\n".join(problems))
     height, width = config_data.image_size
-    fractions = None if has_splits else tuple(float(fraction) for fraction in config_data.split)
-    return Listing(root, class_names, (int(height), int(width)), fractions, files)  # type: ignore[arg-type]
+    fractions = None if has_splits else fractions_of(config_data)
+    return Listing(root, class_names, (int(height), int(width)), fractions, files, folds=config_data.folds)
 
 
 def shown(name: str) -> str:
@@ -91,14 +100,26 @@ def shown(name: str) -> str:
     return name if name.isprintable() else ascii(name)
 
 
-def _settings(config_data):
-    problems = []
+def size_problems(config_data: Any) -> list[str]:
+    """Returns what is wrong with `data.image_size`, a line or none. Photos need one, because they differ in size."""
     size = tuple(config_data.image_size or ())
     example = "--config.data.image_size='(64, 64)'"
     if not size:
-        problems.append(f"data.image_size is not set; photos differ in size: set (height, width), e.g. {example}")
-    elif len(size) != 2 or any(not isinstance(side, int) or side < 1 for side in size):
-        problems.append(f"data.image_size={size}: must be two positive integers, (height, width), e.g. {example}")
+        return [f"data.image_size is not set; photos differ in size: set (height, width), e.g. {example}"]
+    if len(size) != 2 or any(not isinstance(side, int) or side < 1 for side in size):
+        return [f"data.image_size={size}: must be two positive integers, (height, width), e.g. {example}"]
+    return []
+
+
+def split_problems(config_data: Any, what: str, instead: str) -> list[str]:
+    """Returns a line for each problem with the settings of the splits.
+
+    Args:
+        config_data: the `data` part of the configuration.
+        what: what the settings of other sources do not apply to, for messages.
+        instead: what defines the splits instead.
+    """
+    problems = []
     split = tuple(config_data.split)
     numbers = all(isinstance(part, int | float) and math.isfinite(part) for part in split)
     if len(split) != 3 or not numbers or min(split) < 0 or split[0] <= 0 or abs(sum(split) - 1) > 1e-6:
@@ -111,17 +132,31 @@ def _settings(config_data):
         default = configs.default().data[name]
         if config_data[name] != default:
             problems.append(
-                f"data.{name}={config_data[name]!r} does not apply to photos in folders; use folders train/, "
-                f"validation/ and test/ or data.split, and leave it at {default!r}"
+                f"data.{name}={config_data[name]!r} does not apply to {what}; use {instead}, and leave it at "
+                f"{default!r}"
             )
     return problems
+
+
+def unused_fractions(config_data: Any, reason: str) -> list[str]:
+    """Returns a line if `data.split` was changed although it does not apply for a reason."""
+    split = tuple(config_data.split)
+    if split == tuple(configs.default().data.split):
+        return []
+    return [f"data.split={split} does not apply, because {reason}; leave it out"]
+
+
+def fractions_of(config_data: Any) -> tuple[float, float, float]:
+    """Returns `data.split` as floats."""
+    train, valid, test = (float(fraction) for fraction in config_data.split)
+    return train, valid, test
 
 
 def _list(root):
     """Returns (whether folders define the splits, class names, files, problems)."""
     problems: list[str] = []
     folders, photos = _entries(root, "", problems)
-    parts = [name for name in folders if name.lower() in _ROLES and _entries(root / name, name, problems)[0]]
+    parts = [name for name in folders if name.lower() in ROLES and _entries(root / name, name, problems)[0]]
     if not parts:
         problems += _not_classes(root, folders)
         class_names, files = _classes(root, "", "", folders, photos, problems)
@@ -130,7 +165,7 @@ def _list(root):
         return False, class_names, files, problems
     by_role: dict[str, str] = {}
     for name in parts:
-        other = by_role.setdefault(_ROLES[name.lower()], name)
+        other = by_role.setdefault(ROLES[name.lower()], name)
         if other != name:
             problems.append(f"there are both {other}/ and {name}/; keep one")
     if others := [name for name in folders if name not in parts]:
@@ -190,7 +225,7 @@ def _classes(root, part, role, folders, photos, problems):
 
 def _not_classes(root, folders):
     """Returns why the folders of `root` cannot be classes, as a list with at most one problem."""
-    if folders and all(name.lower() in _ROLES for name in folders):
+    if folders and all(name.lower() in ROLES for name in folders):
         return [f"there are no class folders in {_slashes(folders)}; put the photos in {_LAYOUTS}"]
     entries = [_entries(root / name, name, []) for name in folders]
     first = entries[0][0] if entries else []

@@ -11,7 +11,7 @@ import numpy as np
 from imgclf_jax.data import splits
 from imgclf_jax.data.tfds import catalog, decoded, prepared
 from imgclf_jax.data.tfds.lazy import RecordImages
-from imgclf_jax.data.tfds.locate import locate
+from imgclf_jax.data.tfds.locate import Location, locate
 from imgclf_jax.data.types import Dataset, Info, Progress, Ranges, Split
 from imgclf_jax.errors import UserError
 
@@ -49,6 +49,7 @@ def _describe(config_data: Any, setting_names: Mapping[str, str] | None = None) 
         is_prepared=location.stored is not None,
         location=str(location.folder),
         notice=location.notice,
+        stored=_stored(location),
     )
 
 
@@ -80,7 +81,15 @@ def _load(
         is_sample=location.is_sample,
         location=str(stored.folder),
         notice=location.notice,
+        stored=_stored(location),
     )
+
+
+def _stored(location: Location) -> dict[str, int]:
+    """Returns the sizes of the stored splits; of those of the full data set for the sample, which keeps its ids."""
+    if location.stored is None or location.is_sample:
+        return dict(catalog.KNOWN[prepared.split_name(location.name.split()[0])[0]].sizes)
+    return {name: len(split) for name, split in location.stored.splits.items()}
 
 
 def _configure_alone(config_data: Any, split: str) -> tuple[Any, dict[str, str]]:
