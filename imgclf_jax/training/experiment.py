@@ -164,6 +164,8 @@ def build(
         model,
         optimizer,
         functools.partial(augment.augment, config.augment),
+        mix=augment.mixing(config.augment),
+        classes=len(class_names),
         label_smoothing=config.optim.label_smoothing,
         ema_decay=config.optim.ema_decay,
         accumulate=config.train.accumulate,
