@@ -1,11 +1,13 @@
 """policies.py and levels.py against PIL, resized_crop.py against PIL's resize, and what the draws depend on."""
 
+import re
 from functools import cache, partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from PIL import Image, ImageEnhance, ImageOps
 from scipy import stats
 
@@ -185,6 +187,22 @@ def test_gray_images_and_images_that_were_interpolated():
     assert augment.problems(config(**fields), (11, 14, 1)) == []
     got = run(fields, np.repeat(photos(channels=1), 4, 0), np.arange(20))
     assert got.shape == (20, 11, 14, 1) and got.min() >= 0 and got.max() <= 1
+
+
+def test_a_sharded_batch_stays_where_it_is():
+    settings = config(**POLICIES[0], random_resized_crop=(0.3, 1.0), random_erasing=0.5, mixup=0.2, cutmix=1.0)
+    mixing = augment.mixing(settings)
+
+    def seen(images, positions):
+        images = augment.augment(settings, KEY, images, positions)
+        return mixing(KEY, images, images[:, 0, :, 0])
+
+    images, positions = np.repeat(photos()[:4], 4, 0), np.arange(16)
+    sharding = NamedSharding(Mesh(np.array(jax.devices()), ("data",)), PartitionSpec("data"))
+    program = jax.jit(seen, out_shardings=sharding)
+    inputs = jax.device_put(images, sharding), jax.device_put(positions, sharding)
+    text = program.lower(*inputs).compile().as_text()
+    assert not re.search(r"all-(gather|reduce|to-all)|collective-permute|reduce-scatter", text)
 
 
 # --- the resized crop
