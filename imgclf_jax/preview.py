@@ -128,7 +128,7 @@ def captions(contents: Sequence[str], weights: np.ndarray) -> list[list[str]]:
 
     def caption(row, shares):
         order = [row, *(other for other in np.flatnonzero(shares) if other != row)]  # itself, then its partner
-        return " + ".join(f"{shares[image]:.2f} {contents[image]}" for image in order)
+        return "\n+ ".join(f"{shares[image]:.2f} {contents[image]}" for image in order)
 
     return [[caption(row, shares) for shares in weights[:, row]] for row in range(len(contents))]
 
@@ -168,7 +168,7 @@ def grid(names: Sequence[str], originals: np.ndarray, versions: np.ndarray, belo
         names: captions of the rows.
         originals: uint8 [N, H, W, C].
         versions: uint8 [versions, N, h, w, C].
-        below: captions of the versions, [N][versions]; empty: none.
+        below: captions of the versions, [N][versions], of up to two lines; empty: none.
 
     Returns:
         A `PIL.Image`.
@@ -180,7 +180,7 @@ def grid(names: Sequence[str], originals: np.ndarray, versions: np.ndarray, belo
     height, width = (scale * max(sides) for sides in zip(originals.shape[1:3], versions.shape[2:4], strict=True))
     font = ImageFont.load_default(size=13)
     line = GAP + 16
-    caption = line if below else 0
+    caption = 2 * line if below else 0
     columns = 1 + len(versions)
     size = (columns * (width + GAP) + 3 * GAP, line + len(names) * (height + caption + line) + GAP)
     page = Image.new("RGB", size, COLORS["page"])
@@ -194,7 +194,9 @@ def grid(names: Sequence[str], originals: np.ndarray, versions: np.ndarray, belo
             shown = _picture(image).resize((scale * image.shape[1], scale * image.shape[0]), Image.Resampling.NEAREST)
             page.paste(shown.convert("RGB"), (x + (width - shown.width) // 2, top + (height - shown.height) // 2))
         for x, text in zip(x_of[1:], below[row] if below else (), strict=False):
-            draw.text((x, top + height + 3), _shortened(text, draw, font, width), COLORS["text"], font)
+            for number, part in enumerate(text.splitlines()):
+                place = x, top + height + 3 + 16 * number
+                draw.text(place, _shortened(part, draw, font, width), COLORS["text"], font)
         draw.text(
             (x_of[0], top + height + caption + 3),
             _shortened(name, draw, font, page.width - 2 * GAP),

@@ -47,10 +47,10 @@ def test_mixed_images_say_what_is_in_them():
             np.testing.assert_allclose(seen[row], expected, atol=0.6)
     below = preview.captions(["cat", "dog", "ship"], weights)
     kept = weights[0, 0, 0]
-    assert below[0][0] == f"{kept:.2f} cat + {1 - kept:.2f} dog"
-    assert below[2][0] == f"{kept:.2f} ship + {1 - kept:.2f} cat"
+    assert below[0][0] == f"{kept:.2f} cat\n+ {1 - kept:.2f} dog"
+    assert below[2][0] == f"{kept:.2f} ship\n+ {1 - kept:.2f} cat"
     plain, page = (preview.grid(["a", "b", "c"], images, versions, text) for text in ((), below))
-    assert page.width == plain.width and page.height == plain.height + 3 * (preview.GAP + 16)
+    assert page.width == plain.width and page.height == plain.height + 3 * 2 * (preview.GAP + 16)
     # Captions are drawn below the versions and nowhere else.
     assert (np.asarray(page)[: preview.GAP + 16 + 128] == np.asarray(plain)[: preview.GAP + 16 + 128]).all()
 
