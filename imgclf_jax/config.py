@@ -117,8 +117,8 @@ def _data() -> dict[str, Any]:
 
 def _augment() -> dict[str, Any]:
     return {
-        # All operations act on images in [0, 1], in the order listed here, with independent draws for each image. After
-        # saturation the result is clipped to [0, 1].
+        # All operations act on images in [0, 1], in the order listed here, with independent draws for each image (for
+        # mixup and cutmix: for each batch). After saturation the result is clipped to [0, 1].
         # Largest angle, 0 to 180 degrees. This and the fields up to zoom are one resampling; see
         # imgclf_jax/augment/affine.py.
         "rotation": 0.0,
@@ -134,6 +134,9 @@ def _augment() -> dict[str, Any]:
         "fill_mode": "nearest",
         # (height, width) of a random window; evaluation takes the central one. Empty: the whole image.
         "crop": (),
+        # (least, largest) fraction of the image's area in a random window, such as (0.08, 1.0). Its width / height is
+        # drawn from 3/4 to 4/3, and it is resampled to the size of crop. Empty: off.
+        "random_resized_crop": (),
         # Pixels added on each side before the window is drawn; pad_mode is "reflect" or "zero".
         "pad": 0,
         "pad_mode": "reflect",
@@ -141,6 +144,12 @@ def _augment() -> dict[str, Any]:
         "flip": False,
         # "random": a new draw each time. "alternating": a draw in the first epoch, the other direction in the next one.
         "flip_mode": "random",
+        # "trivial_augment": one random operation of random strength. "rand_augment": policy_operations of them in turn,
+        # all of strength policy_magnitude, 0 to 30. Both with the operations and ranges of torchvision; see
+        # imgclf_jax/augment/policies.py. "none": off.
+        "policy": "none",
+        "policy_operations": 2,
+        "policy_magnitude": 9,
         # Largest hue shift as a fraction of the hue circle, 0 to 0.5.
         "hue": 0.0,
         # (lowest, highest) factor about the per-channel mean. Empty: off.
@@ -151,6 +160,15 @@ def _augment() -> dict[str, Any]:
         "saturation": (),
         # Side of the blanked square, in pixels. 0: off.
         "cutout": 0,
+        # Probability that a rectangle of 2 to 33 % of the image is erased: erasing_fill is "zero" (black) or "noise".
+        "random_erasing": 0.0,
+        "erasing_fill": "zero",
+        # Mix pairs of images of the batch, and their targets, with a weight from Beta(alpha, alpha), drawn for each
+        # batch: the alpha of mixup (all pixels, often 0.2) and of CutMix (a box from the partner, often 1.0). 0: off.
+        # If both are on, each batch gets one of them with probability 1/2. The training accuracy is then that for the
+        # label with the largest weight; the lower label if there are two.
+        "mixup": 0.0,
+        "cutmix": 0.0,
     }
 
 

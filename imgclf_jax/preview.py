@@ -1,7 +1,8 @@
 """Show what augmentation does: `python -m imgclf_jax.preview --config=configs/NAME.py [--image=FILE ...]`.
 
 Writes one picture with one row per image: the original, then augmented versions, drawn as in training and shown before
-normalization. Without `--image`, the rows are training examples that cycle through the classes.
+normalization. Without `--image`, the rows are training examples that cycle through the classes. If images are mixed,
+each row is mixed with its neighbor, and the weights of both are written below.
 """
 
 if __name__ == "__main__":  # Must come before the imports that swallow Ctrl-C.
@@ -63,18 +64,18 @@ def main(argv: list[str]) -> int:
         raise UserError("\n".join(problems))
     xla.configure_xla()
     cli.begin_work(needs_stdout=False)
-    names, originals = _given(config, FLAGS.image) if FLAGS.image else _examples(config, FLAGS.rows)
+    names, contents, originals = _given(config, FLAGS.image) if FLAGS.image else _examples(config, FLAGS.rows)
     with xla.quiet():
-        versions = augmented(config, originals, FLAGS.versions)
-    write(target, folder, names, originals, versions)
+        versions, weights = augmented(config, originals, FLAGS.versions)
+    write(target, folder, names, originals, versions, captions(contents, weights))
     print(f"{target}: {len(names)} images, {FLAGS.versions} augmented versions of each")
     if folder is not None:
         print(f"{folder}: the same {len(names) * (1 + FLAGS.versions)} images as separate files")
     return 0
 
 
-def augmented(config: ConfigDict, images: np.ndarray, versions: int) -> np.ndarray:
-    """Augments images as the first training steps would, without normalization.
+def augmented(config: ConfigDict, images: np.ndarray, versions: int) -> tuple[np.ndarray, np.ndarray]:
+    """Augments and mixes images as the first training steps would, without normalization.
 
     Args:
         config: the whole config.
@@ -82,7 +83,8 @@ def augmented(config: ConfigDict, images: np.ndarray, versions: int) -> np.ndarr
         versions: number of versions of each image.
 
     Returns:
-        uint8 [versions, N, h, w, C].
+        The versions, uint8 [versions, N, h, w, C]; and how much of each image is in them, float32 [versions, N, N]. If
+        N is odd and images are mixed, the last one is mixed with the first.
 
     Raises:
         UserError: the config's augmentation does not fit the images.
@@ -98,16 +100,47 @@ def augmented(config: ConfigDict, images: np.ndarray, versions: int) -> np.ndarr
         raise UserError("\n".join(problems))
     key = jax.random.key(config.seed)
 
+    count = len(images)
+    mix = augment.mixing(config.augment)
+    batch = np.concatenate([images, images[:1]]) if mix and count % 2 else images
+
     @jax.jit
     def version(step):
         key_of_step = step_keys(key, step).augment
-        return augment.augment(config.augment, key_of_step, jnp.asarray(images), jnp.arange(len(images)))
+        seen = augment.augment(config.augment, key_of_step, jnp.asarray(batch), jnp.arange(len(batch)))
+        weights = jnp.eye(count)[jnp.arange(len(batch)) % count]
+        return mix(key_of_step, seen, weights) if mix else (seen, weights)
 
-    steps = [np.asarray(version(step)) for step in range(versions)]
-    return np.round(np.clip(np.stack(steps), 0, 1) * 255).astype(np.uint8)
+    steps, weights = zip(*(jax.device_get(version(step)) for step in range(versions)), strict=True)
+    seen = np.round(np.clip(np.stack(steps), 0, 1) * 255).astype(np.uint8)
+    return seen[:, :count], np.stack(weights)[:, :count]
 
 
-def write(target: Path, folder: Path | None, names: Sequence[str], originals: np.ndarray, versions: np.ndarray) -> None:
+def captions(contents: Sequence[str], weights: np.ndarray) -> list[list[str]]:
+    """Returns what is in each version: one list of captions for each image, or none if no images are mixed.
+
+    Args:
+        contents: what each image shows.
+        weights: [versions, N, N] from `augmented`.
+    """
+    if (weights == np.eye(len(contents))).all():
+        return []
+
+    def caption(row, shares):
+        order = [row, *(other for other in np.flatnonzero(shares) if other != row)]  # itself, then its partner
+        return "\n+ ".join(f"{shares[image]:.2f} {contents[image]}" for image in order)
+
+    return [[caption(row, shares) for shares in weights[:, row]] for row in range(len(contents))]
+
+
+def write(
+    target: Path,
+    folder: Path | None,
+    names: Sequence[str],
+    originals: np.ndarray,
+    versions: np.ndarray,
+    below: Sequence[Sequence[str]] = (),
+) -> None:
     """Writes the picture and, if `folder` is given, each image as a separate file: everything or nothing.
 
     Args:
@@ -116,24 +149,26 @@ def write(target: Path, folder: Path | None, names: Sequence[str], originals: np
         names: see `grid`.
         originals: see `grid`.
         versions: see `grid`.
+        below: see `grid`.
 
     Raises:
         UserError: a file cannot be written.
     """
-    page = grid(names, originals, versions)
+    page = grid(names, originals, versions, below)
     with output.new_file(target, "wb") as file:  # It appears only after all images have been written.
         page.save(file, format="png")
         if folder is not None:
             _save_each(folder, names, originals, versions)
 
 
-def grid(names: Sequence[str], originals: np.ndarray, versions: np.ndarray) -> Any:
+def grid(names: Sequence[str], originals: np.ndarray, versions: np.ndarray, below: Sequence[Sequence[str]] = ()) -> Any:
     """Draws the picture.
 
     Args:
         names: captions of the rows.
         originals: uint8 [N, H, W, C].
         versions: uint8 [versions, N, h, w, C].
+        below: captions of the versions, [N][versions], of up to two lines; empty: none.
 
     Returns:
         A `PIL.Image`.
@@ -145,24 +180,34 @@ def grid(names: Sequence[str], originals: np.ndarray, versions: np.ndarray) -> A
     height, width = (scale * max(sides) for sides in zip(originals.shape[1:3], versions.shape[2:4], strict=True))
     font = ImageFont.load_default(size=13)
     line = GAP + 16
+    caption = 2 * line if below else 0
     columns = 1 + len(versions)
-    size = (columns * (width + GAP) + 3 * GAP, line + len(names) * (height + line) + GAP)
+    size = (columns * (width + GAP) + 3 * GAP, line + len(names) * (height + caption + line) + GAP)
     page = Image.new("RGB", size, COLORS["page"])
     draw = ImageDraw.Draw(page)
     x_of = [GAP] + [3 * GAP + column * (width + GAP) for column in range(1, columns)]
     for x, heading in ((x_of[0], "original"), (x_of[1], "augmented")):
         draw.text((x, GAP), heading, COLORS["text"], font)
     for row, name in enumerate(names):
-        top = line + row * (height + line)
+        top = line + row * (height + caption + line)
         for x, image in zip(x_of, [originals[row], *versions[:, row]], strict=True):
             shown = _picture(image).resize((scale * image.shape[1], scale * image.shape[0]), Image.Resampling.NEAREST)
             page.paste(shown.convert("RGB"), (x + (width - shown.width) // 2, top + (height - shown.height) // 2))
-        draw.text((x_of[0], top + height + 3), _shortened(name, draw, font, page.width - 2 * GAP), COLORS["text"], font)
+        for x, text in zip(x_of[1:], below[row] if below else (), strict=False):
+            for number, part in enumerate(text.splitlines()):
+                place = x, top + height + 3 + 16 * number
+                draw.text(place, _shortened(part, draw, font, width), COLORS["text"], font)
+        draw.text(
+            (x_of[0], top + height + caption + 3),
+            _shortened(name, draw, font, page.width - 2 * GAP),
+            COLORS["text"],
+            font,
+        )
     return page
 
 
 def _given(config, files):
-    """(names, uint8 [N, H, W, C]) of the given photos, resized as in training."""
+    """(names, contents, uint8 [N, H, W, C]) of the given photos, resized as in training."""
     from imgclf_jax import data
     from imgclf_jax.data import decode
 
@@ -176,11 +221,12 @@ def _given(config, files):
             problems.append(f"--image={file}: {reason}")
     if problems:
         raise UserError("\n".join(problems))
-    return [Path(file).name for file in files], np.stack(images)
+    names = [Path(file).name for file in files]
+    return names, names, np.stack(images)
 
 
 def _examples(config, count):
-    """(names, uint8 [N, H, W, C]) of training examples that cycle through the classes."""
+    """(names, classes, uint8 [N, H, W, C]) of training examples that cycle through the classes."""
     from imgclf_jax import data
     from imgclf_jax.devices import parallel
     from imgclf_jax.terminal.console import Console
@@ -195,8 +241,9 @@ def _examples(config, count):
     by_class = [np.flatnonzero(split.labels == label) for label in range(len(dataset.class_names))]
     turns = itertools.zip_longest(*(indices[:count] for indices in by_class))
     chosen = [index for turn in turns for index in turn if index is not None][:count]
-    names = [f"{dataset.class_names[split.labels[index]]}  {split.ids[index]}" for index in chosen]
-    return names, np.stack([split.images[index] for index in chosen])
+    classes = [dataset.class_names[split.labels[index]] for index in chosen]
+    names = [f"{name}  {split.ids[index]}" for name, index in zip(classes, chosen, strict=True)]
+    return names, classes, np.stack([split.images[index] for index in chosen])
 
 
 def _output(given, stem):

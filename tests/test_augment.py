@@ -12,27 +12,11 @@ from ml_collections import ConfigDict
 from scipy import stats
 
 from imgclf_jax import augment, rng
+from imgclf_jax.config import default
 
 KEY = jax.random.key(7)
 few = settings(max_examples=20, deadline=None)
-OFF = {
-    "rotation": 0.0,
-    "width_shift": 0.0,
-    "height_shift": 0.0,
-    "shear": 0.0,
-    "zoom": (),
-    "fill_mode": "nearest",
-    "crop": (),
-    "pad": 0,
-    "pad_mode": "reflect",
-    "flip": False,
-    "flip_mode": "random",
-    "hue": 0.0,
-    "contrast": (),
-    "brightness": 0.0,
-    "saturation": (),
-    "cutout": 0,
-}
+OFF = default().augment.to_dict()
 ALL = {
     "crop": (10, 12),
     "pad": 2,

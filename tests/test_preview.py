@@ -25,7 +25,8 @@ FLIPPED = {"augment.flip": True, "augment.crop": (6, 5), "augment.brightness": 0
 def test_versions_are_those_of_the_first_training_steps():
     config = make_config(FLIPPED, {"seed": 3})
     images = make_data(4)[0]
-    versions = preview.augmented(config, images, 2)
+    versions, weights = preview.augmented(config, images, 2)
+    assert preview.captions(["a", "b", "c", "d"], weights) == []
     assert versions.shape == (2, 4, 6, 5, 3)
     assert versions.dtype == np.uint8
     for step in range(2):
@@ -33,6 +34,25 @@ def test_versions_are_those_of_the_first_training_steps():
         expected = augment.augment(config.augment, key, jnp.asarray(images), jnp.arange(4))
         np.testing.assert_allclose(versions[step] / 255, expected, atol=0.6 / 255)
     assert np.any(versions[0] != versions[1])
+
+
+def test_mixed_images_say_what_is_in_them():
+    config, images = make_config({"augment.mixup": 1.0}), make_data(3)[0]
+    versions, weights = preview.augmented(config, images, 2)
+    assert versions.shape == (2, 3, 8, 8, 3) and weights.shape == (2, 3, 3)
+    partners = [1, 0, 0]  # the last of an odd number has the first
+    for seen, shares in zip(versions, weights, strict=True):
+        for row, partner in enumerate(partners):
+            expected = shares[row, row] * images[row] + shares[row, partner] * images[partner]
+            np.testing.assert_allclose(seen[row], expected, atol=0.6)
+    below = preview.captions(["cat", "dog", "ship"], weights)
+    kept = weights[0, 0, 0]
+    assert below[0][0] == f"{kept:.2f} cat\n+ {1 - kept:.2f} dog"
+    assert below[2][0] == f"{kept:.2f} ship\n+ {1 - kept:.2f} cat"
+    plain, page = (preview.grid(["a", "b", "c"], images, versions, text) for text in ((), below))
+    assert page.width == plain.width and page.height == plain.height + 3 * 2 * (preview.GAP + 16)
+    # Captions are drawn below the versions and nowhere else.
+    assert (np.asarray(page)[: preview.GAP + 16 + 128] == np.asarray(plain)[: preview.GAP + 16 + 128]).all()
 
 
 def test_augmentation_that_does_not_fit_is_reported():

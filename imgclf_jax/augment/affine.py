@@ -163,6 +163,25 @@ def affine_transform(images: jax.Array, matrices: jax.Array, fill_mode: str = "n
     return result
 
 
+def affine_nearest(images: jax.Array, matrices: jax.Array) -> jax.Array:
+    """Resamples each image by its matrix, with the nearest pixel, and 0 outside: `PIL.Image.transform` with NEAREST.
+
+    Args:
+        images: [B, H, W, C], any dtype.
+        matrices: float32 [B, 2, 3]; see `affine_transform`.
+
+    Returns:
+        [B, H, W, C] of the same dtype. Where a place lies halfway between pixels, rounding decides.
+    """
+    count, height, width, channels = images.shape
+    x, y = (jnp.floor(place + 0.5) for place in _places(matrices, height, width))
+    inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
+    place = jnp.clip(y, 0, height - 1).astype(jnp.int32) * width + jnp.clip(x, 0, width - 1).astype(jnp.int32)
+    read = jax.vmap(lambda image, i: image.at[i].get(mode="promise_in_bounds"))
+    pixels = read(images.reshape(count, height * width, channels), place)
+    return pixels * inside[..., None].astype(images.dtype)
+
+
 def _places(matrices: jax.Array, height: int, width: int) -> tuple[jax.Array, jax.Array]:
     """x and y, float32 [B, H, W] each, in pixels from the first one: the place read for each pixel of the result."""
     middle_y, middle_x = (height - 1) / 2, (width - 1) / 2

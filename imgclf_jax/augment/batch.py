@@ -5,8 +5,8 @@ own stream of that key. So the augmentation of an image depends only on (key, it
 the batch size, the number of devices, or which other operations are on.
 
 Training uses `augment` and evaluation uses `central`; `problems` checks the `config.augment` that both read. The single
-operations are public for tests and ablations; those that interpolate (rotation, shifts, shear, zoom) are in
-`imgclf_jax.augment.affine`. None of them is meant to be differentiated.
+operations are public for tests and ablations; the larger ones have files of their own. Mixing, which sees two images at
+a time, comes after `augment`; see `imgclf_jax.augment.mixing`. None of them is meant to be differentiated.
 """
 
 import math
@@ -16,8 +16,9 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from imgclf_jax.augment import affine
+from imgclf_jax.augment import affine, erasing, mixing, policies
 from imgclf_jax.augment.color import adjust_brightness, adjust_contrast, adjust_hue, adjust_saturation
+from imgclf_jax.augment.resized_crop import random_resized_crop
 from imgclf_jax.config import is_on
 from imgclf_jax.rng import image_keys, image_uniform, operation_keys, stream
 
@@ -195,9 +196,10 @@ def random_saturation(keys: jax.Array, images: jax.Array, lower: float, upper: f
 def augment(
     config: ConfigDict, key: jax.Array, images: jax.Array, positions: jax.Array, mirrored: jax.Array | None = None
 ) -> jax.Array:
-    """Augments a training batch: affine map, crop, flip, hue, contrast, brightness, saturation, clip, cutout.
+    """Augments a training batch: affine map, crop, flip, policy, colors, clip, cutout, erasing.
 
-    The affine map combines rotation, shifts, shear and zoom; see `affine.random_affine`. The clip is to [0, 1].
+    The affine map combines rotation, shifts, shear and zoom; see `affine.random_affine`. The crop is `random_crop` or
+    `random_resized_crop`. The colors are hue, contrast, brightness and saturation. The clip is to [0, 1].
 
     Args:
         config: `config.augment`; see `problems` for its fields. Operations that are off (False, 0 or ()) draw nothing.
@@ -217,10 +219,14 @@ def augment(
     if any(config[field] for field in affine.OPERATIONS):  # before the crop, which may cut off filled-in borders
         fields = {field: config[field] for field in (*affine.OPERATIONS, "fill_mode")}
         images = affine.random_affine(keys, _to_float(images), **fields)
-    if config.crop:  # Early, for fewer pixels later; before the conversion, for a quarter of the bytes.
+    if config.random_resized_crop:
+        images = random_resized_crop(keys, _to_float(images), config.random_resized_crop, config.crop)
+    elif config.crop:  # Early, for fewer pixels later; before the conversion, for a quarter of the bytes.
         images = random_crop(keys, images, config.crop, config.pad, config.pad_mode)
     if config.flip:
         images = random_flip(keys, images) if mirrored is None else mirror(images, mirrored)
+    if config.policy != "none":
+        images = policies.apply(config, keys, _to_bytes(images))
     images = _to_float(images)
     if is_on(config.hue):
         images = random_hue(keys, images, config.hue)
@@ -234,6 +240,8 @@ def augment(
         images = jnp.clip(images, 0, 1)
     if config.cutout:
         images = cutout(keys, images, config.cutout)
+    if config.random_erasing:
+        images = erasing.random_erasing(keys, images, config.random_erasing, config.erasing_fill)
     return images
 
 
@@ -264,6 +272,10 @@ def _to_float(images: jax.Array) -> jax.Array:
     return images
 
 
+def _to_bytes(images: jax.Array) -> jax.Array:
+    return images if images.dtype == jnp.uint8 else jnp.round(_to_float(images) * 255).astype(jnp.uint8)
+
+
 def output_size(config: ConfigDict, image_size: tuple[int, int]) -> tuple[int, int]:
     """(h, w) of the images that `augment` and `central` return for images of (H, W)."""
     height, width = config.crop or image_size
@@ -276,7 +288,9 @@ def problems(config: ConfigDict, image_shape: tuple[int, int, int]) -> list[str]
     Off is 0, False or (). The fields are: rotation (degrees, at most 180), width_shift and height_shift (fractions
     below 1), shear (degrees below 90), zoom (lo, hi), fill_mode (one of `affine.FILL_MODES`), crop (h, w), pad (pixels
     on each side before the crop), pad_mode ("reflect" or "zero"), flip, flip_mode (one of `FLIP_MODES`), hue (turns, at
-    most 0.5), contrast (lo, hi), brightness (largest change, at most 1), saturation (lo, hi), cutout (side in pixels).
+    most 0.5), contrast (lo, hi), brightness (largest change, at most 1), saturation (lo, hi), cutout (side in pixels);
+    random_resized_crop (lo, hi), policy (one of `policies.POLICIES`) with policy_operations and policy_magnitude,
+    random_erasing (a probability) with erasing_fill (one of `erasing.FILLS`), mixup and cutmix (alphas).
 
     Returns:
         One line per problem.
@@ -302,6 +316,12 @@ def problems(config: ConfigDict, image_shape: tuple[int, int, int]) -> list[str]
             lines.append(
                 f"augment.{field}={config[field]} needs RGB images, but these have {channels} channel(s); choose {off}"
             )
+    lines += policies.problems(config, channels) + mixing.problems(config)
+    if not 0 <= config.random_erasing <= 1:
+        lines.append(f"augment.random_erasing={config.random_erasing} is not a probability; choose 0 (off) to 1")
+    if config.erasing_fill not in erasing.FILLS:
+        fills = ", ".join(erasing.FILLS)
+        lines.append(f"augment.erasing_fill={config.erasing_fill!r} is unknown; choose one of {fills}")
     return lines
 
 
@@ -315,7 +335,14 @@ def _crop_problems(config: ConfigDict, height: int, width: int) -> list[str]:
     elif mode == "reflect" and pad >= min(height, width):
         most = min(height, width) - 1
         lines.append(f"augment.pad={pad} is too much to reflect in a {height}x{width} image; choose at most {most}")
-    if pad > 0 and not crop:
+    area = config.random_resized_crop
+    if area and not (_is_range(area) and area[0] > 0 and area[1] <= 1):
+        lines.append(
+            f"augment.random_resized_crop={area} is not a range of areas; choose () or (lo, hi) with 0 < lo <= hi <= 1"
+        )
+    if pad > 0 and area:
+        lines.append(f"augment.pad={pad} does nothing with augment.random_resized_crop; choose 0")
+    elif pad > 0 and not crop:
         lines.append(f"augment.pad={pad} does nothing without a crop; choose 0 or augment.crop=({height}, {width})")
     if not crop:
         return lines

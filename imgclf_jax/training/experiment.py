@@ -172,7 +172,7 @@ def build(
         replacement=config.train.sampling == "replacement",
         parts=config.train.accumulate,
     )
-    train_step = step_of(config, plan, model, strategy)
+    train_step = step_of(config, plan, model, len(class_names), strategy)
     eval_step = make_eval_step(model, lambda images: augment.central(config.augment, images))
     input_shape = augment.input_shape(config, image_shape)
     return Experiment(
@@ -191,13 +191,15 @@ def build(
     )
 
 
-def step_of(config: Any, plan: Plan, model: nn.Module, strategy: Parallel) -> Callable[..., Any]:
+def step_of(config: Any, plan: Plan, model: nn.Module, classes: int, strategy: Parallel) -> Callable[..., Any]:
     """Returns the training step of a config, whose `NUMBERS` (see `imgclf_jax.training.members`) may be traced."""
     schedule = optim.create_schedule(config.optim, plan.steps, plan.warmup_steps)
     return make_train_step(
         model,
         optim.create_optimizer(config.optim, schedule),
         functools.partial(augment.augment, config.augment),
+        mix=augment.mixing(config.augment),
+        classes=classes,
         label_smoothing=config.optim.label_smoothing,
         ema_decay=config.optim.ema_decay,
         accumulate=config.train.accumulate,

@@ -180,10 +180,11 @@ def make_run_members(experiment: Experiment, where: Stack) -> Any:
     members.
     """
     alone = parallel.alone()
-    model = models.create(experiment.config.model, len(experiment.class_names))
+    classes = len(experiment.class_names)
+    model = models.create(experiment.config.model, classes)
 
     def parts(varying):
-        step = step_of(_filled(experiment.config, varying), experiment.plan, model, alone)
+        step = step_of(_filled(experiment.config, varying), experiment.plan, model, classes, alone)
         return step, experiment.sampler, alone, alternates(experiment.config)
 
     def in_turn(members, examples, normalization, count):

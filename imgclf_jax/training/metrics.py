@@ -28,8 +28,18 @@ def cross_entropy(logits: jax.Array, labels: jax.Array, smoothing: float = 0.0) 
     """
     if not is_on(smoothing):
         return optax.softmax_cross_entropy_with_integer_labels(logits, labels)
-    targets = optax.smooth_labels(jax.nn.one_hot(labels, logits.shape[-1]), smoothing)
-    return optax.softmax_cross_entropy(logits, targets)
+    return optax.softmax_cross_entropy(logits, targets(labels, logits.shape[-1], smoothing))
+
+
+def targets(labels: jax.Array, classes: int, smoothing: float = 0.0) -> jax.Array:
+    """Returns the probabilities of the classes that the labels stand for, float32 [B, classes].
+
+    Args:
+        labels: int32 [B].
+        classes: the number of classes.
+        smoothing: see `cross_entropy`.
+    """
+    return optax.smooth_labels(jax.nn.one_hot(labels, classes), smoothing)
 
 
 def is_correct(logits: jax.Array, labels: jax.Array) -> jax.Array:

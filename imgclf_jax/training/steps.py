@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from imgclf_jax.augment import Normalization
+from imgclf_jax.augment.mixing import Mix
 from imgclf_jax.config import is_on
 from imgclf_jax.rng import StepKeys, image_keys
 from imgclf_jax.training import metrics
@@ -22,6 +23,8 @@ def make_train_step(
     optimizer: optax.GradientTransformation,
     augment: Callable[..., jax.Array],
     *,
+    mix: Mix | None = None,
+    classes: int = 0,
     label_smoothing: float = 0.0,
     ema_decay: float = 0.0,
     accumulate: int = 1,
@@ -34,6 +37,10 @@ def make_train_step(
         optimizer: the transformation that `state.opt_state` belongs to.
         augment: (key, images uint8 [B, H, W, C], positions int32 [B], mirrored bool [B] or `None`) -> images float32 in
             [0, 1]. The draw of an image depends only on the key and on its position.
+        mix: (key, images float32 [B, H, W, C], targets float32 [B, classes]) -> (images, targets), for the augmented
+            images; the key is that of `augment`. It gets a whole part of the batch, or a device's share of one. `None`:
+            the targets are the labels.
+        classes: the number of classes; only `mix` needs it.
         label_smoothing: probability mass that is spread evenly over all classes.
         ema_decay: decay of the moving average of the parameters and of the running statistics. It is lower in the first
             steps, see `_average`. 0: no average.
@@ -44,26 +51,40 @@ def make_train_step(
     Returns:
         The step. `batch` holds `image` uint8 [B, H, W, C], `label` int32 [B] and, if it is a share of a larger batch,
         `position` int32 [B], the places of the examples in the larger batch; and `mirrored` bool [B] if the flips
-        alternate. `sums` holds the sums over the whole batch
-        of the `metrics`, in which `loss` is the objective, with label smoothing; the size of the batch as `count`
-        (int32); and the global L2 norms `grad_norm` and `update_norm` (float32).
+        alternate. `sums` holds the sums over the whole batch of the `metrics`, in which `loss` is the objective, with
+        label smoothing, and mixed images count for the class with the largest target (the lowest of them, if there are
+        several); the size of the batch as `count` (int32); and the global L2 norms `grad_norm` and `update_norm`
+        (float32).
     """
 
-    def objective(params, batch_stats, images, labels, keys):
+    def examples(batch, keys):
+        """(augmented images, labels for the metrics, targets of the loss; `None`: they are the labels)."""
+        images = augment(keys.augment, batch["image"], batch["position"], batch.get("mirrored"))
+        if mix is None:
+            return images, batch["label"], None
+        images, targets = mix(keys.augment, images, metrics.targets(batch["label"], classes, label_smoothing))
+        return images, targets.argmax(-1), targets
+
+    def loss(logits, labels, targets):
+        if targets is None:
+            return metrics.cross_entropy(logits, labels, label_smoothing)
+        return optax.softmax_cross_entropy(logits, targets)
+
+    def objective(params, batch_stats, images, labels, targets, keys):
         variables = {"params": params, "batch_stats": batch_stats}
         logits, changed = model.apply(variables, images, train=True, keys=keys, mutable=["batch_stats"])
         logits = logits.astype(jnp.float32)
         values = metrics.per_example(logits, labels)
-        values["loss"] = metrics.cross_entropy(logits, labels, label_smoothing)
+        values["loss"] = loss(logits, labels, targets)
         sums = metrics.add_up(values)
         return sums["loss"], (changed.get("batch_stats", {}), sums)
 
     differentiate = jax.grad(objective, has_aux=True)
 
     def one_pass(params, batch_stats, batch, normalization, keys):
-        images = normalization(augment(keys.augment, batch["image"], batch["position"], batch.get("mirrored")))
-        dropout = image_keys(keys.dropout, batch["position"])
-        grads, (batch_stats, sums) = differentiate(params, batch_stats, images, batch["label"], dropout)
+        images, labels, targets = examples(batch, keys)
+        images, dropout = normalization(images), image_keys(keys.dropout, batch["position"])
+        grads, (batch_stats, sums) = differentiate(params, batch_stats, images, labels, targets, dropout)
         return grads, batch_stats, sums
 
     def in_parts(params, batch_stats, batch, normalization, keys):

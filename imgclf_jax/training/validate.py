@@ -2,6 +2,7 @@
 
 import re
 
+import jax
 from ml_collections import ConfigDict
 
 from imgclf_jax import augment, data, models
@@ -40,7 +41,10 @@ def validate(config: ConfigDict) -> tuple[Plan, data.Info]:
         raise UserError("\n".join(wrong))
     # Range checks come first: only the first problem of each field is reported, and theirs states the allowed values.
     problems = value_problems(config) + configs.problems(config) + optim.problems(config.optim)
-    problems += parallel_problems.problems(config.parallel, config.train.batch_size, config.train.accumulate)
+    batch = config.train.batch_size, config.train.accumulate
+    uneven = parallel_problems.problems(config.parallel, *batch)
+    # Pairs are asked for only if the batch can be divided at all.
+    problems += uneven or augment.pair_problems(config.augment, *batch, config.parallel.devices or jax.device_count())
     problems += _durations(config)
     if config.augment.flip_mode == "alternating" and config.train.sampling == "replacement":
         problems.append('augment.flip_mode="alternating" needs epochs; set --config.train.sampling=epoch')
