@@ -3,8 +3,8 @@
     python scripts/bench_stock.py
     python scripts/bench_stock.py --networks=resnet18 --rounds=7 --threads=1 --jax_loop
 
-Each network takes steps of SGD in two ways, which take turns: one jitted step after another ("plain"), and many steps in
-one `lax.while_loop` with `imgclf_jax.models.stock.fast_convolutions` ("loop"), which is how training runs them. The
+Each network takes steps of SGD in two ways, which take turns: one jitted step after another ("plain"), and many steps
+in one `lax.while_loop` with `imgclf_jax.models.stock.fast_convolutions` ("loop"), which is how training runs them. The
 ratio of the medians is the rate of the loop relative to the plain steps; below 0.9, something in the loop falls into
 XLA's slow path (https://github.com/jax-ml/jax/issues/12868). `--jax_loop` adds the loop with JAX's own gradients, which
 can take 20 times as long on the CPU. Images are random, and no data is read.

@@ -86,9 +86,7 @@ def test_group_normalization_has_no_state(name):
     assert variables["params"].keys() == shapes(create(name))["params"].keys()
 
 
-@pytest.mark.parametrize(
-    ("stem", "side", "expected"), [("cifar", 32, [32, 16, 8, 4]), ("imagenet", 64, [16, 8, 4, 2])]
-)
+@pytest.mark.parametrize(("stem", "side", "expected"), [("cifar", 32, [32, 16, 8, 4]), ("imagenet", 64, [16, 8, 4, 2])])
 def test_stages_halve_the_sides(stem, side, expected):
     model = create("resnet18", {"stem": stem, "width": 2})
     outputs = dict(cost.layer_outputs(model, shapes(model, (side, side, 3)), (side, side, 3), 1))
