@@ -85,14 +85,14 @@ GOLDEN = {
     "wide_resnet": (
         {"model.name": "wide_resnet", "model.dropout": 0.3, "optim.learning_rate": 0.01}
         | {"options": {"depth": 10, "widen": 1}},
-        (0, 0, 0),
-        (0, 0, 0),
+        (16.555361, 4.9987621, 0.094976485),
+        (15.567611, 4.7989244, 0.11129241),
     ),
     "vit": (
         {"model.name": "vit", "model.dropout": 0.1, "optim.name": "adamw", "optim.learning_rate": 1e-3}
         | {"options": {"width": 8, "heads": 2, "depth": 2, "stochastic_depth": 0.3}},
-        (0, 0, 0),
-        (0, 0, 0),
+        (18.490543, 0.97163492, 0.047682077),
+        (18.357643, 1.123682, 0.033663385),
     ),
 }
 
