@@ -61,6 +61,14 @@ def make_config(*changes: dict[str, Any]) -> ConfigDict:
     return config
 
 
+def with_options(config: ConfigDict, options: dict[str, Any] | None) -> ConfigDict:
+    """The config with these `model.options`."""
+    if options:
+        with config.unlocked():
+            config.model.options = ConfigDict(options)
+    return config
+
+
 def make_experiment(config: ConfigDict, images: np.ndarray, classes: int = 10, strategy: Any = None):
     """The experiment of `config` on a training split `images`."""
     plan = make_plan(config, {"train": len(images)})

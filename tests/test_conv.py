@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax import lax
 
-from imgclf_jax.models.conv import conv2d, max_pool
+from imgclf_jax.models import conv
+from imgclf_jax.models.conv import conv2d
 
 
 def reference(images, kernel, padding):
@@ -118,46 +119,134 @@ def test_bfloat16_is_the_float32_result_rounded(padding):
         np.testing.assert_allclose(ours.astype(jnp.float32), theirs, rtol=2e-2, atol=2e-2 * np.abs(theirs).max())
 
 
-def reference_pool(images, window):
-    sides = (1, window, window, 1)
-    return lax.reduce_window(images, -jnp.inf, lax.max, sides, sides, "VALID")
+# Strides, dilation, groups
 
 
-@pytest.mark.parametrize("window", [2, 3])
-@pytest.mark.parametrize("size", [(8, 8), (7, 9), (6, 5), (3, 4)])
-def test_max_pool_equals_reduce_window(size, window):
+def general(convolve, options, images, kernel):
+    strides, padding, dilation, groups = options
+    return convolve(
+        images,
+        kernel,
+        strides,
+        padding,
+        rhs_dilation=dilation,
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        feature_group_count=groups,
+    )
+
+
+def assert_general(image_shape, kernel_shape, options, dtype="float32", seed=0):
+    """Value and gradients equal JAX's in float32; in bfloat16 they are its results rounded."""
+    draws = np.random.default_rng(seed)
+    images, kernel = (jnp.asarray(draws.standard_normal(shape), dtype) for shape in (image_shape, kernel_shape))
+    output = jax.eval_shape(lambda *x: general(lax.conv_general_dilated, options, *x), images, kernel)
+    cotangent = jnp.asarray(draws.standard_normal(output.shape), dtype)
+
+    @jax.jit
+    def run(*operands):
+        images, kernel, cotangent = operands
+        value, pull = jax.vjp(lambda *x: general(conv.conv_general_dilated, options, *x), images, kernel)
+        exact = [x.astype(jnp.float32) for x in operands]
+        expected, pull_exact = jax.vjp(lambda *x: general(lax.conv_general_dilated, options, *x), *exact[:2])
+        return (value, *pull(cotangent)), (expected, *pull_exact(exact[2]))
+
+    actual, expected = run(images, kernel, cotangent)
+    for name, ours, theirs in zip(("value", "image gradient", "kernel gradient"), actual, expected, strict=True):
+        assert ours.dtype == dtype and ours.shape == theirs.shape, name
+        tolerance = 1e-4 if dtype == "float32" else 2e-2
+        scale = max(1.0, float(np.abs(theirs).max(initial=0)))
+        np.testing.assert_allclose(
+            ours.astype(jnp.float32), theirs, rtol=tolerance, atol=tolerance * scale, err_msg=f"{name} {options}"
+        )
+
+
+@given(
+    size=st.tuples(st.integers(7, 12), st.integers(7, 12)),
+    sides=st.tuples(st.integers(1, 4), st.integers(1, 4)),
+    strides=st.tuples(st.integers(1, 3), st.integers(1, 3)),
+    dilation=st.tuples(st.integers(1, 2), st.integers(1, 2)),
+    groups=st.sampled_from([(1, 2, 3), (1, 9, 4), (2, 2, 3), (4, 1, 1), (3, 1, 2)]),
+    padding=st.sampled_from(["SAME", "VALID", ((1, 2), (0, 3)), ((-1, 2), (3, -2))]),
+    dtype=st.sampled_from(["float32", "float32", "bfloat16"]),
+    seed=st.integers(0, 99),
+)
+@settings(max_examples=12, deadline=None, derandomize=True)
+def test_any_stride_dilation_and_groups(size, sides, strides, dilation, groups, padding, dtype, seed):
+    count, inside, outside = groups  # channels in and out of each group
+    kernel_shape = (*sides, inside, count * outside)
+    assert_general((2, *size, count * inside), kernel_shape, (strides, padding, dilation, count), dtype, seed)
+
+
+@pytest.mark.parametrize(
+    ("image_shape", "kernel_shape", "options"),
+    [
+        ((2, 8, 8, 16), (3, 3, 16, 8), ((2, 2), "SAME", (1, 1), 1)),  # a ResNet's first convolution of a stage
+        ((2, 8, 8, 16), (1, 1, 16, 8), ((2, 2), "SAME", (1, 1), 1)),  # and its shortcut
+        ((2, 15, 14, 3), (7, 7, 3, 4), ((2, 2), ((3, 3), (3, 3)), (1, 1), 1)),  # its stem for ImageNet
+        ((2, 8, 8, 3), (4, 4, 3, 8), ((4, 4), "VALID", (1, 1), 1)),  # a ViT's patches
+        ((2, 9, 8, 6), (3, 3, 1, 6), ((2, 2), "SAME", (1, 1), 6)),  # a MobileNet's depthwise convolution
+        ((2, 9, 8, 16), (3, 3, 4, 16), ((1, 1), "SAME", (1, 1), 4)),  # a ResNeXt's groups
+        ((2, 9, 9, 9), (3, 3, 9, 4), ((2, 3), "SAME", (2, 3), 1)),  # strides and dilation with a common divisor
+    ],
+)
+def test_the_convolutions_of_well_known_networks(image_shape, kernel_shape, options):
+    assert_general(image_shape, kernel_shape, options)
+
+
+def test_conv2d_takes_strides_dilation_and_groups():
+    images, kernel, _ = operands((2, 9, 8, 4), (3, 3, 2, 6), "VALID")
+    expected = general(lax.conv_general_dilated, ((2, 2), "SAME", (2, 2), 2), images, kernel)
+    np.testing.assert_allclose(conv2d(images, kernel, "SAME", 2, 2, 2), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda x, k, f: f(x, k, (1, 1), "SAME"),  # NCHW
+        lambda x, k, f: f(x[0, :, :3], k[0], (1,), [(1, 1)]),  # one dimension
+        lambda x, k, f: f(x, k, (1, 1), [(0, 0), (0, 0)], lhs_dilation=(2, 2)),
+        lambda x, k, f: f(x, k, (1, 1), "SAME", batch_group_count=3),
+        lambda x, k, f: f(x.astype(jnp.float16), k.astype(jnp.float16), (2, 2), "SAME"),
+    ],
+)
+def test_what_is_not_served_is_passed_on(call):
     draws = np.random.default_rng(0)
-    # A permutation: no two pixels are equal, so that the gradient is defined.
-    images = draws.permutation(2 * size[0] * size[1] * 3).reshape(2, *size, 3).astype(np.float32)
-    cotangent = draws.standard_normal((2, size[0] // window, size[1] // window, 3), np.float32)
-
-    def run(pool):
-        value, pull = jax.vjp(lambda x: pool(x, window), images)
-        return value, pull(cotangent)[0]
-
-    actual, expected = jax.jit(lambda: (run(max_pool), run(reference_pool)))()
-    np.testing.assert_array_equal(actual[0], expected[0])
-    np.testing.assert_allclose(actual[1], expected[1], rtol=1e-6)
+    images, kernel = (jnp.asarray(draws.standard_normal(shape), jnp.float32) for shape in ((3, 3, 6, 6), (3, 3, 3, 3)))
+    np.testing.assert_array_equal(
+        call(images, kernel, conv.conv_general_dilated), call(images, kernel, lax.conv_general_dilated)
+    )
 
 
-@jax.jit
-def pool_and_gradient(images, cotangent):
-    pooled, pull = jax.vjp(max_pool, images)
-    return pooled, pull(cotangent)[0]
+def compiled_loop(convolve, options, image_shape, kernel_shape):
+    """The optimized program of gradient descent on a kernel, and on the images, in a loop."""
+    images, kernel = jnp.ones(image_shape), jnp.ones(kernel_shape)
+
+    def step(carry):
+        gradients = jax.grad(lambda carry: jnp.sum(general(convolve, options, *carry) ** 2), argnums=0)(carry)
+        return jax.tree.map(lambda x, gradient: x - 1e-3 * gradient, carry, gradients)
+
+    return jax.jit(lambda carry: lax.fori_loop(0, 3, lambda _, x: step(x), carry)).lower((images, kernel))
 
 
-@given(values=st.lists(st.integers(0, 2), min_size=16, max_size=16), seed=st.integers(0, 99))
-@settings(max_examples=15, deadline=None, derandomize=True)
-def test_gradient_of_max_pool_adds_up_where_pixels_are_equal(values, seed):
-    # After a ReLU whole windows are zero.
-    images = np.array(values, np.float32).reshape(1, 4, 4, 1)
-    cotangent = np.random.default_rng(seed).uniform(1, 2, (1, 2, 2, 1)).astype(np.float32)
-    pooled, gradient = (np.asarray(x) for x in pool_and_gradient(images, cotangent))
-    windows = gradient.reshape(2, 2, 2, 2).sum(axis=(1, 3))
-    np.testing.assert_allclose(windows, cotangent[0, :, :, 0], rtol=1e-6)
-    is_largest = images == np.repeat(np.repeat(pooled, 2, 1), 2, 2)
-    assert np.all(gradient[~is_largest] == 0)
-
-
-def test_max_pool_keeps_bfloat16():
-    assert max_pool(jnp.ones((1, 4, 4, 2), jnp.bfloat16)).dtype == jnp.bfloat16
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="other backends use JAX's gradients")
+@pytest.mark.parametrize(
+    ("image_shape", "kernel_shape", "options"),
+    [
+        ((2, 8, 8, 16), (3, 3, 16, 8), ((1, 1), "SAME", (1, 1), 1)),
+        ((2, 8, 8, 16), (3, 3, 16, 8), ((2, 2), "SAME", (1, 1), 1)),
+        ((2, 8, 8, 3), (3, 3, 3, 8), ((2, 2), "SAME", (1, 1), 1)),
+        ((2, 8, 8, 8), (3, 3, 2, 8), ((2, 2), "SAME", (2, 2), 4)),
+        ((2, 8, 8, 8), (3, 3, 1, 8), ((2, 2), "SAME", (1, 1), 8)),
+    ],
+)
+def test_a_loop_holds_plain_convolutions_only(image_shape, kernel_shape, options):
+    program = compiled_loop(conv.conv_general_dilated, options, image_shape, kernel_shape).as_text()
+    convolutions = [line for line in program.splitlines() if "stablehlo.convolution" in line]
+    assert (not convolutions) == (options[3] == image_shape[3])  # depthwise: none at all
+    for line in convolutions:
+        assert "[b, 0, 1, f]x[0, 1, i, o]->[b, 0, 1, f]" in line
+        assert "batch_group_count = 1" in line
+        assert "lhs_dilate = [1, 1]" in line and "reverse = [false, false]" in line
+    # JAX's own gradients are not.
+    theirs = compiled_loop(lax.conv_general_dilated, options, image_shape, kernel_shape).as_text()
+    assert "[f, 0, 1, b]" in theirs or "batch_group_count = 8" in theirs

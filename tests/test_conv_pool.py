@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_conv import operands, reference, reference_pool, value_and_gradients
+from test_conv import operands, reference, value_and_gradients
+from test_pool import reference_pool
 
 from imgclf_jax.models.conv import conv2d
 from imgclf_jax.models.conv_pool import conv2d_max_pool

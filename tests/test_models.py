@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 from jax import lax
-from synthetic import IDENTITY, make_config, make_data
+from synthetic import IDENTITY, make_config, make_data, with_options
 
 from imgclf_jax import models
 from imgclf_jax.models import cost
@@ -22,12 +22,15 @@ SMALL = {
     "cnn": {"widths": (3, 4), "hidden": (16, 12)},
     "tutorial_cnn": {"widths": (3, 4), "hidden": (16,)},
     "small_cnn": {"widths": (4,), "hidden": (16,), "dropout": 0.0},
+    "resnet18": {"options": {"width": 2}},
+    "wide_resnet": {"options": {"depth": 10, "widen": 1}},
+    "vit": {"options": {"width": 8, "heads": 2, "depth": 2}},
 }
 
 
-def create(name, classes=10, **fields):
+def create(name, classes=10, options=None, **fields):
     changes = {f"model.{field}": value for field, value in fields.items()}
-    return models.create(make_config({"model.name": name}, changes).model, classes)
+    return models.create(with_options(make_config({"model.name": name}, changes), options).model, classes)
 
 
 def small(name, classes=10, **fields):
@@ -263,7 +266,7 @@ def test_a_new_softmax_knows_nothing():
     assert float(sums["loss"]) / 16 == pytest.approx(math.log(10), rel=1e-6)
 
 
-@pytest.mark.parametrize("name", models.MODELS)
+@pytest.mark.parametrize("name", SMALL)
 def test_bfloat16_computes_in_bfloat16_on_float32_parameters(name):
     model, exact = small(name, dtype="bfloat16"), small(name)
     assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(shapes(model)))
@@ -271,7 +274,8 @@ def test_bfloat16_computes_in_bfloat16_on_float32_parameters(name):
     logits, expected = jax.jit(lambda: (model.apply(variables, images), exact.apply(variables, images)))()
     assert logits.dtype == jnp.bfloat16
     error = np.abs(np.asarray(logits, np.float32) - expected).max()
-    assert 0 < error < 0.03 * np.abs(expected).max()
+    # Roundings add up over 17 layers.
+    assert 0 < error < (0.1 if name == "resnet18" else 0.03) * np.abs(expected).max()
 
 
 def test_bfloat16_gradients_are_float32():
@@ -384,7 +388,7 @@ def test_every_model_accepts_the_defaults():
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"name": "resnet"}, ["'resnet'", "softmax, mlp, cnn, tutorial_cnn"]),
+        ({"name": "alexnet"}, ["'alexnet'", "softmax, mlp, cnn, tutorial_cnn"]),
         ({"name": "softmax", "hidden": (3,)}, ["model.hidden", "softmax has no such option", "()"]),
         ({"name": "softmax", "dropout": 0.5}, ["model.dropout", "softmax has no such option", "None"]),
         ({"name": "mlp", "widths": (3,)}, ["model.widths", "mlp has no such option"]),

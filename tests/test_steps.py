@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from synthetic import AUGMENTED, IDENTITY, SMALL_CNN, make_config, make_data, make_experiment
+from synthetic import AUGMENTED, IDENTITY, SMALL_CNN, make_config, make_data, make_experiment, with_options
 
 from imgclf_jax.rng import step_keys
 from imgclf_jax.training.steps import make_eval_step
@@ -18,7 +18,10 @@ BATCH = {"image": IMAGES, "label": LABELS}
 
 def build(*changes, images=IMAGES):
     """(experiment, its compiled train step, the state that it starts from)."""
-    experiment = make_experiment(make_config(*changes), images)
+    changes = [dict(change) for change in changes]
+    options = [change.pop("options", None) for change in changes]
+    config = with_options(make_config(*changes), next(filter(None, options), None))
+    experiment = make_experiment(config, images)
     step = jax.jit(experiment.train_step)
     return experiment, functools.partial(run_step, step), jax.jit(experiment.init)(experiment.key)
 
@@ -73,6 +76,23 @@ GOLDEN = {
         {"model.name": "tutorial_cnn", "optim.learning_rate": 0.01, "optim.clip_norm": 1.0},
         (18.025502, 2.2870478, 0.019),
         (17.274901, 2.0082757, 0.033618089),
+    ),
+    "resnet18": (
+        {"model.name": "resnet18", "optim.learning_rate": 0.01, "options": {"width": 2}},
+        (24.213627, 40.339119, 0.76644325),
+        (18.395178, 28.019379, 0.63811541),
+    ),
+    "wide_resnet": (
+        {"model.name": "wide_resnet", "model.dropout": 0.3, "optim.learning_rate": 0.01}
+        | {"options": {"depth": 10, "widen": 1}},
+        (16.555361, 4.9987621, 0.094976485),
+        (15.567611, 4.7989244, 0.11129241),
+    ),
+    "vit": (
+        {"model.name": "vit", "model.dropout": 0.1, "optim.name": "adamw", "optim.learning_rate": 1e-3}
+        | {"options": {"width": 8, "heads": 2, "depth": 2, "stochastic_depth": 0.3}},
+        (18.490543, 0.97163492, 0.047682077),
+        (18.357643, 1.123682, 0.033663385),
     ),
 }
 

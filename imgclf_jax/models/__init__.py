@@ -1,6 +1,8 @@
 """Models by name. A model is a Flax Linen module: images float [B, H, W, C] -> logits [B, classes]."""
 
 import dataclasses
+import difflib
+from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -8,6 +10,9 @@ from ml_collections import ConfigDict
 
 from imgclf_jax.models.cnn import CNN, SmallCNN, TutorialCNN
 from imgclf_jax.models.linear import MLP, Softmax
+from imgclf_jax.models.resnet import ResNet18, ResNet34, ResNet50
+from imgclf_jax.models.vit import ViT
+from imgclf_jax.models.wide_resnet import WideResNet
 
 MODELS: dict[str, type[nn.Module]] = {
     "softmax": Softmax,
@@ -15,10 +20,17 @@ MODELS: dict[str, type[nn.Module]] = {
     "cnn": CNN,
     "tutorial_cnn": TutorialCNN,
     "small_cnn": SmallCNN,
+    "resnet18": ResNet18,
+    "resnet34": ResNet34,
+    "resnet50": ResNet50,
+    "wide_resnet": WideResNet,
+    "vit": ViT,
 }
 HEADS = ("softmax", "sigmoid")
 # The values of config.model fields that leave the choice to the model.
 UNSET = {"widths": (), "hidden": (), "norm": "none", "dropout": None}
+# Fields of a module that are no options of its own.
+SHARED = {*UNSET, "num_classes", "head", "dtype", "axis_name", "parent", "name"}
 
 
 def create(config: ConfigDict, num_classes: int, axis_name: str | None = None) -> nn.Module:
@@ -36,6 +48,7 @@ def create(config: ConfigDict, num_classes: int, axis_name: str | None = None) -
     options = {name: config[name] for name in UNSET if name in fields and config[name] != UNSET[name]}
     if "axis_name" in fields:
         options["axis_name"] = axis_name
+    options |= _options(config)
     dtype = jnp.dtype(config.dtype)
     return MODELS[config.name](num_classes=num_classes, head=config.head, dtype=dtype, **options)
 
@@ -65,8 +78,10 @@ def problems(
     for name in ("widths", "hidden"):
         if not all(isinstance(size, int) and size > 0 for size in config[name]):
             lines.append(f"model.{name}={config[name]!r} must be a tuple of positive whole numbers")
-    if config.norm not in ("none", "batch"):
-        lines.append(f'model.norm={config.norm!r} must be "none" or "batch"')
+    norms = ("none", *getattr(MODELS[config.name], "norms", ("batch",)))
+    if config.norm not in norms:
+        lines.append(f"model.norm={config.norm!r} must be " + " or ".join(f'"{norm}"' for norm in norms))
+    lines += _option_problems(config)
     if config.head not in HEADS:
         lines.append(f'model.head={config.head!r} must be "softmax" or "sigmoid"')
     if config.head == "sigmoid" and num_classes not in (None, 2):
@@ -75,14 +90,38 @@ def problems(
         lines.append(f"model.dropout={config.dropout} must be at least 0 and below 1")
     if config.dtype not in ("float32", "bfloat16"):
         lines.append(f'model.dtype={config.dtype!r} must be "float32" or "bfloat16"')
-    if input_shape and not lines:
-        network = create(config, num_classes=1)
-        if min(getattr(network, "last_side", int)(side) for side in input_shape[:2]) < 1:
+    if not lines:
+        network: Any = create(config, num_classes=1)
+        lines += network.problems(input_shape) if hasattr(network, "problems") else []
+        if input_shape and hasattr(network, "last_side") and min(map(network.last_side, input_shape[:2])) < 1:
             height, width = input_shape[:2]
             lines.append(
                 f"model.name={config.name!r}: {height}x{width} images are too small for all its convolutions; use "
                 "larger images (data.image_size, augment.crop) or fewer model.widths"
             )
+    return lines
+
+
+def _options(config):
+    return dict(config.get("options", {}))
+
+
+def _option_problems(config):
+    """One line for each option that the model does not have, and for each of the wrong type."""
+    known = {f.name: f for f in dataclasses.fields(MODELS[config.name]) if f.name not in SHARED}
+    lines = []
+    for name, value in _options(config).items():
+        if name in known:
+            expected = type(known[name].default)
+            fits = isinstance(value, expected) and not (expected is int and isinstance(value, bool))
+            if not fits and not (expected is float and type(value) is int):
+                lines.append(f"model.options.{name}={value!r} must be of type {expected.__name__}")
+        elif name in UNSET and name in _fields(config.name):
+            lines.append(f"model.options.{name}: this option has a field of its own; set model.{name}")
+        else:
+            close = difflib.get_close_matches(name, known, 1)
+            rest = f"; did you mean {close[0]}?" if close else f"; it has {', '.join(known) or 'none'}"
+            lines.append(f"model.options.{name}: model {config.name} has no such option{rest}")
     return lines
 
 

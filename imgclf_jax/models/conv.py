@@ -1,116 +1,286 @@
-"""Convolution and max-pooling whose gradients are fast on every backend.
+"""Convolution whose gradients are fast on every backend.
 
 XLA's CPU compiler rewrites convolutions to the layout of its fast kernels only in the entry computation, not inside
 loops (https://github.com/jax-ml/jax/issues/12868). In a `lax.while_loop` over training steps, the gradients that JAX
 derives have operands in permuted layouts and run tens of times slower than necessary. Here the gradients are written
-so that every operation is a plain NHWC/HWIO convolution, which is already fast. On other backends, `conv2d` is just
-`lax.conv_general_dilated`.
+so that every operation is a plain NHWC/HWIO convolution or a matrix product, which are fast everywhere. Depthwise
+convolutions are in depthwise.py. On other backends, all of this is just `lax.conv_general_dilated`.
 """
 
-from typing import Literal
+import math
+from collections.abc import Sequence
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
+from imgclf_jax.models import depthwise
+
 Padding = Literal["SAME", "VALID"]
 Pads = tuple[tuple[int, int], ...]  # (above, below), (left, right) of the images, in pixels
+NHWC = ("NHWC", "HWIO", "NHWC")
+DTYPES = (jnp.float32, jnp.bfloat16)  # others are left to JAX
 
 
-def conv2d(images: jax.Array, kernel: jax.Array, padding: Padding = "SAME") -> jax.Array:
-    """2-D convolution (cross-correlation) with stride 1.
+class Windows(NamedTuple):
+    """Where a kernel is applied: for rows and columns.
+
+    Attributes:
+        pads: zeros around the images, in pixels; negative values crop.
+        strides: steps of the window, in pixels.
+        dilation: distances between the pixels of a window.
+        groups: number of groups of channels, each with its own part of the kernel.
+    """
+
+    pads: Pads
+    strides: tuple[int, int] = (1, 1)
+    dilation: tuple[int, int] = (1, 1)
+    groups: int = 1
+
+
+def conv2d(
+    images: jax.Array,
+    kernel: jax.Array,
+    padding: Padding = "SAME",
+    strides: int | tuple[int, int] = 1,
+    dilation: int | tuple[int, int] = 1,
+    groups: int = 1,
+) -> jax.Array:
+    """2-D convolution (cross-correlation).
 
     Args:
         images: float [B, H, W, C].
-        kernel: float [kh, kw, C, O], both sides odd for SAME.
-        padding: "SAME" keeps H and W; "VALID" uses only whole windows.
+        kernel: float [kh, kw, C / groups, O].
+        padding: "SAME" keeps H and W, divided by the stride and rounded up; "VALID" uses only whole windows.
+        strides: steps of the window, in pixels.
+        dilation: distance between the pixels of a window.
+        groups: number of equal groups of channels; each group of outputs sees only its group of inputs.
 
     Returns:
-        float [B, H, W, O] or [B, H - kh + 1, W - kw + 1, O].
+        float [B, H', W', O], the same as `lax.conv_general_dilated`.
     """
-    return convolve(images, kernel, pads(kernel, padding))
+    steps, far = _pair(strides), _pair(dilation)
+    extents = [(side - 1) * step + 1 for side, step in zip(kernel.shape[:2], far, strict=True)]
+    pads = tuple(lax.padtype_to_pads(images.shape[1:3], extents, steps, padding))
+    return convolve(images, kernel, pads, steps, far, groups)
 
 
-def max_pool(images: jax.Array, window: int = 2) -> jax.Array:
-    """Max-pooling with stride equal to the window. Rows and columns that do not fill a window are dropped.
-
-    A reshape and a maximum, because the gradient of `lax.reduce_window` is serial on the CPU and has no deterministic
-    implementation on GPUs. If several pixels of a window share the maximum, the first one gets the gradient.
-
-    Args:
-        images: float [B, H, W, C].
-        window: side of the square window in pixels.
-
-    Returns:
-        float [B, H // window, W // window, C].
-    """
-    batch, height, width, channels = images.shape
-    rows, columns = height // window, width // window
-    images = images[:, : rows * window, : columns * window]
-    return _max_of_windows(images.reshape(batch, rows, window, columns, window, channels))
-
-
-@jax.custom_vjp
-def _max_of_windows(windows: jax.Array) -> jax.Array:
-    """[B, rows, window, columns, window, C] -> [B, rows, columns, C]."""
-    return windows.max(axis=(2, 4))
-
-
-def _max_forward(windows):
-    highest = windows.max(axis=(2, 4))
-    return highest, (windows, highest)
-
-
-def _max_backward(saved, gradient):
-    """Two passes over the windows. The gradient that JAX derives also counts the equal pixels, in further passes."""
-    windows, highest = saved
-    side = windows.shape[2]
-    first = jnp.full(highest.shape, side * side - 1, jnp.int8)
-    for position in reversed(range(side * side - 1)):
-        pixel = windows[:, :, position // side, :, position % side]
-        first = jnp.where(pixel == highest, jnp.int8(position), first)
-    rows = jax.lax.broadcasted_iota(jnp.int8, (side, 1, side, 1), 0)
-    columns = jax.lax.broadcasted_iota(jnp.int8, (side, 1, side, 1), 2)
-    here = first[:, :, None, :, None] == (rows * side + columns)[None, None]
-    return (jnp.where(here, gradient[:, :, None, :, None], 0),)
-
-
-_max_of_windows.defvjp(_max_forward, _max_backward)
-
-
-def convolve(images: jax.Array, kernel: jax.Array, pads: Pads) -> jax.Array:
+def convolve(
+    images: jax.Array,
+    kernel: jax.Array,
+    pads: Pads,
+    strides: tuple[int, int] = (1, 1),
+    dilation: tuple[int, int] = (1, 1),
+    groups: int = 1,
+) -> jax.Array:
     """`conv2d` with explicit padding: rows and columns of zeros around the images."""
-    return (_conv_cpu if jax.default_backend() == "cpu" else _conv)(images, kernel, pads)
+    windows = Windows(pads, strides, dilation, groups)
+    if jax.default_backend() != "cpu":
+        return _conv(images, kernel, windows)
+    if kernel.shape[2] == 1 and groups > 1:
+        return depthwise.convolve(images, kernel, pads, strides, dilation)
+    return _conv_cpu(images, kernel, windows)
 
 
-def _conv(images: jax.Array, kernel: jax.Array, pads: Pads) -> jax.Array:
-    return lax.conv_general_dilated(images, kernel, (1, 1), pads, dimension_numbers=("NHWC", "HWIO", "NHWC"))
+def conv_general_dilated(
+    lhs: jax.Array,
+    rhs: jax.Array,
+    window_strides: Sequence[int],
+    padding: str | Sequence[tuple[int, int]],
+    lhs_dilation: Sequence[int] | None = None,
+    rhs_dilation: Sequence[int] | None = None,
+    dimension_numbers: Any = None,
+    feature_group_count: int = 1,
+    batch_group_count: int = 1,
+    precision: Any = None,
+    preferred_element_type: Any = None,
+    **others: Any,
+) -> jax.Array:
+    """`lax.conv_general_dilated` that is also fast inside loops: for `nn.Conv(conv_general_dilated=...)`.
+
+    It serves two-dimensional convolutions of float32 or bfloat16 images [B, H, W, C] with a kernel [kh, kw, C / groups,
+    O] on the CPU; there, the result has a reverse-mode derivative only. Everything else goes to JAX.
+    """
+    served = (
+        jax.default_backend() == "cpu"
+        and jnp.ndim(lhs) == jnp.ndim(rhs) == 4
+        and lhs.dtype == rhs.dtype
+        and lhs.dtype in DTYPES
+        and preferred_element_type in (None, lhs.dtype)
+        and batch_group_count == 1
+        and set(lhs_dilation or (1,)) == {1}
+        and not any(value is not None for value in others.values())
+        and min(lhs.shape + rhs.shape) > 0
+        and lax.conv_dimension_numbers(lhs.shape, rhs.shape, dimension_numbers)
+        == lax.conv_dimension_numbers(lhs.shape, rhs.shape, NHWC)
+    )
+    if not served:
+        return lax.conv_general_dilated(
+            lhs,
+            rhs,
+            window_strides,
+            padding,
+            lhs_dilation,
+            rhs_dilation,
+            dimension_numbers,
+            feature_group_count,
+            batch_group_count,
+            precision,
+            preferred_element_type,
+            **others,
+        )
+    strides, dilation = _pair(window_strides), _pair(rhs_dilation or 1)
+    if isinstance(padding, str):
+        return conv2d(lhs, rhs, padding.upper(), strides, dilation, feature_group_count)  # type: ignore[arg-type]
+    pads = tuple((int(low), int(high)) for low, high in padding)
+    return convolve(lhs, rhs, pads, strides, dilation, feature_group_count)
 
 
 def pads(kernel: jax.Array, padding: Padding) -> Pads:
-    """The explicit padding of a named one, for a kernel [kh, kw, C, O]."""
+    """The explicit padding of a named one, with stride 1, for a kernel [kh, kw, C, O]."""
     return tuple(((side - 1) // 2, side // 2) if padding == "SAME" else (0, 0) for side in kernel.shape[:2])
 
 
-_conv_cpu = jax.custom_vjp(_conv, nondiff_argnums=(2,))
+def _pair(value: int | Sequence[int]) -> tuple[int, int]:
+    rows, columns = (value, value) if isinstance(value, int) else value
+    return rows, columns
 
 
-def _forward(images, kernel, pads):
-    return _conv(images, kernel, pads), (images, kernel)
+def _conv(images: jax.Array, kernel: jax.Array, windows: Windows) -> jax.Array:
+    pads, strides, dilation, groups = windows
+    return lax.conv_general_dilated(
+        images, kernel, strides, pads, rhs_dilation=dilation, dimension_numbers=NHWC, feature_group_count=groups
+    )
 
 
-def _backward(pads, saved, gradient):
+def _cropped(images, kernel, windows):
+    """`_conv` in which negative padding has been cropped from the images."""
+    crop = [(max(0, -low), max(0, -high)) for low, high in windows.pads]
+    (top, bottom), (left, right) = crop
+    images = images[:, top : images.shape[1] - bottom, left : images.shape[2] - right]
+    return _conv(images, kernel, windows._replace(pads=tuple((max(0, a), max(0, b)) for a, b in windows.pads)))
+
+
+def _is_product(kernel, windows):
+    """Whether a convolution is a matrix product over the channels."""
+    return kernel.shape[:2] == (1, 1) and windows.groups == 1 and windows.pads == ((0, 0), (0, 0))
+
+
+def _value(images, kernel, windows):
+    if not _is_product(kernel, windows):
+        return _conv(images, kernel, windows)
+    down, across = windows.strides
+    return _product(images[:, ::down, ::across], kernel[0, 0])
+
+
+def _product(images, matrix):
+    """float [B, H, W, C] by [C, O]."""
+    rows = images.reshape(-1, images.shape[-1])
+    return (rows @ matrix).reshape(*images.shape[:-1], matrix.shape[-1])
+
+
+_conv_cpu = jax.custom_vjp(_value, nondiff_argnums=(2,))
+
+
+def _forward(images, kernel, windows):
+    return _value(images, kernel, windows), (images, kernel)
+
+
+def _backward(windows, saved, gradient):
     images, kernel = saved
-    # Input: the full correlation of the gradient with the kernel rotated by 180 degrees.
-    rotated = jnp.flip(kernel, (0, 1)).swapaxes(2, 3)
-    full = tuple((side - 1 - low, side - 1 - high) for side, (low, high) in zip(kernel.shape[:2], pads, strict=True))
-    return _conv(gradient, rotated, full), _kernel_gradient(images, gradient, pads)
-
-
-def _kernel_gradient(images, gradient, pads):
-    """The images correlated with the gradient: a convolution with channels and examples swapped."""
-    transposed = _conv(images.transpose(3, 1, 2, 0), gradient.transpose(1, 2, 0, 3), pads)
-    return transposed.transpose(1, 2, 0, 3)
+    return _image_gradient(images.shape, kernel, gradient, windows), _kernel_gradient(images, kernel, gradient, windows)
 
 
 _conv_cpu.defvjp(_forward, _backward)
+
+
+def _image_gradient(shape, kernel, gradient, windows):
+    """One convolution for each position of a pixel relative to the stride, then all of them interleaved.
+
+    A pixel meets only the taps of the kernel at its own position modulo the stride. With stride 1, this is a single
+    convolution, with the kernel rotated by 180 degrees.
+    """
+    down, across = windows.strides
+    if down == across == 1:
+        return _every_nth(shape, kernel, gradient, windows, (0, 0))
+    rows = []
+    for row in range(down):
+        columns = [_every_nth(shape, kernel, gradient, windows, (row, column)) for column in range(across)]
+        rows.append(jnp.stack(columns, axis=3))
+    whole = jnp.stack(rows, axis=2)
+    whole = whole.reshape(shape[0], whole.shape[1] * down, -1, shape[3])
+    return whole[:, : shape[1], : shape[2]]
+
+
+def _every_nth(shape, kernel, gradient, windows, offset):
+    """The gradient of the pixels offset, offset + stride, ...: float [B, H / stride, W / stride, C], rounded up.
+
+    In padded coordinates, tap t of window o meets the pixel o · stride + t · dilation.
+    """
+    taps, steps, pads, sizes = [], [], [], []
+    for axis in range(2):
+        stride, dilation, low = windows.strides[axis], windows.dilation[axis], windows.pads[axis][0]
+        start, place = divmod(offset[axis] + low, stride)
+        here = [tap for tap in range(kernel.shape[axis]) if tap * dilation % stride == place]
+        size = -(-shape[axis + 1] // stride)
+        sizes.append(size)
+        if here:
+            common = math.gcd(stride, dilation)
+            step, first = dilation // common, here[0] * dilation // stride - start
+            taps.append(slice(here[0], None, stride // common))
+            steps.append(step)
+            pads.append((first + (len(here) - 1) * step, size - gradient.shape[axis + 1] - first))
+    if len(taps) < 2:
+        return jnp.zeros((shape[0], *sizes, shape[3]), gradient.dtype)
+    rotated = _rotated(kernel[taps[0], taps[1]], windows.groups)
+    if rotated.shape[:2] == (1, 1) and windows.groups == 1:
+        return _pad(_product(gradient, rotated[0, 0]), pads)
+    return _cropped(gradient, rotated, Windows(tuple(pads), (1, 1), tuple(steps), windows.groups))
+
+
+def _rotated(kernel, groups):
+    """The kernel rotated by 180 degrees, from outputs to inputs: [kh, kw, O / groups, C]."""
+    height, width, channels, features = kernel.shape
+    if height * width > 1:
+        kernel = jnp.flip(kernel, (0, 1))
+    kernel = kernel.reshape(height, width, channels, groups, features // groups)
+    return kernel.transpose(0, 1, 4, 3, 2).reshape(height, width, features // groups, groups * channels)
+
+
+def _kernel_gradient(images, kernel, gradient, windows):
+    pads = depthwise.full_pads(images.shape, kernel.shape, gradient.shape, *windows[:3])
+    if windows.groups > 1 or _few_channels(images):
+        return _kernel_gradient_by_convolution(images, gradient, windows._replace(pads=pads))
+    # A matrix product for each tap, half the time of a convolution. Float32, because products of bfloat16 are slower.
+    rows = gradient.astype(jnp.float32).reshape(-1, gradient.shape[-1])
+    padded = _pad(images.astype(jnp.float32), pads)
+    seen = depthwise.shifted(padded, kernel.shape, gradient.shape, *windows[1:3])
+    contract = ((0,), (0,)), ((), ())
+    products = [lax.dot_general(pixels.reshape(-1, pixels.shape[-1]), rows, contract) for pixels in seen]
+    return jnp.stack(products).reshape(kernel.shape).astype(kernel.dtype)
+
+
+def _few_channels(images):
+    return images.shape[3] < 8
+
+
+def _kernel_gradient_by_convolution(images, gradient, windows):
+    """The images correlated with the gradient: a convolution with channels and examples swapped.
+
+    Strides and dilation change places: the pixels of the gradient are `strides` apart, and the taps `dilation`.
+    """
+    pads, strides, dilation, groups = windows
+    batch, height, width, channels = images.shape
+    images = images.reshape(batch, height, width, groups, channels // groups).transpose(4, 1, 2, 3, 0)
+    images = images.reshape(channels // groups, height, width, groups * batch)
+    transposed = _cropped(images, gradient.transpose(1, 2, 0, 3), Windows(pads, dilation, strides, groups))
+    return transposed.transpose(1, 2, 0, 3)
+
+
+def _pad(images, pads):
+    """Rows and columns of zeros around images; negative values crop."""
+    if not any(value for side in pads for value in side):
+        return images
+    zero = jnp.zeros((), images.dtype)
+    return lax.pad(images, zero, ((0, 0, 0), *((low, high, 0) for low, high in pads), (0, 0, 0)))

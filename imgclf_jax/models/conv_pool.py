@@ -13,7 +13,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from imgclf_jax.models.conv import Padding, Pads, convolve, max_pool, pads
+from imgclf_jax.models.conv import Padding, Pads, convolve, pads
+from imgclf_jax.models.pool import max_pool
 
 FEW_CHANNELS, FEW_FEATURES = 4, 32  # with more channels in or out, the plain convolution is as fast or faster
 PLACES = (0, 0), (0, 1), (1, 0), (1, 1)  # positions of an output in its window

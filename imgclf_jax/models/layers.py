@@ -6,11 +6,13 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from imgclf_jax.models.conv import Padding, conv2d
+from imgclf_jax.models.conv import Padding, convolve, pads
 from imgclf_jax.models.conv_pool import conv2d_max_pool
 
 # He et al. 2015 (https://arxiv.org/abs/1502.01852): keeps the variance through ReLU layers.
 HE_NORMAL = nn.initializers.he_normal()
+# The same for the backward pass; torchvision's for residual networks.
+HE_FAN_OUT = nn.initializers.variance_scaling(2.0, "fan_out", "truncated_normal")
 # Glorot and Bengio 2010: the default of Keras.
 GLOROT_UNIFORM = nn.initializers.glorot_uniform()
 # LeCun et al. 1998: the default of Flax.
@@ -18,16 +20,18 @@ LECUN_NORMAL = nn.initializers.lecun_normal()
 
 
 class Conv(nn.Module):
-    """Convolution with stride 1, optional max-pooling, optional bias: float [B, H, W, C] -> [B, H', W', features].
+    """Convolution, optional max-pooling, optional bias: float [B, H, W, C] -> [B, H', W', features].
 
-    The bias is added after pooling, which is the same function on fewer values. Parameters (float32): `kernel`
-    [kernel_size, kernel_size, C, features], `bias` [features].
+    The bias is added after pooling, which is the same function on fewer values. SAME pads the images by half a kernel
+    on each side with every stride, as PyTorch does. Parameters (float32): `kernel` [kernel_size, kernel_size, C,
+    features], `bias` [features].
     """
 
     features: int
     kernel_size: int = 3
     padding: Padding = "SAME"
     pool: int = 1
+    stride: int = 1  # without pooling
     use_bias: bool = True
     dtype: Any = jnp.float32
     kernel_init: nn.initializers.Initializer = HE_NORMAL
@@ -38,7 +42,10 @@ class Conv(nn.Module):
         shape = (self.kernel_size, self.kernel_size, x.shape[-1], self.features)
         kernel = self.param("kernel", self.kernel_init, shape, jnp.float32)
         x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
-        y = conv2d_max_pool(x, kernel, self.padding, self.pool) if self.pool > 1 else conv2d(x, kernel, self.padding)
+        if self.pool > 1:
+            y = conv2d_max_pool(x, kernel, self.padding, self.pool)
+        else:
+            y = convolve(x, kernel, pads(kernel, self.padding), (self.stride, self.stride))
         if self.use_bias:
             bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
             y += jax.lax.broadcast_to_rank(bias.astype(self.dtype), y.ndim)
@@ -59,6 +66,24 @@ def dropout(x: jax.Array, rate: float, keys: jax.Array | None) -> jax.Array:
     if keys is None or rate == 0:
         return x
     kept = jax.vmap(lambda key: jax.random.bernoulli(key, 1 - rate, x.shape[1:]))(keys)
+    return jnp.where(kept, x / (1 - rate), 0).astype(x.dtype)
+
+
+def drop_branches(x: jax.Array, rate: float, keys: jax.Array | None) -> jax.Array:
+    """Stochastic depth (Huang et al. 2016): the branch of an image becomes zero. Kept ones are scaled up.
+
+    Args:
+        x: float [B, ...], the output of a residual branch.
+        rate: probability that an image loses the branch, below 1.
+        keys: [B], one per image; `None` keeps all.
+
+    Returns:
+        The same shape and dtype.
+    """
+    if keys is None or rate == 0:
+        return x
+    kept = jax.vmap(lambda key: jax.random.bernoulli(key, 1 - rate))(keys)
+    kept = kept.reshape(-1, *[1] * (x.ndim - 1))
     return jnp.where(kept, x / (1 - rate), 0).astype(x.dtype)
 
 

@@ -1,11 +1,34 @@
-"""Batch normalization with the fewest passes over the activations, forward and backward."""
+"""Batch normalization with the fewest passes over the activations, forward and backward; and a choice of others."""
 
 import functools
+import math
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+
+NORMS = ("batch", "group")
+
+
+def normalize(
+    x: jax.Array, train: bool, kind: str, name: str, dtype: Any = jnp.float32, axis_name: str | None = None
+) -> jax.Array:
+    """A normalization layer, for use inside a compact method: float [..., C] -> [..., C] in `dtype`.
+
+    Args:
+        x: float [..., C].
+        train: whether batch normalization uses the statistics of the batch and updates the running ones.
+        kind: "batch" is `BatchNorm`; "group" normalizes each image alone, in up to 32 groups of channels (Wu and He
+            2018, https://arxiv.org/abs/1803.08494).
+        name: name of the layer.
+        dtype: of the result.
+        axis_name: see `BatchNorm`.
+    """
+    if kind == "batch":
+        return BatchNorm(dtype=dtype, axis_name=axis_name, name=name)(x, train)
+    groups = math.gcd(32, x.shape[-1])
+    return nn.GroupNorm(groups, epsilon=1e-5, dtype=dtype, use_fast_variance=False, name=name)(x)
 
 
 class BatchNorm(nn.Module):

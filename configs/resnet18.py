@@ -1,0 +1,38 @@
+"""ResNet-18 with the stem for small images, by the common recipe for CIFAR-10: 200 epochs of SGD, crop and flip.
+
+    python -m imgclf_jax.main --config=configs/resnet18.py
+
+Learning rate 0.1 falling along a cosine, Nesterov momentum 0.9, batches of 128, weight decay 5e-4 on the kernels,
+random crops of 32×32 after padding with 4 zeros, and mirroring. It trains on all 50,000 training images without a
+validation split.
+
+The full run is meant for an accelerator and has not been run, so there is no accuracy to quote. Only its check
+(`--mode=check`) has run, which counts 11,173,962 parameters.
+"""
+
+from imgclf_jax.config import default
+
+
+def get_config():
+    config = default()
+    config.data.train_split = "train"
+    config.data.valid_split = ""
+    config.data.pixels = "standardized"
+
+    config.augment.crop = (32, 32)
+    config.augment.pad = 4
+    config.augment.pad_mode = "zero"
+    config.augment.flip = True
+
+    config.model.name = "resnet18"
+    config.model.norm = "batch"
+
+    config.optim.name = "sgd"
+    config.optim.learning_rate = 0.1
+    config.optim.schedule = "cosine"
+    config.optim.weight_decay = 5e-4
+
+    config.train.batch_size = 128
+    config.train.epochs = 200
+    config.checkpoint.every_epochs = 10
+    return config

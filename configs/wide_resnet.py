@@ -1,0 +1,39 @@
+"""WRN-16-4 by the recipe of its authors for CIFAR-10: 200 epochs of SGD, weight decay 5e-4, crop and flip.
+
+    python -m imgclf_jax.main --config=configs/wide_resnet.py
+
+Learning rate 0.1, Nesterov momentum 0.9, batches of 128, no dropout, as in Zagoruyko and Komodakis 2016
+(https://arxiv.org/abs/1605.07146). Unlike theirs, the learning rate falls along a cosine instead of three steps, biases
+and normalization parameters do not decay, and crops are padded with zeros. It trains on all 50,000 training images
+without a validation split.
+
+The full run is meant for an accelerator and has not been run, so there is no accuracy to quote. Only its check
+(`--mode=check`) has run.
+"""
+
+from imgclf_jax.config import default
+
+
+def get_config():
+    config = default()
+    config.data.train_split = "train"
+    config.data.valid_split = ""
+    config.data.pixels = "standardized"
+
+    config.augment.crop = (32, 32)
+    config.augment.pad = 4
+    config.augment.pad_mode = "zero"
+    config.augment.flip = True
+
+    config.model.name = "wide_resnet"
+    config.model.norm = "batch"
+
+    config.optim.name = "sgd"
+    config.optim.learning_rate = 0.1
+    config.optim.schedule = "cosine"
+    config.optim.weight_decay = 5e-4
+
+    config.train.batch_size = 128
+    config.train.epochs = 200
+    config.checkpoint.every_epochs = 10
+    return config
