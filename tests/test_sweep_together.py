@@ -1,10 +1,13 @@
 """A sweep with --seeds_per_process: ordinary runs, whatever trained beside them."""
 
+import json
 import signal
 
+import numpy as np
 import pytest
 from runs import SOFTMAX, bits, record, rows
 
+from imgclf_jax import ensemble
 from imgclf_jax.sweep import folder as sweep_folder
 from imgclf_jax.sweep import states
 
@@ -64,6 +67,33 @@ def test_runs_together_are_those_of_single_runs(apart, together):
     first, *others = by_name(folder).values()
     assert "6 runs in one program" in states.log_path(first).read_text()
     assert str(states.log_path(first)) in states.log_path(others[0]).read_text()
+
+
+def test_an_ensemble_has_the_mean_probabilities_of_its_members(run, together):
+    folder, _ = together
+    done = run(str(folder), "--format=json", module="imgclf_jax.ensemble")
+    assert done.code == 0, done
+    found = {result["name"]: result for result in json.loads(done.out)}
+    assert set(found) == {"learning_rate=0.001", "learning_rate=0.002"}
+    for name, result in found.items():
+        members = [record(place)["results"]["test"] for each, place in by_name(folder).items() if name in each]
+        assert result["accuracies"] == [member["accuracy"] for member in members]
+        assert result["losses"] == pytest.approx([member["loss"] for member in members], rel=1e-5)
+        assert result["loss"] < sum(result["losses"]) / 2  # because the logarithm is concave
+
+
+def test_probabilities_not_logits_are_averaged():
+    scores = np.log([[0.9, 0.1], [0.2, 0.8]])
+    accuracy, loss = ensemble.score(scores, np.array([0, 0]))
+    assert accuracy == 0.5 and loss == pytest.approx(-np.log([0.9, 0.2]).mean())
+    with np.errstate(divide="ignore", invalid="ignore"):
+        assert ensemble.score(np.log([[np.nan, np.nan]]), np.array([0]))[0] == 0
+
+
+def test_one_seed_is_no_ensemble(run, together):
+    one = next(iter(by_name(together[0]).values()))
+    done = run(str(one), module="imgclf_jax.ensemble")
+    assert done.code == 2 and "train more seeds" in done.err
 
 
 def test_a_killed_command_is_continued_together_with_the_same_bits(run, together, tmp_path):
