@@ -93,16 +93,15 @@ def evaluate(name: str, folders: Sequence[Path], progress: Callable[[str, int, i
 
     each: list[tuple[float, float]] = []
     ids: Any = None
-    total: Any = 0.0
-    for number, folder in enumerate(folders, start=1):
-        found = predict(trained.load(folder), lambda text, done, all_: progress(f"{name} {number}: {text}", done, all_))
+    total: Any = -np.inf
+    for folder in folders:
+        found = predict(trained.load(folder), progress)
         if ids is not None and not np.array_equal(ids, found.ids):
             raise UserError(f"{folder} was evaluated on other examples than {folders[0]}; they are no ensemble")
         ids = found.ids
         each.append(score(found.scores, found.labels))
-        total = total + found.probabilities.astype(np.float64)
-    with np.errstate(divide="ignore"):
-        accuracy, loss = score(np.log(total / len(folders)), found.labels)
+        total = np.logaddexp(total, found.scores.astype(np.float64))  # Probabilities may be too small for a float.
+    accuracy, loss = score(total - np.log(len(folders)), found.labels)
     return Result(name, found.split, [one[0] for one in each], [one[1] for one in each], accuracy, loss)
 
 

@@ -43,6 +43,8 @@ AUGMENTED = {
 
 IDENTITY = augment.Normalization(np.float32(0), np.float32(1))
 
+LEARNING_STEPS = 100
+
 needs_eight_devices = pytest.mark.skipif(jax.device_count() < 8, reason="needs eight devices")
 
 
@@ -157,3 +159,21 @@ def assert_same_state(ours, theirs, rtol=1e-4, atol=1e-5):
         np.testing.assert_allclose(one, other, rtol=rtol, atol=atol, err_msg=jax.tree_util.keystr(path))
 
     jax.tree_util.tree_map_with_path(compare, ours, theirs)
+
+
+def learn(changes: dict[str, Any], options: dict[str, Any] | None = None):
+    """The exact evaluation of eight images before and after training on them."""
+    images, labels = (
+        np.random.RandomState(0).randint(0, 256, (8, 22, 22, 3)).astype(np.uint8),
+        np.arange(8, dtype=np.int32),
+    )
+    config = make_config(
+        {"data.pixels": "standardized", "train.steps": LEARNING_STEPS, "train.epochs": 0.0, "optim.schedule": "cosine"},
+        changes,
+    )
+    config = with_options(config, options)
+    trainer = Trainer(config, images, labels)
+    state = trainer.init()
+    before = trainer.evaluate(state, images, labels)
+    state, _ = trainer.train(state, LEARNING_STEPS)
+    return before, trainer.evaluate(state, images, labels)

@@ -90,12 +90,6 @@ def test_probabilities_not_logits_are_averaged():
         assert ensemble.score(np.log([[np.nan, np.nan]]), np.array([0]))[0] == 0
 
 
-def test_one_seed_is_no_ensemble(run, together):
-    one = next(iter(by_name(together[0]).values()))
-    done = run(str(one), module="imgclf_jax.ensemble")
-    assert done.code == 2 and "train more seeds" in done.err
-
-
 def test_a_killed_command_is_continued_together_with_the_same_bits(run, together, tmp_path):
     folder = tmp_path / "study"
     hooks = [["kill_all_when_there", str(folder), "*/seed0/checkpoints/4"]]

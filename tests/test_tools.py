@@ -42,3 +42,8 @@ def test_export(run, folder, tmp_path):
     done = run(f"--workdir={folder}", f"--output={tmp_path / 'softmax.zip'}", module="imgclf_jax.export")
     assert done.code == 0, done.err
     assert (tmp_path / "softmax.zip").stat().st_size
+
+
+def test_one_seed_is_no_ensemble(run, folder):
+    done = run(str(folder), module="imgclf_jax.ensemble")
+    assert done.code == 2 and "train more seeds" in done.err

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
-from synthetic import make_config
+from synthetic import learn, make_config
 
 from imgclf_jax import models
 from imgclf_jax.models import cost
@@ -235,3 +235,17 @@ def test_every_network_of_the_zoo_is_a_module_with_its_options():
     for name in ("resnet18", "resnet34", "resnet50", "wide_resnet", "vit"):
         assert models.problems(section(name), (32, 32, 3), 10) == []
         assert isinstance(create(name), nn.Module)
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("resnet18", {"width": 2, "stem": "imagenet"}),
+        ("wide_resnet", {"depth": 10, "widen": 1}),
+        ("vit", {"width": 16, "heads": 2, "depth": 2, "patch": 11}),
+    ],
+)
+def test_the_zoo_learns_eight_images(name, options):
+    before, after = learn({"model.name": name, "optim.name": "adam", "optim.learning_rate": 5e-3}, options)
+    assert after["accuracy"] == 1.0
+    assert after["loss"] < 0.1 * before["loss"]

@@ -23,6 +23,7 @@ FAST = (
     "test_rng.py",
     "test_rows.py",
     "test_sampling.py",
+    "test_stock.py",
     "test_sweep_gpus.py",
     "test_sweep_halving.py",
     "test_sweep_loading.py",
