@@ -123,4 +123,10 @@ def _reporter():
 
 
 if __name__ == "__main__":
-    sys.exit(cli.run_tool(main, takes_config=False))
+    status = cli.run_tool(main, takes_config=False)
+    if status >= 128:
+        # A program that the signal interrupted may still be running, in threads that would crash with the interpreter.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    sys.exit(status)
