@@ -14,7 +14,8 @@ from PIL import Image
 from runs import ROOT, environment
 from synthetic import make_config, make_data, make_experiment, make_normalization
 
-from imgclf_jax import export, predict
+from imgclf_jax import export, load
+from imgclf_jax.predict.network import Network
 from imgclf_jax.predict.reading import predict_files
 from imgclf_jax.training import trained
 
@@ -153,7 +154,7 @@ def used(networks, tmp_path_factory):
 
 @pytest.mark.parametrize("case", CASES)
 def test_a_process_without_this_package_gets_the_same_probabilities(networks, used, case):
-    network = predict.Predictor(networks[case])
+    network = Network(networks[case])
     images = draw(network.image_shape)
     assert network(images).std(0).max() > 0.05  # that they are of the right images can be seen
     for size in BATCHES:
@@ -175,7 +176,7 @@ def test_photos_get_the_probabilities_that_predict_gives_them(networks, used, tm
     files = save_photos(tmp_path / "photos")
     names = [(str(file), None) for file in files]
     resize = network.config.data.resize
-    (rows,) = predict_files(names, predict.Predictor(network), network.image_shape, resize, len(files))
+    (rows,) = predict_files(names, Network(network), network.image_shape, resize, len(files))
     expected = np.stack([row.probabilities for row in rows])
     np.testing.assert_allclose(used[f"{case}/photos"], expected, rtol=0, atol=1e-6)
     assert expected.std(0).max() > 0.01
@@ -250,7 +251,7 @@ def test_the_tool_writes_a_file_that_can_be_used_as_it_says(run, finished, tmp_p
     assert list(tmp_path.iterdir()) == [path]
     images = draw((32, 32, 3))
     found = use(tmp_path, {"run": images})
-    np.testing.assert_allclose(found["run/64"], predict.load(finished.folder)(images), rtol=0, atol=1e-6)
+    np.testing.assert_allclose(found["run/64"], load(finished.folder)(images), rtol=0, atol=1e-6)
     before = path.read_bytes()
     assert_one_error(tool(run, f"--workdir={finished.folder}", f"--output={path}"), f"{path} exists")
     assert path.read_bytes() == before

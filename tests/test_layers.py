@@ -14,6 +14,7 @@ BELOW_DOORS = GROUND | {"terminal", "models", "augment", "data", "devices", "wor
 DOORS = {"main", "train", "evaluate", "check", "rerun", "preview", "export", "ensemble"}
 # Room -> the rooms that its modules may import, besides their own.
 ALLOWED: dict[str, set[str]] = {
+    "__init__": {"predict"},  # lazily, for `imgclf_jax.load`
     **dict.fromkeys(GROUND, GROUND),
     "terminal": {"errors"},
     "models": GROUND,
@@ -67,7 +68,7 @@ def test_rooms_import_downwards_only():
 
 def test_every_module_is_in_a_room():
     entries = {path.stem for path in (ROOT / PACKAGE).iterdir() if path.suffix == ".py" or path.is_dir()}
-    assert entries - {"__init__", "__pycache__"} == set(ALLOWED)
+    assert entries - {"__pycache__"} == set(ALLOWED)
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ FAST = (
     "test_loading.py",
     "test_loop.py",
     "test_metrics.py",
+    "test_network.py",
     "test_optim.py",
     "test_output.py",
     "test_predict_parts.py",

@@ -27,7 +27,6 @@ from typing import TextIO
 
 from absl import flags
 
-from imgclf_jax import predict
 from imgclf_jax.errors import UserError
 from imgclf_jax.terminal import cli
 
@@ -92,6 +91,7 @@ def _predict(network, selection) -> tuple[int, int, str]:
     """
     from imgclf_jax.predict import files, reading
     from imgclf_jax.predict.bar import Bar
+    from imgclf_jax.predict.network import Network
     from imgclf_jax.predict.score import Score
     from imgclf_jax.terminal.output import printable
 
@@ -102,7 +102,7 @@ def _predict(network, selection) -> tuple[int, int, str]:
         )
     labels = {name: label for label, name in enumerate(network.class_names)}
     todo = ((str(file.path), files.label(file, labels)) for file in selection.files)
-    predictor = predict.Predictor(network, FLAGS.batch_size)
+    predictor = Network(network, FLAGS.batch_size)
     score = Score(network.class_names)
     done = unread = not_finite = 0
     first = ""

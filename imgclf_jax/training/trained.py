@@ -198,22 +198,38 @@ def _step(checkpoints, folder, content, which):
 def predictor(trained: Trained, batch_size: int = 256, log: bool = False) -> Callable[..., np.ndarray]:
     """Returns the network as a function: images uint8 [N, H, W, C] -> class probabilities float32 [N, classes].
 
-    `images` is an array, or an object whose slices can be converted to arrays. Batches of at most `batch_size` images
-    are padded to a power of two, to compile few shapes. The optional second argument, `progress`, is called with the
-    number of images done so far. The function raises `UserError` if the images do not have the shape and dtype that the
-    network was trained on.
-
     Args:
         trained: the network.
-        batch_size: largest number of images in a batch.
+        batch_size: see `in_batches`.
         log: whether to return log probabilities, because probabilities may be too small for float32.
     """
     finish = jax.nn.log_softmax if log else jax.nn.softmax
-    compiled = jax.jit(lambda *arguments: finish(trained.experiment.logits(*arguments)))
+    return in_batches(trained, lambda *arguments: finish(trained.experiment.logits(*arguments)), batch_size)
+
+
+def in_batches(
+    trained: Trained, function: Callable[..., jax.Array], batch_size: int = 256
+) -> Callable[..., np.ndarray]:
+    """Returns a function of any number of images, uint8 [N, H, W, C] -> [N, ...], compiled.
+
+    `images` is an array, or an object whose slices can be converted to arrays. Batches are padded to a power of two, to
+    compile few shapes. The optional second argument, `progress`, is called with the number of images done so far. The
+    function raises `UserError` if the images do not have the shape and dtype that the network was trained on.
+
+    Args:
+        trained: the network.
+        function: (variables, normalization, images) -> [B, ...].
+        batch_size: largest number of images in a batch.
+    """
+    compiled = jax.jit(function)
 
     def predict(images: Any, progress: Callable[[int], None] = lambda done: None) -> np.ndarray:
         _check(trained, images)
-        scores = [np.zeros((0, len(trained.class_names)), np.float32)]
+        if not len(images):
+            like = jax.ShapeDtypeStruct((1, *images.shape[1:]), images.dtype)
+            one = jax.eval_shape(compiled, trained.variables, trained.normalization, like)
+            return np.zeros((0, *one.shape[1:]), one.dtype)
+        scores = []
         for start in range(0, len(images), batch_size):
             batch = np.asarray(images[start : start + batch_size])
             size = min(batch_size, 1 << (len(batch) - 1).bit_length())
