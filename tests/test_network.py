@@ -38,7 +38,8 @@ def test_the_default_features_are_what_the_logits_are_computed_from(network):
     features = network.features(IMAGES)
     assert features.shape == (5, 10)  # the hidden layer has 10 units
     output = network._network.variables["params"]["output"]
-    np.testing.assert_allclose(features @ np.asarray(output["kernel"]) + np.asarray(output["bias"])[None], network.logits(IMAGES), atol=1e-5)
+    logits = features @ np.asarray(output["kernel"]) + np.asarray(output["bias"])[None]
+    np.testing.assert_allclose(logits, network.logits(IMAGES), atol=1e-5)
 
 
 def test_layers_are_in_the_order_of_computation(network):
