@@ -4,7 +4,7 @@ import os
 import signal
 
 import pytest
-from tiers import FAST, LONGEST
+from tiers import FAST, LONGEST, SLOW
 
 DEVICES = 8
 
@@ -51,8 +51,10 @@ def pytest_ignore_collect(collection_path, config):
 
 
 def pytest_collection_modifyitems(items):
-    """Marks the fast tests, and sorts the files that take longest to the front."""
+    """Marks the fast and the slow tests, and sorts the files that take longest to the front."""
     for item in items:
+        if f"{item.path.name}::{item.name}".startswith(SLOW):
+            item.add_marker("slow")
         if item.path.name in FAST:
             item.add_marker("fast")
     items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))

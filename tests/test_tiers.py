@@ -5,7 +5,7 @@ import importlib.util
 import re
 
 from runs import ROOT
-from tiers import FAST, LONGEST
+from tiers import FAST, LONGEST, SLOW
 
 FILES = {
     ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
@@ -41,4 +41,11 @@ def test_fast_tests_reach_every_module():
 
 
 def test_the_files_of_the_tiers_exist():
-    assert [name for name in (*FAST, *LONGEST) if not (ROOT / "tests" / name).exists()] == []
+    files = {name.partition("::")[0] for name in (*FAST, *LONGEST, *SLOW)}
+    assert [name for name in sorted(files) if not (ROOT / "tests" / name).exists()] == []
+
+
+def test_the_slow_tests_exist():
+    for name in SLOW:
+        file, _, test = name.partition("::")
+        assert f"def {test.partition('[')[0]}" in (ROOT / "tests" / file).read_text() or not test, name

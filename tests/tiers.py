@@ -1,4 +1,4 @@
-"""Which test files are fast, and which take longest: read by conftest.py and test_tiers.py."""
+"""Which tests are fast, which are slow, and which files take longest: read by conftest.py and test_tiers.py."""
 
 # `pytest -m fast` collects these alone: the numerics on a small scale, everything that needs no compiler, and every
 # tool once. Under 90 s on two cores.
@@ -35,6 +35,21 @@ FAST = (
     "test_sweep_status.py",
     "test_tiers.py",
     "test_tools.py",
+)
+
+# `pytest` leaves these out and `pytest -m slow` runs them: further instances of what the others test too, in more
+# processes or on more devices, and what needs minutes to compile.
+SLOW = (
+    "test_hlo_collectives.py",
+    "test_processes.py::test_a_frozen_process_ends_the_job_with_a_line[1]",
+    "test_processes.py::test_processes_with_a_part_of_the_data_each",
+    "test_processes.py::test_processes_without_a_workdir_share_a_new_one",
+    "test_scaling.py::test_it_says_that_shared_cores_show_no_speed_up",
+    "test_stream.py::test_on_several_devices_a_streamed_run_is_the_same[('jit', 8",
+    "test_stream.py::test_on_one_device_a_streamed_run_has_the_same_bits[replacement",
+    "test_stream.py::test_two_processes_stream_a_part_each",
+    "test_torture.py::test_short_pass_finds_nothing_and_leaves_nothing",
+    "test_zoo.py::test_the_zoo_learns_eight_images",
 )
 
 # First, so that the workers of `pytest -n2` end together.
