@@ -35,6 +35,7 @@ COLORS = {"page": (255, 255, 255), "text": (40, 40, 40)}
 
 def define_flags() -> None:
     """Defines the flags of this tool. `imgclf_jax.terminal.cli` adds `--config` and its overrides."""
+    cli.define_parts()
     flags.DEFINE_multi_string("image", [], "A photo to augment; can be repeated. Default: training examples.")
     flags.DEFINE_string("output", None, "The PNG to write. Default: preview-NAME.png, or the next free number.")
     flags.DEFINE_string("save_dir", None, "Also write each image as a separate PNG to this folder.")

@@ -34,6 +34,7 @@ Report = Callable[[dict[str, Any]], None]
 
 def define_flags() -> None:
     """Defines the flags of this tool."""
+    cli.define_parts()
     flags.DEFINE_string("workdir", None, "Folder of the sweep.")
     flags.DEFINE_string("invocation", "", "Name of the command that this worker serves. It tries no run twice.")
     flags.DEFINE_integer("runs", 0, "How many runs to take at most; 0: all.", lower_bound=0)

@@ -103,13 +103,28 @@ class Experiment:
         scores: Any = self.model.apply(variables, seen, train=False)
         return scores.astype("float32")
 
+    def variable_shapes(self) -> dict[str, Any]:
+        """Returns the shapes and dtypes of the network's variables for evaluation, "params" and "batch_stats"."""
+        images = jax.ShapeDtypeStruct((1, *self.input_shape), "float32")
+        key = jax.eval_shape(lambda: jax.random.key(0))
+        variables: Any = jax.eval_shape(lambda key, images: self.model.init(key, images, train=False), key, images)
+        return {"params": variables["params"], "batch_stats": variables.get("batch_stats", {})}
+
+    def evaluation_template(self) -> dict[str, Any]:
+        """Returns stand-ins for the part of a checkpoint that evaluation needs; see `for_evaluation`."""
+        state: dict[str, Any] = self.variable_shapes()
+        averages = self.config.optim.ema_decay > 0
+        state |= {"ema": state["params"] if averages else {}, "ema_stats": state["batch_stats"] if averages else {}}
+        inputs = augment.stand_in(self.config, self.image_shape)._asdict()
+        return self.strategy.stand_ins({"state": state, "inputs": inputs})
+
     def state_shapes(self) -> TrainState:
         """Returns the shapes and dtypes of the state."""
         return jax.eval_shape(self.init, jax.eval_shape(lambda: jax.random.key(0)))
 
     def network_flops(self) -> tuple[int, int]:
         """Returns the FLOPs of a forward pass and of a training step; see `imgclf_jax.models.cost.network_flops`."""
-        variables = self.state_shapes().eval_variables()
+        variables = self.variable_shapes()
         return cost.network_flops(self.model, variables, self.input_shape, self.sampler.batch_size)
 
     def template(self) -> dict[str, Any]:
@@ -165,13 +180,7 @@ def build(
     model = models.create(config.model, len(class_names), strategy.axis_name)
     schedule = optim.create_schedule(config.optim, plan.steps, plan.warmup_steps)
     optimizer = optim.create_optimizer(config.optim, schedule)
-    sampler = Sampler(
-        examples=plan.train_count,
-        batch_size=config.train.batch_size,
-        steps_per_epoch=plan.steps_per_epoch,
-        replacement=config.train.sampling == "replacement",
-        parts=config.train.accumulate,
-    )
+    sampler = _sampler(config, plan)
     train_step = step_of(config, plan, model, len(class_names), strategy)
     eval_step = make_eval_step(model, lambda images: augment.central(config.augment, images))
     input_shape = augment.input_shape(config, image_shape)
@@ -188,6 +197,49 @@ def build(
         train_step=train_step,
         run_steps=multistep.make_run_steps(train_step, sampler, strategy, alternates(config)),
         evaluate=make_evaluate(eval_step, config.eval.batch_size, strategy),
+    )
+
+
+def for_evaluation(
+    config: ConfigDict,
+    plan: Plan,
+    image_shape: tuple[int, int, int],
+    class_names: tuple[str, ...],
+    strategy: Parallel,
+) -> Experiment:
+    """Builds the functions that evaluate a network. They need no optimizer, no schedule and no loss.
+
+    The arguments are those of `build`.
+    """
+    model = models.create(config.model, len(class_names), strategy.axis_name)
+    eval_step = make_eval_step(model, lambda images: augment.central(config.augment, images))
+    return Experiment(
+        config=config,
+        plan=plan,
+        image_shape=image_shape,
+        class_names=class_names,
+        strategy=strategy,
+        model=model,
+        schedule=_not_built,
+        sampler=_sampler(config, plan),
+        init=_not_built,
+        train_step=_not_built,
+        run_steps=_not_built,
+        evaluate=make_evaluate(eval_step, config.eval.batch_size, strategy),
+    )
+
+
+def _not_built(*arguments: Any) -> Any:
+    raise RuntimeError("this experiment was built for evaluation alone")
+
+
+def _sampler(config, plan):
+    return Sampler(
+        examples=plan.train_count,
+        batch_size=config.train.batch_size,
+        steps_per_epoch=plan.steps_per_epoch,
+        replacement=config.train.sampling == "replacement",
+        parts=config.train.accumulate,
     )
 
 

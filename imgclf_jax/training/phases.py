@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
-from imgclf_jax import data
+from imgclf_jax import components, data
+from imgclf_jax.config import own_parts
 from imgclf_jax.devices import parallel, processes, xla
 from imgclf_jax.errors import UserError
 from imgclf_jax.storage import files as storage
@@ -74,7 +75,8 @@ def opened(
     # Its name may be the current time, which differs between processes.
     folder = Path(processes.gather(str(getattr(claimed, "folder", folder)))[0])
     with claimed, storage.explain_errors(folder):
-        before = resume.inspect(folder, config, how.allow_config_change)
+        parts = components.sources(own_parts(config).values())
+        before = resume.inspect(folder, config, how.allow_config_change, parts)
         lines = [f"config changed: {line}" for line in before.changed] + config_warnings(config, info)
         for line in lines:
             console.warn(line)
@@ -82,7 +84,7 @@ def opened(
         if line := placement(strategy).notice(config, info):
             console.print(line)
         record = RunRecord(folder, before.record, first)
-        writer = Writer(folder, config, claimed, record, how.config_file, columns=metrics.COLUMNS)
+        writer = Writer(folder, config, claimed, record, how.config_file, columns=metrics.COLUMNS, parts=parts)
         processes.when_lost(writer.fail)
         yield Run(config, folder, strategy, before, how.allow_config_change, console, writer, signal, calls)
 

@@ -33,6 +33,7 @@ class Writer:
         config_file: dict[str, str] | None = None,
         *,
         columns: Sequence[str],
+        parts: dict[str, dict[str, Any]] | None = None,
     ):
         """Prepares the writer; writes nothing yet.
 
@@ -43,6 +44,7 @@ class Writer:
             record: `run.json`.
             config_file: the result of `imgclf_jax.workdir.provenance.describe_file`.
             columns: the columns of the metrics; see `imgclf_jax.workdir.metrics.MetricsFiles`.
+            parts: see `imgclf_jax.components.sources`.
         """
         self.record = record
         self.begun = False
@@ -51,6 +53,7 @@ class Writer:
         self._folder, self._config, self._claim = folder, config, claim
         self._config_file = config_file
         self._columns = columns
+        self._parts = parts or {}
         self._facts: dict[str, Any] = {}
         self._resume_step = 0
         self._damaged: dict[int, str] = {}
@@ -70,13 +73,13 @@ class Writer:
         if self.begun:
             return
         step = {"step": self._resume_step} if self._resume_step else {}
-        origin = provenance.of_run(self._config_file, self._config.parallel.devices)
+        origin = provenance.of_run(self._config_file, self._config.parallel.devices, self._parts)
         origin = provenance.of_sessions(self.record.content, origin)
         self.record.begin(seed=self._config.seed, data=self._facts, **origin, **step)
         self.begun = True
         if processes.is_first():
             self._claim.keep()
-            saved_config.save_config(self._folder, self._config)
+            saved_config.save_config(self._folder, self._config, (self._config_file or {}).get("text"))
 
     def begin(self) -> None:
         """Starts writing, unless it has already started. All processes must call it."""
