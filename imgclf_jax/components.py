@@ -282,8 +282,8 @@ def _check_place(module_name, name, slot, folders):
         return
     if _inside_workdir(Path(origin).resolve()):
         raise UserError(
-            f"{slot}={name!r}: {origin} is in the folder of a run, from which no code is imported; copy it elsewhere and "
-            "add --parts=DIR, its new folder"
+            f"{slot}={name!r}: {origin} is in the folder of a run, from which no code is imported; copy it elsewhere "
+            "and add --parts=DIR, its new folder"
         )
     loaded = _file(sys.modules.get(top))
     if loaded and Path(loaded).resolve() != Path(origin).resolve():

@@ -49,8 +49,8 @@ def default() -> ConfigDict:
             "augment": _augment(),
             "model": _model(),
             "loss": _loss(),
-            # Your own metrics, "module:name": (logits float32 [B, classes], labels int32 [B]) -> float32 [B]. Their means
-            # join the loss and the accuracy under their names.
+            # Your own metrics, "module:name": (logits float32 [B, classes], labels int32 [B]) -> float32 [B]. Their
+            # means join the loss and the accuracy under their names.
             "metrics": (),
             "optim": _optim(),
             "train": _train(),
@@ -194,8 +194,8 @@ def _augment() -> dict[str, Any]:
 
 def _model() -> dict[str, Any]:
     return {
-        # A model of imgclf_jax.models, such as mlp, cnn or resnet18; or "module:name" of your own, a Flax Linen class (or a
-        # function that returns an instance): images float32 [B, H, W, C] -> logits [B, classes].
+        # A model of imgclf_jax.models, such as mlp, cnn or resnet18; or "module:name" of your own, a Flax Linen class
+        # (or a function that returns an instance): images float32 [B, H, W, C] -> logits [B, classes].
         "name": "cnn",
         # Keyword arguments of the model that the fields below do not cover.
         "options": {},
@@ -216,9 +216,9 @@ def _model() -> dict[str, Any]:
 
 def _loss() -> dict[str, Any]:
     return {
-        # "cross_entropy"; "binary_cross_entropy": one decision for each class, summed; "focal"; or "module:name" of your
-        # own: (logits float32 [B, classes], targets float32 [B, classes]) -> float32 [B]. Evaluation always reports the
-        # cross-entropy.
+        # "cross_entropy"; "binary_cross_entropy": one decision for each class, summed; "focal"; or "module:name" of
+        # your own: (logits float32 [B, classes], targets float32 [B, classes]) -> float32 [B]. Evaluation always
+        # reports the cross-entropy.
         "name": "cross_entropy",
         # Keyword arguments of the loss, such as gamma of "focal".
         "options": {},
@@ -230,8 +230,8 @@ def _loss() -> dict[str, Any]:
 
 def _optim() -> dict[str, Any]:
     return {
-        # sgd, adam, adamw or rmsprop; or "module:name" of a function that returns an optax.GradientTransformation, such as
-        # "optax:lion". It gets the learning rate, as a schedule, and the options; weight_decay and clip_norm are
+        # sgd, adam, adamw or rmsprop; or "module:name" of a function that returns an optax.GradientTransformation, such
+        # as "optax:lion". It gets the learning rate, as a schedule, and the options; weight_decay and clip_norm are
         # applied to the gradient before, and the other fields of ours do not apply.
         "name": "sgd",
         # Keyword arguments of an optimizer of your own.

@@ -110,7 +110,7 @@ def augmented(config: ConfigDict, images: np.ndarray, versions: int) -> tuple[np
         key_of_step = step_keys(key, step).augment
         seen = augment.augment(config.augment, key_of_step, jnp.asarray(batch), jnp.arange(len(batch)))
         weights = jnp.eye(count)[jnp.arange(len(batch)) % count]
-        return mix(key_of_step, seen, weights) if mix else (seen, weights)
+        return mix(key_of_step, seen, weights, jnp.arange(len(batch))) if mix else (seen, weights)
 
     steps, weights = zip(*(jax.device_get(version(step)) for step in range(versions)), strict=True)
     seen = np.round(np.clip(np.stack(steps), 0, 1) * 255).astype(np.uint8)

@@ -101,7 +101,7 @@ def _loop(run: Run, session: Session, start: int) -> phases.Ended:
     work = loop.Work(
         session.run_steps,
         session.feed,
-        lambda: strategy.put(multistep.empty_meter()),
+        lambda: strategy.put(multistep.empty_meter(session.experiment.measures)),
         run.config.train.batch_size,
         run.config.train.steps_per_dispatch,
         rates_from=start + ahead,

@@ -11,7 +11,6 @@ import pytest
 from absl import flags
 from runs import ROOT, SOFTMAX, STEPS, TINY, record, steps
 
-from imgclf_jax import config as configs
 from imgclf_jax.terminal import cli
 from imgclf_jax.training.metrics import COLUMNS
 from imgclf_jax.workdir.rows import columns, read_rows

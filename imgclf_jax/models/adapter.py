@@ -1,8 +1,8 @@
 """Lets any Flax Linen module be called like the networks of this package.
 
-Ours draw dropout from one key for each image, so that the draw of an image does not depend on the batch or the devices.
-`nn.Dropout` takes one stream for all images that a device sees: still a function of (seed, step), but also of the number
-of devices, of the strategy and of `train.accumulate`.
+Ours draw dropout from one key for each image, so that the draw of an image does not depend on the other images or on
+the devices. `nn.Dropout` takes one stream for all images that a device sees: still a function of (seed, step), but also
+of the number of devices, of the strategy and of `train.accumulate`.
 """
 
 import contextlib

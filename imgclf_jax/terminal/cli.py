@@ -111,7 +111,7 @@ def look_for_parts(path: str | None = None) -> None:
     Args:
         path: the value of `--config`, if it was given.
     """
-    given = FLAGS["parts"].value if "parts" in FLAGS else []
+    given = list(FLAGS["parts"].value or ()) if "parts" in FLAGS else []
     for folder in given:
         if not Path(folder).is_dir():
             raise UserError(f"--parts={folder} is not a folder")

@@ -20,7 +20,7 @@ from imgclf_jax.training import metrics, multistep
 from imgclf_jax.training.experiment import Experiment
 from imgclf_jax.training.hooks import PRUNED, write_row
 from imgclf_jax.training.placed import placement
-from imgclf_jax.training.plan import Plan
+from imgclf_jax.training.plan import Plan, with_labels
 from imgclf_jax.training.plan import plan as make_plan
 from imgclf_jax.training.run import Calls, Run
 from imgclf_jax.training.session import Restored, Session, restore
@@ -84,7 +84,8 @@ def opened(
         if line := placement(strategy).notice(config, info):
             console.print(line)
         record = RunRecord(folder, before.record, first)
-        writer = Writer(folder, config, claimed, record, how.config_file, columns=metrics.COLUMNS, parts=parts)
+        columns = metrics.columns(metrics.create(config.metrics))
+        writer = Writer(folder, config, claimed, record, how.config_file, columns=columns, parts=parts)
         processes.when_lost(writer.fail)
         yield Run(config, folder, strategy, before, how.allow_config_change, console, writer, signal, calls)
 
@@ -121,7 +122,7 @@ def load(run: Run) -> tuple[data.Dataset, Plan]:
     if dataset.notice:
         console.warn(dataset.notice)
     # The bundled sample is smaller than the data set that it replaces, so plan for the examples that were loaded.
-    return dataset, make_plan(config, dataset.counts)
+    return dataset, with_labels(make_plan(config, dataset.counts), config, dataset.splits["train"].labels)
 
 
 def restore_run(run: Run, experiment: Experiment, dataset: data.Dataset) -> tuple[Restored, bool]:
@@ -217,7 +218,7 @@ def _record(run: Run, session: Session, ending: dict[str, Any], missing: list[st
     if "test" in missing:
         if complete:
             writer.open_files()
-        write_row(writer, session.experiment.plan, ending["reported_step"], "test", results["test"])
+        write_row(writer, session.experiment, ending["reported_step"], "test", results["test"])
     writer.files.flush()
     if complete:
         writer.record.update(results=results)

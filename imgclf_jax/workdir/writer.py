@@ -7,10 +7,12 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from imgclf_jax.config import to_json
 from imgclf_jax.devices import processes
 from imgclf_jax.workdir import checkpoint_folder, provenance, saved_config
 from imgclf_jax.workdir.checkpoint import Checkpoints
 from imgclf_jax.workdir.metrics import MetricsFiles, NoFiles
+from imgclf_jax.workdir.own_writers import OwnWriters
 from imgclf_jax.workdir.record import RunRecord
 
 
@@ -48,7 +50,7 @@ class Writer:
         """
         self.record = record
         self.begun = False
-        self.files: MetricsFiles | NoFiles = NoFiles()
+        self.files: MetricsFiles | OwnWriters | NoFiles = NoFiles()
         self.checkpoints: Checkpoints | None = None
         self._folder, self._config, self._claim = folder, config, claim
         self._config_file = config_file
@@ -107,6 +109,8 @@ class Writer:
         if processes.is_first():
             tensorboard = self._config.log.tensorboard
             self.files = MetricsFiles(self._folder, self._columns, self._resume_step, tensorboard)
+            if self._config.log.writers:
+                self.files = OwnWriters(self.files, self._config.log.writers, self._folder, to_json(self._config))
 
     def save(self, step: int, tree: Any, valid_accuracy: float | None) -> None:
         """Starts saving a checkpoint. Raises `UserError` if this one or an earlier one cannot be saved."""
