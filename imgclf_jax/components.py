@@ -69,6 +69,11 @@ def look_in(folders: Iterable[Path | str], recorded: Mapping[str, Any] | None = 
 _added: set[str] = set()
 
 
+def folders() -> list[str]:
+    """Returns the folders of `look_in`, for the processes that this one starts."""
+    return list(_search.folders)
+
+
 def remember(recorded: Mapping[str, Any]) -> None:
     """Sets the parts of the run whose config is in use, which messages name; see `sources`."""
     _search.recorded = dict(recorded)

@@ -313,8 +313,8 @@ def _log() -> dict[str, Any]:
         "every_steps": 100,
         # Write TensorBoard event files.
         "tensorboard": True,
-        # Your own writers, "module:name", called with (workdir, config as a dict): objects with scalars(step, values) and
-        # close(). The names of the values are like "valid/accuracy". An exception in one only ends that writer.
+        # Your own writers, "module:name", called with (workdir, config as a dict): objects with scalars(step, values)
+        # and close(). The names of the values are like "valid/accuracy". An exception in one only ends that writer.
         "writers": (),
         # "auto" (a progress bar on a terminal, plain lines elsewhere), "bar", "lines" or "none".
         "progress": "auto",

@@ -62,7 +62,8 @@ def evaluate_run(config: ConfigDict, folder: Path, split: str, which: str) -> di
         )
     console.finish()
     console.print(
-        f"step {network.step}  {split} accuracy {accuracy(result)}  loss {result['loss']:.4f}{own_metrics(result)}  on {dataset.name}"
+        f"step {network.step}  {split} accuracy {accuracy(result)}  loss {result['loss']:.4f}{own_metrics(result)}"
+        f"  on {dataset.name}"
         + (f"; {shared:,} of these {result['count']:,} examples are in the training split" if shared else "")
     )
     return result

@@ -113,8 +113,8 @@ def problems(config: ConfigDict, classes: int | None) -> list[str]:
         except ValueError:
             example = ", ".join(["1.0"] * min(classes, 3)) + (", ..." if classes > 3 else "")
             lines.append(
-                f'loss.class_weights={config.class_weights!r} must be "", "balanced" or {classes} numbers of at least 0, '
-                f'one for each class: "{example}"'
+                f'loss.class_weights={config.class_weights!r} must be "", "balanced" or {classes} numbers of at least '
+                f'0, one for each class: "{example}"'
             )
     return lines or _shape_problems(config, classes or 3)
 

@@ -82,7 +82,7 @@ def columns(measures: Iterable[str]) -> tuple[str, ...]:
 
 
 def problems(names: Sequence[str], classes: int) -> list[str]:
-    """Returns one line for each metric of one's own that is missing, fails, or does not give a value for each example."""
+    """Returns one line for each metric of one's own that is missing, fails, or gives no value for each example."""
     short = [short_name(name) for name in names]
     lines = [f"{SLOT}: the name {name} is taken; rename the function" for name in short if name in RESERVED]
     lines += [f"{SLOT}: two functions are called {name}" for name in sorted({n for n in short if short.count(n) > 1})]

@@ -129,9 +129,8 @@ def _own_problems(config):
             known = components.parameters(components.find(config.schedule, {}, SCHEDULE)) or {}
         except UserError as error:
             return [str(error)]
-        options: dict[str, Any] = {name: None for name in ("steps", "peak") if name in known} | dict(
-            config.schedule_options
-        )
+        options: dict[str, Any] = dict(config.schedule_options)
+        options.update((name, None) for name in ("steps", "peak") if name in known)
         if lines := components.problems(config.schedule, {}, SCHEDULE, options, call):
             return lines
         try:

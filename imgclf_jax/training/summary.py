@@ -45,7 +45,8 @@ def show_results(
     """Prints the closing lines of a run: the accuracy on each split, the time and the workdir."""
     for name, result in results.items():
         console.print(
-            f"{name + ' accuracy':<15} {accuracy(result)}  loss {result['loss']:.4f}{own_metrics(result)}  on {data_name}"
+            f"{name + ' accuracy':<15} {accuracy(result)}  loss {result['loss']:.4f}{own_metrics(result)}"
+            f"  on {data_name}"
         )
     console.print(f"{'total time':<15} {duration(seconds)}")
     console.print(f"{'workdir':<15} {folder}")
