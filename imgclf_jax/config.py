@@ -230,9 +230,9 @@ def _loss() -> dict[str, Any]:
 
 def _optim() -> dict[str, Any]:
     return {
-        # sgd, adam, adamw or rmsprop; or "module:name" of a function that returns an optax.GradientTransformation, such
-        # as "optax:lion". It gets the learning rate, as a schedule, and the options; weight_decay and clip_norm are
-        # applied to the gradient before, and the other fields of ours do not apply.
+        # sgd, adam, adamw, rmsprop or muon; or "module:name" of a function that returns an
+        # optax.GradientTransformation, such as "optax:lion". It gets the learning rate, as a schedule, and the options;
+        # weight_decay and clip_norm are applied to the gradient before, and the other fields of ours do not apply.
         "name": "sgd",
         # Keyword arguments of an optimizer of your own.
         "options": {},
@@ -248,15 +248,15 @@ def _optim() -> dict[str, Any]:
         # Steps or epochs of linear warm-up from 0 (for one_cycle: the rising part).
         "warmup_steps": config_dict.placeholder(int),
         "warmup_epochs": config_dict.placeholder(float),
-        # For sgd and rmsprop.
+        # For sgd, rmsprop and muon.
         "momentum": 0.9,
-        # For sgd and rmsprop; no effect without momentum.
+        # For sgd, rmsprop and muon; no effect without momentum.
         "nesterov": True,
-        # For adam and adamw; b2 is also the decay of rmsprop.
+        # For adam and adamw, and for what muon leaves to Adam; b2 is also the decay of rmsprop.
         "b1": 0.9,
         "b2": 0.999,
         "eps": 1e-8,
-        # Added to the gradient (sgd, adam, rmsprop) or subtracted from the weights (adamw).
+        # Added to the gradient (sgd, adam, rmsprop) or subtracted from the weights (adamw, muon).
         "weight_decay": 0.0,
         # "kernels": biases and normalization parameters do not decay. "all": every parameter decays.
         "decay_mask": "kernels",
@@ -264,6 +264,9 @@ def _optim() -> dict[str, Any]:
         "clip_norm": 0.0,
         # Probability mass spread evenly over all classes.
         "label_smoothing": 0.0,
+        # Sharpness-aware minimization: each step takes its gradient at this distance from the parameters, in the
+        # direction of a first gradient, and so takes twice the time. Often 0.05 to 0.1. 0: off.
+        "sam_rho": 0.0,
         # Evaluation uses a moving average of the parameters, and of the batch normalization statistics, with this
         # decay. 0: evaluate the parameters themselves. At step s, counted from 0, the decay is at most
         # (1 + s) / (10 + s), so that the initial parameters are soon forgotten: 0.9 is reached at step 80, 0.99 at 890,

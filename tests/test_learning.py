@@ -20,7 +20,7 @@ SMALL = {
     "wide_resnet": {"options": {"depth": 10, "widen": 1}},
     "vit": {"options": {"width": 16, "heads": 2, "depth": 2, "patch": 11}},
 }
-RATES = {"sgd": 0.05, "adam": 3e-3, "adamw": 3e-3, "rmsprop": 1e-3}
+RATES = {"sgd": 0.05, "adam": 3e-3, "adamw": 3e-3, "rmsprop": 1e-3, "muon": 3e-3}
 
 
 def test_every_kind_of_model_is_tried():

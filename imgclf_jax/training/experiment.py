@@ -130,7 +130,8 @@ class Experiment:
     def network_flops(self) -> tuple[int, int]:
         """Returns the FLOPs of a forward pass and of a training step; see `imgclf_jax.models.cost.network_flops`."""
         variables = self.variable_shapes()
-        return cost.network_flops(self.model, variables, self.input_shape, self.sampler.batch_size)
+        forward, step = cost.network_flops(self.model, variables, self.input_shape, self.sampler.batch_size)
+        return forward, step * (2 if self.config.optim.sam_rho else 1)
 
     def template(self) -> dict[str, Any]:
         """Returns stand-ins for the content of a checkpoint: `state`, `meter` and `inputs`, the normalization."""
@@ -271,6 +272,7 @@ def step_of(config: Any, plan: Plan, model: nn.Module, classes: int, strategy: P
         loss=losses.create(config.loss, classes, counts),
         measures=metrics.create(config.metrics),
         label_smoothing=config.optim.label_smoothing,
+        sam_rho=config.optim.sam_rho,
         ema_decay=config.optim.ema_decay,
         accumulate=config.train.accumulate,
         all_sum=strategy.all_sum,

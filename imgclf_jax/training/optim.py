@@ -11,7 +11,8 @@ from imgclf_jax.config import is_on
 from imgclf_jax.errors import UserError
 
 NAME, SCHEDULE = "optim.name", "optim.schedule"
-OPTIMIZERS = ("sgd", "adam", "adamw", "rmsprop")
+OPTIMIZERS = ("sgd", "adam", "adamw", "rmsprop", "muon")
+DECOUPLED = ("adamw", "muon")  # whose weight decay is not part of the gradient
 SCHEDULES = ("constant", "linear", "cosine", "exponential", "one_cycle")
 
 
@@ -54,12 +55,12 @@ def create_schedule(config: ConfigDict, steps: int, warmup_steps: int) -> optax.
 def create_optimizer(config: ConfigDict, schedule: optax.Schedule) -> optax.GradientTransformation:
     """Returns gradient clipping, weight decay and the optimizer of `config.optim` as one optax transformation.
 
-    For adamw, the decay is decoupled from the adaptive scaling (Loshchilov and Hutter 2019). For the others, it is
+    For adamw and muon, the decay is decoupled from the scaling (Loshchilov and Hutter 2019). For the others, it is
     added to the gradient (L2 regularization).
     """
     mask = _kernels if config.decay_mask == "kernels" else None
     parts = [optax.clip_by_global_norm(config.clip_norm)] if is_on(config.clip_norm) else []
-    if is_on(config.weight_decay) and config.name != "adamw":
+    if is_on(config.weight_decay) and config.name not in DECOUPLED:
         parts.append(optax.add_decayed_weights(config.weight_decay, mask))
     momentum: Any = config.momentum if is_on(config.momentum) else None
     match config.name:
@@ -74,9 +75,43 @@ def create_optimizer(config: ConfigDict, schedule: optax.Schedule) -> optax.Grad
             )
         case "rmsprop":
             parts.append(optax.rmsprop(schedule, config.b2, config.eps, momentum=momentum, nesterov=config.nesterov))
+        case "muon":
+            parts.append(_muon(config, schedule))
         case _:
             parts.append(_own_optimizer(config, schedule))
     return optax.chain(*parts)
+
+
+def _muon(config, schedule):
+    """Muon for the kernels of the hidden layers, and Adam for all else (https://kellerjordan.github.io/posts/muon/).
+
+    A kernel is a matrix from the inputs of a unit to the units: that of a convolution is [kh · kw · C, features]. Its
+    update is scaled to the size of Adam's (Liu et al. 2025, https://arxiv.org/abs/2502.16982, equation 4), so that one
+    learning rate serves both. Nesterov momentum applies to both, and weight decay to what Muon
+    updates or, if the mask is "all", to both.
+    """
+    return optax.contrib.muon(
+        schedule,
+        beta=config.momentum,
+        nesterov=config.nesterov,
+        weight_decay=config.weight_decay,
+        adam_b1=config.b1,
+        adam_b2=config.b2,
+        adam_weight_decay=config.weight_decay if config.decay_mask == "all" else 0.0,
+        muon_weight_dimension_numbers=lambda params: jax.tree.map_with_path(_as_matrix, params),
+        consistent_rms=0.2,
+    )
+
+
+def _as_matrix(path, parameter):
+    """How Muon sees a parameter; `None` leaves it to Adam."""
+    *layers, name = (entry.key for entry in path)
+    if name != "kernel" or layers[:1] == ["output"] or parameter.ndim < 2:
+        return None
+    # The kernel of an attention layer that joins the heads is [heads, features, outputs]; those before have the heads
+    # among the outputs.
+    inputs = 1 if parameter.ndim == 3 and layers[-1] != "out" else parameter.ndim - 1
+    return optax.contrib.MuonDimensionNumbers(tuple(range(inputs)), tuple(range(inputs, parameter.ndim)))
 
 
 def _own_schedule(config, steps):

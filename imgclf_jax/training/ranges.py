@@ -85,6 +85,7 @@ NUMBERS = {
     "optim.clip_norm": NOT_NEGATIVE,
     "optim.label_smoothing": FRACTION,
     "optim.ema_decay": FRACTION,
+    "optim.sam_rho": NOT_NEGATIVE,
     "train.batch_size": Range(1, EXAMPLES),
     "train.steps": DURATION,
     "train.epochs": DURATION,

@@ -29,6 +29,7 @@ def make_train_step(
     loss: Loss | None = None,
     measures: metrics.Metrics = metrics.METRICS,
     label_smoothing: float = 0.0,
+    sam_rho: float = 0.0,
     ema_decay: float = 0.0,
     accumulate: int = 1,
     all_sum: Callable[[Any], Any] = lambda tree: tree,
@@ -47,6 +48,9 @@ def make_train_step(
         loss: (logits float32 [B, classes], targets float32 [B, classes]) -> float32 [B]; `None`: the cross-entropy.
         measures: the metrics to sum; the value of "loss" is that of the loss.
         label_smoothing: probability mass that is spread evenly over all classes.
+        sam_rho: the distance, in the direction of the gradient of the whole batch, at which the gradient for the update
+            is computed: sharpness-aware minimization (Foret et al. 2020, https://arxiv.org/abs/2010.01412). The sums
+            and the running statistics are those of the first gradient. 0: off.
         ema_decay: decay of the moving average of the parameters and of the running statistics. It is lower in the first
             steps, see `_average`. 0: no average.
         accumulate: the number of equal parts that the batch is split into, with one forward and backward pass each. The
@@ -112,10 +116,17 @@ def make_train_step(
         share = batch["label"].shape[0]
         batch = {"position": jnp.arange(share, dtype=jnp.int32)} | batch
         passes = one_pass if accumulate == 1 else in_parts
-        grads, batch_stats, sums = passes(state.params, state.batch_stats, batch, normalization, keys)
-        grads, sums = all_sum((grads, sums))
         count = all_sum(share)
-        grads = jax.tree.map(lambda g: g / count, grads)
+
+        def gradient(params):
+            grads, batch_stats, sums = passes(params, state.batch_stats, batch, normalization, keys)
+            grads, sums = all_sum((grads, sums))
+            return jax.tree.map(lambda g: g / count, grads), batch_stats, sums
+
+        grads, batch_stats, sums = gradient(state.params)
+        if is_on(sam_rho):
+            distance = sam_rho / (optax.tree.norm(grads) + 1e-12)
+            grads, *_ = gradient(jax.tree.map(lambda x, g: x + distance * g, state.params, grads))
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         averages = state.ema, state.ema_stats
