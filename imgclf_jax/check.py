@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from imgclf_jax import augment, data
+from imgclf_jax import augment, components, data
+from imgclf_jax.config import own_parts
 from imgclf_jax.devices import parallel, xla
 from imgclf_jax.errors import UserError
 from imgclf_jax.models import cost
@@ -49,7 +50,7 @@ def check(config: ConfigDict, folder: Path | None = None, allow_config_change: b
 def _workdir(folder: Path, config: ConfigDict, info: data.Info, allow_change: bool) -> list[str]:
     """Returns the warnings of training in `folder`; raises `UserError` if training would reject the config."""
     check_usable(folder)
-    before = resume.inspect(folder, config, allow_change)
+    before = resume.inspect(folder, config, allow_change, components.sources(own_parts(config).values()))
     facts = before.record.get("data") or {}
     if checkpoint_folder.exists(folder):
         check_classes(facts.get("class_names") or info.class_names, folder, info.class_names, info.location)

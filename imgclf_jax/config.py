@@ -22,6 +22,7 @@ from typing import Any
 
 from ml_collections import ConfigDict, config_dict
 
+from imgclf_jax import components
 from imgclf_jax.errors import UserError
 
 
@@ -47,6 +48,10 @@ def default() -> ConfigDict:
             "data": _data(),
             "augment": _augment(),
             "model": _model(),
+            "loss": _loss(),
+            # Your own metrics, "module:name": (logits float32 [B, classes], labels int32 [B]) -> float32 [B]. Their
+            # means join the loss and the accuracy under their names.
+            "metrics": (),
             "optim": _optim(),
             "train": _train(),
             "eval": _eval(),
@@ -55,7 +60,15 @@ def default() -> ConfigDict:
             "parallel": _parallel(),
         }
     )
-    return config.lock()
+    config.lock()
+    for path in FREE:
+        section, name = path.split(".")
+        config[section][name].unlock()
+    return config
+
+
+# Sections whose keys are not fixed: keyword arguments of the part that the field beside them names.
+FREE = ("model.options", "optim.options", "optim.schedule_options", "loss.options", "data.options")
 
 
 def _data() -> dict[str, Any]:
@@ -64,7 +77,10 @@ def _data() -> dict[str, Any]:
         "name": "cifar10",
         # "tfds": the prepared data set, downloaded and prepared if missing. "sample": the bundled part of CIFAR-10.
         # "folder", "csv", "arrays": your own data, in data.dir; data.name and the splits below do not apply.
+        # "module:name": a function of yours; see imgclf_jax/data/own.py.
         "source": "tfds",
+        # Keyword arguments of your own source.
+        "options": {},
         # Folder of the TFDS data sets; empty: $TFDS_DATA_DIR, or ~/tensorflow_datasets. With source "folder": the
         # folder with train/CLASS/*, validation/CLASS/* and test/CLASS/*, or with CLASS/*, which data.split divides.
         # "csv": a .csv file that lists photos: columns path (relative to the file), label and, unless data.split
@@ -169,13 +185,20 @@ def _augment() -> dict[str, Any]:
         # label with the largest weight; the lower label if there are two.
         "mixup": 0.0,
         "cutmix": 0.0,
+        # Your own functions, "module:name", after all others: (key, image) -> image for one image float32 [H, W, C] in
+        # [0, 1]; or (keys [B], images, targets float32 [B, classes]) -> (images, targets) for a device's share of a
+        # batch, after mixing.
+        "extra": (),
     }
 
 
 def _model() -> dict[str, Any]:
     return {
-        # softmax, mlp, cnn, tutorial_cnn or small_cnn.
+        # A model of imgclf_jax.models, such as mlp, cnn or resnet18; or "module:name" of your own, a Flax Linen class
+        # (or a function that returns an instance): images float32 [B, H, W, C] -> logits [B, classes].
         "name": "cnn",
+        # Keyword arguments of the model that the fields below do not cover.
+        "options": {},
         # "softmax": one logit per class. "sigmoid": one logit, for the second of two classes.
         "head": "softmax",
         # Precision of the layers: float32 or bfloat16. Parameters and the loss stay float32.
@@ -191,27 +214,49 @@ def _model() -> dict[str, Any]:
     }
 
 
+def _loss() -> dict[str, Any]:
+    return {
+        # "cross_entropy"; "binary_cross_entropy": one decision for each class, summed; "focal"; or "module:name" of
+        # your own: (logits float32 [B, classes], targets float32 [B, classes]) -> float32 [B]. Evaluation always
+        # reports the cross-entropy.
+        "name": "cross_entropy",
+        # Keyword arguments of the loss, such as gamma of "focal".
+        "options": {},
+        # Factors of the examples by their class: "", "balanced" (inversely to the number of training examples, 1 on
+        # average) or one number for each class, such as "1, 2.5".
+        "class_weights": "",
+    }
+
+
 def _optim() -> dict[str, Any]:
     return {
-        # sgd, adam, adamw or rmsprop.
+        # sgd, adam, adamw, rmsprop or muon; or "module:name" of a function that returns an
+        # optax.GradientTransformation, such as "optax:lion". It gets the learning rate, as a schedule, and the options;
+        # weight_decay and clip_norm are applied to the gradient before, and the other fields of ours do not apply.
         "name": "sgd",
+        # Keyword arguments of an optimizer of your own.
+        "options": {},
         # Peak of the schedule.
         "learning_rate": 0.1,
-        # constant, linear, cosine, exponential (the last three fall to final_fraction of the peak) or one_cycle.
+        # constant, linear, cosine, exponential (the last three fall to final_fraction of the peak) or one_cycle. Or
+        # "module:name" of a function that returns int step -> learning rate; it gets the options below and, if it takes
+        # them, the number of steps and the learning rate above as `steps` and `peak`.
         "schedule": "constant",
+        # Keyword arguments of a schedule of your own.
+        "schedule_options": {},
         "final_fraction": 0.0,
         # Steps or epochs of linear warm-up from 0 (for one_cycle: the rising part).
         "warmup_steps": config_dict.placeholder(int),
         "warmup_epochs": config_dict.placeholder(float),
-        # For sgd and rmsprop.
+        # For sgd, rmsprop and muon.
         "momentum": 0.9,
-        # For sgd and rmsprop; no effect without momentum.
+        # For sgd, rmsprop and muon; no effect without momentum.
         "nesterov": True,
-        # For adam and adamw; b2 is also the decay of rmsprop.
+        # For adam and adamw, and for what muon leaves to Adam; b2 is also the decay of rmsprop.
         "b1": 0.9,
         "b2": 0.999,
         "eps": 1e-8,
-        # Added to the gradient (sgd, adam, rmsprop) or subtracted from the weights (adamw).
+        # Added to the gradient (sgd, adam, rmsprop) or subtracted from the weights (adamw, muon).
         "weight_decay": 0.0,
         # "kernels": biases and normalization parameters do not decay. "all": every parameter decays.
         "decay_mask": "kernels",
@@ -219,6 +264,9 @@ def _optim() -> dict[str, Any]:
         "clip_norm": 0.0,
         # Probability mass spread evenly over all classes.
         "label_smoothing": 0.0,
+        # Sharpness-aware minimization: each step takes its gradient at this distance from the parameters, in the
+        # direction of a first gradient, and so takes twice the time. Often 0.05 to 0.1. 0: off.
+        "sam_rho": 0.0,
         # Evaluation uses a moving average of the parameters, and of the batch normalization statistics, with this
         # decay. 0: evaluate the parameters themselves. At step s, counted from 0, the decay is at most
         # (1 + s) / (10 + s), so that the initial parameters are soon forgotten: 0.9 is reached at step 80, 0.99 at 890,
@@ -235,6 +283,7 @@ def _train() -> dict[str, Any]:
         "steps": config_dict.placeholder(int),
         "epochs": config_dict.placeholder(float),
         # "epoch": without replacement, reshuffled every epoch. "replacement": each batch is drawn independently.
+        # "balanced": so is each example, and all classes are equally likely.
         "sampling": "epoch",
         # The last, partial batch of an epoch: "drop" it, or "wrap" (fill it up with the first examples of that epoch).
         "last_batch": "drop",
@@ -267,6 +316,9 @@ def _log() -> dict[str, Any]:
         "every_steps": 100,
         # Write TensorBoard event files.
         "tensorboard": True,
+        # Your own writers, "module:name", called with (workdir, config as a dict): objects with scalars(step, values)
+        # and close(). The names of the values are like "valid/accuracy". An exception in one only ends that writer.
+        "writers": (),
         # "auto" (a progress bar on a terminal, plain lines elsewhere), "bar", "lines" or "none".
         "progress": "auto",
         # Least seconds between plain lines. 0: one line per row.
@@ -312,6 +364,7 @@ NOT_MATHEMATICS = (
     "eval.batch_size",
     "eval.train",
     "log.",
+    "metrics",
     "checkpoint.",
     "train.steps_per_dispatch",
     "parallel.",
@@ -338,7 +391,9 @@ def from_json(values: dict[str, Any]) -> ConfigDict:
         owner = config
         for section in sections:
             owner = owner.get(section) if isinstance(owner, ConfigDict) else None
-        if not isinstance(owner, ConfigDict) or field not in owner:
+        if ".".join(sections) in FREE and isinstance(owner, ConfigDict):
+            set_option(owner, field, _tuples(value))
+        elif not isinstance(owner, ConfigDict) or field not in owner:
             problems.append(unknown_field(path))
         elif isinstance(owner[field], ConfigDict):
             if value != {}:
@@ -355,7 +410,7 @@ def from_json(values: dict[str, Any]) -> ConfigDict:
 
 def field_problems(config: ConfigDict) -> list[str]:
     """Returns one line for the fields that a config file left out or, if there are none, one for each it added."""
-    expected, given = (flatten(values.to_dict()).keys() for values in (default(), config))
+    expected, given = ({_without_option(path) for path in flatten(values.to_dict())} for values in (default(), config))
     if lacking := sorted(expected - given):
         return [f"the config lacks {', '.join(lacking)}; make it with imgclf_jax.config.default()"]
     return [unknown_field(path) for path in sorted(given - expected)]
@@ -371,9 +426,14 @@ def problems(config: ConfigDict) -> list[str]:
     defaults, given = flatten(default().to_dict()), flatten(config.to_dict())
     not_plain = [
         f"{path}={value!r} ({type(value).__name__}) cannot be kept in config.json; give a plain "
-        f"{'number or name' if defaults[path] is None else type(defaults[path]).__name__}"
+        f"{'number or name' if defaults.get(path) is None else type(defaults[path]).__name__}"
         for path, value in given.items()
-        if not _is_plain(value)
+        if not _is_plain(value) and not (path in FREE and value == {})
+    ]
+    not_plain += [
+        f"{path}={value!r} must be a number, text or a tuple; options have no sections of their own"
+        for path, value in given.items()
+        if path not in FREE and _without_option(path) in FREE and path.count(".") > 2
     ]
     if not_plain:
         return not_plain
@@ -389,6 +449,34 @@ def _is_plain(value):
     if isinstance(value, tuple | list):
         return all(map(_is_plain, value))
     return value is None or (isinstance(value, bool | int | float | str) and value == value)
+
+
+def set_option(options: ConfigDict, name: str, value: Any) -> None:
+    """Sets a key of a section in `FREE`, which may be new or have had a value of another type."""
+    if isinstance(options.get(name), float) and type(value) is int:
+        value = float(value)
+    with options.unlocked(), options.ignore_type():
+        options[name] = value
+
+
+def own_parts(config: ConfigDict) -> dict[str, str]:
+    """Returns the parts of a config that are not ours: the config field (with a number in a list) -> "module:name"."""
+    fields = ("model.name", "loss.name", "optim.name", "optim.schedule", "data.source")
+    lists = ("augment.extra", "metrics", "log.writers")
+    named = {path: _value_at(config, path) for path in fields}
+    named |= {f"{path}[{number}]": name for path in lists for number, name in enumerate(_value_at(config, path))}
+    return {path: name for path, name in named.items() if components.is_own(name)}
+
+
+def _value_at(config, path):
+    for part in path.split("."):
+        config = config[part]
+    return config
+
+
+def _without_option(path: str) -> str:
+    """The section in `FREE` that a field is in; otherwise the field itself."""
+    return next((free for free in FREE if path.startswith(f"{free}.")), path)
 
 
 def unknown_field(path: str) -> str:

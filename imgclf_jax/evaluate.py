@@ -13,7 +13,7 @@ from imgclf_jax.errors import UserError
 from imgclf_jax.terminal.console import Console
 from imgclf_jax.training import exact_evaluation, trained
 from imgclf_jax.training.placed import placement
-from imgclf_jax.training.summary import accuracy
+from imgclf_jax.training.summary import accuracy, own_metrics
 from imgclf_jax.training.validate import for_evaluation
 from imgclf_jax.workdir import saved_config
 
@@ -58,10 +58,12 @@ def evaluate_run(config: ConfigDict, folder: Path, split: str, which: str) -> di
             strategy.put(network.normalization),
             config.eval.batch_size,
             functools.partial(console.task, f"evaluating {split}"),
+            network.experiment.measures,
         )
     console.finish()
     console.print(
-        f"step {network.step}  {split} accuracy {accuracy(result)}  loss {result['loss']:.4f}  on {dataset.name}"
+        f"step {network.step}  {split} accuracy {accuracy(result)}  loss {result['loss']:.4f}{own_metrics(result)}"
+        f"  on {dataset.name}"
         + (f"; {shared:,} of these {result['count']:,} examples are in the training split" if shared else "")
     )
     return result

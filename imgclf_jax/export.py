@@ -70,6 +70,7 @@ NETWORK, DESCRIPTION = "model.stablehlo", "model.json"
 
 def define_flags() -> None:
     """Defines the flags of this tool."""
+    cli.define_parts()
     flags.DEFINE_string("workdir", None, "Folder of the run.")
     flags.DEFINE_string("output", None, "The file to write; it must not exist.")
     flags.DEFINE_enum(

@@ -23,6 +23,7 @@ FLAGS = flags.FLAGS
 
 def define_flags() -> None:
     """Defines the flags of this tool. `imgclf_jax.terminal.cli` adds `--config` and its overrides."""
+    cli.define_parts()
     flags.DEFINE_string(
         "workdir", None, "Folder of the run. Default: runs/NAME/YYYYmmdd-HHMMSS. If it holds a run, the run is resumed."
     )

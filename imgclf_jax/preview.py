@@ -35,6 +35,7 @@ COLORS = {"page": (255, 255, 255), "text": (40, 40, 40)}
 
 def define_flags() -> None:
     """Defines the flags of this tool. `imgclf_jax.terminal.cli` adds `--config` and its overrides."""
+    cli.define_parts()
     flags.DEFINE_multi_string("image", [], "A photo to augment; can be repeated. Default: training examples.")
     flags.DEFINE_string("output", None, "The PNG to write. Default: preview-NAME.png, or the next free number.")
     flags.DEFINE_string("save_dir", None, "Also write each image as a separate PNG to this folder.")
@@ -109,7 +110,7 @@ def augmented(config: ConfigDict, images: np.ndarray, versions: int) -> tuple[np
         key_of_step = step_keys(key, step).augment
         seen = augment.augment(config.augment, key_of_step, jnp.asarray(batch), jnp.arange(len(batch)))
         weights = jnp.eye(count)[jnp.arange(len(batch)) % count]
-        return mix(key_of_step, seen, weights) if mix else (seen, weights)
+        return mix(key_of_step, seen, weights, jnp.arange(len(batch))) if mix else (seen, weights)
 
     steps, weights = zip(*(jax.device_get(version(step)) for step in range(versions)), strict=True)
     seen = np.round(np.clip(np.stack(steps), 0, 1) * 255).astype(np.uint8)

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from imgclf_jax.config import differences, to_json
+from imgclf_jax import components
+from imgclf_jax.config import differences, own_parts, to_json
 from imgclf_jax.devices import parallel, processes, xla
 from imgclf_jax.terminal import interrupt
 from imgclf_jax.terminal.console import Console
@@ -48,6 +49,7 @@ def train(
     """
     _, info = processes.together(lambda: validate(config))
     processes.same("config", json.dumps(to_json(config)), _config_difference)
+    processes.same("code", json.dumps(_digests(config)), lambda mine, first: "a module of your own differs")
     strategy = parallel.create(config, info.image_bytes)
     console = Console(config.log.progress if processes.is_first() else "silent", config.log.line_seconds)
     how = phases.How(new, allow_config_change, config_file)
@@ -99,7 +101,7 @@ def _loop(run: Run, session: Session, start: int) -> phases.Ended:
     work = loop.Work(
         session.run_steps,
         session.feed,
-        lambda: strategy.put(multistep.empty_meter()),
+        lambda: strategy.put(multistep.empty_meter(session.experiment.measures)),
         run.config.train.batch_size,
         run.config.train.steps_per_dispatch,
         rates_from=start + ahead,
@@ -109,6 +111,12 @@ def _loop(run: Run, session: Session, start: int) -> phases.Ended:
     run.console.finish()
     run.writer.wait()
     return ended
+
+
+def _digests(config):
+    """Returns the digests of the modules of one's own, which may be in different folders on different machines."""
+    parts = components.sources(own_parts(config).values())
+    return {name: part.get("sha256") or part.get("version") for name, part in parts.items()}
 
 
 def _config_difference(mine, first):

@@ -11,10 +11,10 @@ import pytest
 from absl import flags
 from runs import ROOT, SOFTMAX, STEPS, TINY, record, steps
 
-from imgclf_jax import config as configs
 from imgclf_jax.terminal import cli
 from imgclf_jax.training.metrics import COLUMNS
 from imgclf_jax.workdir.rows import columns, read_rows
+from imgclf_jax.workdir.saved_config import load_config
 
 pytest_plugins = ["run_fixtures"]
 
@@ -57,7 +57,8 @@ def test_results_cover_every_example_of_every_split(finished):
 
 
 def test_saved_config_is_that_of_the_command_line(finished):
-    saved = configs.from_json(record(finished.folder, "config.json"))
+    assert record(finished.folder, "config.json")["version"] == 1
+    saved = load_config(finished.folder)
     assert saved.model.widths == (4,)
     assert saved.train.epochs == 2
     assert saved.train.steps is None

@@ -9,14 +9,14 @@ import pytest
 from runs import ROOT, environment
 
 PACKAGE = "imgclf_jax"
-GROUND = {"errors", "rng", "config", "storage"}
+GROUND = {"errors", "rng", "config", "storage", "components"}
 BELOW_DOORS = GROUND | {"terminal", "models", "augment", "data", "devices", "workdir", "training"}
 DOORS = {"main", "train", "evaluate", "check", "rerun", "preview", "export", "ensemble"}
 # Room -> the rooms that its modules may import, besides their own.
 ALLOWED: dict[str, set[str]] = {
     "__init__": {"predict"},  # lazily, for `imgclf_jax.load`
     **dict.fromkeys(GROUND, GROUND),
-    "terminal": {"errors"},
+    "terminal": {"errors", "components"},
     "models": GROUND,
     "augment": GROUND,
     "data": GROUND,

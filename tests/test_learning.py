@@ -13,7 +13,7 @@ SMALL = {
     "tutorial_cnn": {"model.widths": (8, 8, 16), "model.hidden": (32,)},
     "small_cnn": {"model.widths": (8, 8, 16), "model.hidden": (32,), "model.dropout": 0.1},
 }
-RATES = {"sgd": 0.05, "adam": 3e-3, "adamw": 3e-3, "rmsprop": 1e-3}
+RATES = {"sgd": 0.05, "adam": 3e-3, "adamw": 3e-3, "rmsprop": 1e-3, "muon": 3e-3}
 
 
 def test_every_kind_of_model_is_tried():

@@ -258,3 +258,40 @@ def test_problems_name_the_field_and_what_to_do(field, value, words):
     (line,) = optim.problems(optim_config(**{field: value}))
     for word in words:
         assert word in line
+
+
+def test_muon_orthogonalizes_kernels_and_leaves_the_rest_to_adam():
+    draws = np.random.default_rng(0)
+    shapes = {
+        "conv1": {"kernel": (3, 3, 4, 8), "bias": (8,)},
+        "dense1": {"kernel": (20, 6)},
+        "attention": {"query": {"kernel": (8, 2, 4)}, "out": {"kernel": (2, 4, 8)}},
+        "output": {"kernel": (6, 10)},
+    }
+    params = jax.tree.map(
+        lambda shape: draws.standard_normal(shape).astype(np.float32), shapes, is_leaf=lambda x: isinstance(x, tuple)
+    )
+    grads = jax.tree.map(lambda x: draws.standard_normal(x.shape).astype(np.float32), params)
+
+    def update(config):
+        optimizer = optim.create_optimizer(config, lambda step: RATE)
+        return jax.device_get(optimizer.update(grads, optimizer.init(params), params)[0])
+
+    found, adam = update(optim_config(name="muon", nesterov=False)), update(optim_config(name="adam"))
+    for kernel, shape in (
+        (found["conv1"]["kernel"], (36, 8)),
+        (found["dense1"]["kernel"], (20, 6)),
+        (found["attention"]["query"]["kernel"], (8, 8)),
+        (found["attention"]["out"]["kernel"], (8, 8)),
+    ):
+        # Newton-Schulz takes all singular values to about 1; the root mean square is then scaled to that of Adam.
+        values = np.linalg.svd(kernel.reshape(shape), compute_uv=False) / (RATE * 0.2 * np.sqrt(max(shape)))
+        assert values.min() > 0.6 and values.max() < 1.3, values
+    for ours, theirs in ((found["conv1"]["bias"], adam["conv1"]["bias"]), (found["output"], adam["output"])):
+        jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-4), ours, theirs)
+
+
+def test_muon_decays_weights_apart_from_the_gradient():
+    zeros = lambda step: jax.tree.map(np.zeros_like, PARAMS)  # noqa: E731
+    found = run(optim_config(name="muon", weight_decay=0.1), steps=1, gradients=zeros)
+    assert_close(found, {"kernel": PARAMS["kernel"] * (1 - RATE * 0.1), "bias": PARAMS["bias"]})

@@ -349,3 +349,22 @@ def test_padding_counts_nothing_even_if_it_is_infinite():
     assert int(sums["count"]) == 5
     assert int(sums["accuracy"]) == int(expected["accuracy"])
     assert float(sums["loss"]) == pytest.approx(float(expected["loss"]), rel=1e-6)
+
+
+def test_sam_takes_the_gradient_of_a_place_uphill():
+    rho = 0.5
+    experiment, train_step, start = build(SMALL_MLP, {"optim.momentum": 0.0, "optim.sam_rho": rho})
+    _, plain, _ = build(SMALL_MLP, {"optim.momentum": 0.0})
+    rate = float(experiment.schedule(0))
+
+    def gradient(params):
+        after, sums = plain(start.replace(params=params), BATCH, step_key(experiment))
+        return jax.tree.map(lambda x, y: (x - y) / rate, params, after.params), sums
+
+    first, sums = gradient(start.params)
+    uphill = jax.tree.map(lambda x, g: x + rho * g / sums["grad_norm"], start.params, first)
+    second, _ = gradient(uphill)
+    found, found_sums = train_step(start, BATCH, step_key(experiment))
+    expected = jax.tree.map(lambda x, g: x - rate * g, start.params, second)
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-3, atol=1e-5), found.params, expected)
+    assert float(found_sums["loss"]) == float(sums["loss"])  # that of the parameters, not of the place uphill

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from imgclf_jax.augment import affine, erasing, mixing, policies
+from imgclf_jax.augment import affine, erasing, extra, mixing, policies
 from imgclf_jax.augment.color import adjust_brightness, adjust_contrast, adjust_hue, adjust_saturation
 from imgclf_jax.augment.resized_crop import random_resized_crop
 from imgclf_jax.config import is_on
@@ -196,7 +196,7 @@ def random_saturation(keys: jax.Array, images: jax.Array, lower: float, upper: f
 def augment(
     config: ConfigDict, key: jax.Array, images: jax.Array, positions: jax.Array, mirrored: jax.Array | None = None
 ) -> jax.Array:
-    """Augments a training batch: affine map, crop, flip, policy, colors, clip, cutout, erasing.
+    """Augments a training batch: affine map, crop, flip, policy, colors, clip, cutout, erasing, functions of one's own.
 
     The affine map combines rotation, shifts, shear and zoom; see `affine.random_affine`. The crop is `random_crop` or
     `random_resized_crop`. The colors are hue, contrast, brightness and saturation. The clip is to [0, 1].
@@ -242,7 +242,7 @@ def augment(
         images = cutout(keys, images, config.cutout)
     if config.random_erasing:
         images = erasing.random_erasing(keys, images, config.random_erasing, config.erasing_fill)
-    return images
+    return extra.apply(config.extra, keys, images)
 
 
 def central(config: ConfigDict, images: jax.Array) -> jax.Array:

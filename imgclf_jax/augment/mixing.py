@@ -16,20 +16,27 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
+from imgclf_jax.augment import extra
 from imgclf_jax.rng import stream
 
 FIELDS = ("mixup", "cutmix")
-Mix = Callable[[jax.Array, jax.Array, jax.Array], tuple[jax.Array, jax.Array]]
+Mix = Callable[..., tuple[jax.Array, jax.Array]]  # see `mix`
 
 
 def mixing(config: ConfigDict) -> Mix | None:
-    """Returns `mix` with the alphas of `config.augment`, or `None` if both are 0."""
+    """Returns `mix` with the alphas of `config.augment`, and the functions of one's own; `None` if there is nothing."""
     alphas = {field: config[field] for field in FIELDS}
-    return functools.partial(mix, **alphas) if any(alphas.values()) else None
+    return extra.mixing(config.extra, functools.partial(mix, **alphas) if any(alphas.values()) else None)
 
 
 def mix(
-    key: jax.Array, images: jax.Array, targets: jax.Array, *, mixup: float = 0.0, cutmix: float = 0.0
+    key: jax.Array,
+    images: jax.Array,
+    targets: jax.Array,
+    positions: jax.Array | None = None,
+    *,
+    mixup: float = 0.0,
+    cutmix: float = 0.0,
 ) -> tuple[jax.Array, jax.Array]:
     """Mixes the pairs of a batch, or of a device's share of one.
 
@@ -37,6 +44,7 @@ def mix(
         key: the augmentation key of the step.
         images: float32 [B, H, W, C] with an even B, augmented.
         targets: float32 [B, classes].
+        positions: int32 [B], the places of the images in the global batch; not used.
         mixup: alpha of the weight's distribution, Beta(alpha, alpha), for all pixels alike (Zhang et al. 2018,
             https://arxiv.org/abs/1710.09412). 0: off.
         cutmix: the same for the part of the image that is kept; a box of the rest comes from the partner (Yun et al.

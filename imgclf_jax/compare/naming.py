@@ -41,7 +41,7 @@ def differing(firsts: Mapping[str, Run]) -> dict[str, dict[str, Any]]:
     chosen = [
         path
         for path in paths
-        if path not in configs.REPETITION
+        if path not in (*configs.REPETITION, *configs.FREE)
         and not path.startswith(configs.NOT_MATHEMATICS)
         and any(fields.get(path) != next(iter(flat.values())).get(path) for fields in flat.values())
     ]

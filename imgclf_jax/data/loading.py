@@ -1,13 +1,14 @@
 """Loads or describes the data set that a configuration names.
 
-`data.source` names a data source: a module with the functions of `Source`. `SOURCES` lists them. With cross-validation,
-`imgclf_jax.data.folds` divides what the source returns. `imgclf_jax.data.relabel` then replaces the labels of the
-training split if `data.labels` asks for it.
+`data.source` names a data source: a module with the functions of `Source`. `SOURCES` lists ours; `imgclf_jax.data.own`
+calls functions of your own. With cross-validation, `imgclf_jax.data.folds` divides what the source returns.
+`imgclf_jax.data.relabel` then replaces the labels of the training split if `data.labels` asks for it.
 """
 
 from typing import Any, Protocol
 
-from imgclf_jax.data import arrays, csv, folder, folds, relabel
+from imgclf_jax import components
+from imgclf_jax.data import arrays, csv, folder, folds, own, relabel
 from imgclf_jax.data.tfds import source
 from imgclf_jax.data.types import Dataset, Info, Progress, silent
 from imgclf_jax.errors import UserError
@@ -128,7 +129,11 @@ def _is_relabeled(config_data, split):
 
 def _source(config_data: Any) -> Source:
     name = config_data.source
+    if components.is_own(name):
+        return own
     if name not in SOURCES:
         *others, last = map(repr, SOURCES)
         raise UserError(f"data.source={name!r}: must be {', '.join(others)} or {last}")
+    if config_data.options:
+        raise UserError(f"data.options: the source {name} takes none; its settings are fields of data")
     return SOURCES[name]

@@ -8,6 +8,10 @@ import flax.linen as nn
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
+from imgclf_jax import components
+from imgclf_jax.errors import UserError
+from imgclf_jax.models import adapter
+from imgclf_jax.models.adapter import Adapter
 from imgclf_jax.models.cnn import CNN, SmallCNN, TutorialCNN
 from imgclf_jax.models.linear import MLP, Softmax
 from imgclf_jax.models.resnet import ResNet18, ResNet34, ResNet50
@@ -31,9 +35,10 @@ HEADS = ("softmax", "sigmoid")
 UNSET = {"widths": (), "hidden": (), "norm": "none", "dropout": None}
 # Fields of a module that are no options of its own.
 SHARED = {*UNSET, "num_classes", "head", "dtype", "axis_name", "parent", "name"}
+SLOT = "model.name"
 
 
-def create(config: ConfigDict, num_classes: int, axis_name: str | None = None) -> nn.Module:
+def create(config: ConfigDict, num_classes: int, axis_name: str | None = None) -> Any:
     """Creates the network of `config.model`, with a head for `num_classes` classes.
 
     Args:
@@ -42,8 +47,14 @@ def create(config: ConfigDict, num_classes: int, axis_name: str | None = None) -
         axis_name: name of the device axis, if each device sees only its part of a batch.
 
     Returns:
-        An unbound module, called as `module.apply(variables, images, train=..., keys=...)`.
+        An unbound module, called as `module.apply(variables, images, train=..., keys=...)`. If it is not ours, the
+        module in an `Adapter`.
+
+    Raises:
+        UserError: a module of one's own cannot be found or made.
     """
+    if components.is_own(config.name):
+        return Adapter(_make(config, num_classes, axis_name), axis_name)
     fields = _fields(config.name)
     options = {name: config[name] for name in UNSET if name in fields and config[name] != UNSET[name]}
     if "axis_name" in fields:
@@ -67,8 +78,12 @@ def problems(
         One line per problem: an unknown model, an option that it does not have, a value out of range, images that are
         too small, a head for another number of classes.
     """
-    if config.name not in MODELS:
-        return [f"model.name={config.name!r} is unknown; choose one of {', '.join(MODELS)}"]
+    if components.is_own(config.name):
+        return _own_problems(config, input_shape, num_classes)
+    try:
+        components.find(config.name, MODELS, SLOT)
+    except UserError as error:
+        return [str(error)]
     fields = _fields(config.name)
     lines = [
         f"model.{name}={config[name]!r}: model {config.name} has no such option; leave it at its default, {default!r}"
@@ -82,14 +97,7 @@ def problems(
     if config.norm not in norms:
         lines.append(f"model.norm={config.norm!r} must be " + " or ".join(f'"{norm}"' for norm in norms))
     lines += _option_problems(config)
-    if config.head not in HEADS:
-        lines.append(f'model.head={config.head!r} must be "softmax" or "sigmoid"')
-    if config.head == "sigmoid" and num_classes not in (None, 2):
-        lines.append(f'model.head="sigmoid" needs two classes, but the data has {num_classes}; set it to "softmax"')
-    if config.dropout is not None and not 0 <= config.dropout < 1:
-        lines.append(f"model.dropout={config.dropout} must be at least 0 and below 1")
-    if config.dtype not in ("float32", "bfloat16"):
-        lines.append(f'model.dtype={config.dtype!r} must be "float32" or "bfloat16"')
+    lines += _value_problems(config, num_classes)
     if not lines:
         network: Any = create(config, num_classes=1)
         lines += network.problems(input_shape) if hasattr(network, "problems") else []
@@ -99,6 +107,60 @@ def problems(
                 f"model.name={config.name!r}: {height}x{width} images are too small for all its convolutions; use "
                 "larger images (data.image_size, augment.crop) or fewer model.widths"
             )
+    return lines
+
+
+def _value_problems(config, num_classes):
+    lines = []
+    if config.head not in HEADS:
+        lines.append(f'model.head={config.head!r} must be "softmax" or "sigmoid"')
+    if config.head == "sigmoid" and num_classes not in (None, 2):
+        lines.append(f'model.head="sigmoid" needs two classes, but the data has {num_classes}; set it to "softmax"')
+    if config.dropout is not None and not 0 <= config.dropout < 1:
+        lines.append(f"model.dropout={config.dropout} must be at least 0 and below 1")
+    if config.dtype not in ("float32", "bfloat16"):
+        lines.append(f'model.dtype={config.dtype!r} must be "float32" or "bfloat16"')
+    return lines
+
+
+def _make(config, num_classes, axis_name):
+    """Makes a module of one's own. It gets those of our fields that it has and the options, which take precedence."""
+    part = components.find(config.name, MODELS, SLOT)
+    shared = {"num_classes": num_classes, "dtype": jnp.dtype(config.dtype), "head": config.head, "axis_name": axis_name}
+    shared |= {name: config[name] for name in UNSET if config[name] != UNSET[name]}
+    known = components.parameters(part) or {}
+    arguments = {name: value for name, value in shared.items() if name in known} | _options(config)
+    try:
+        return part(**arguments)
+    except Exception as error:
+        raise UserError(f"{SLOT}={config.name!r} cannot be made: {components.explain(error)}") from error
+
+
+def _own_problems(config, input_shape, num_classes):
+    call = components.Call(given=())
+    try:
+        part = components.find(config.name, MODELS, SLOT)
+    except UserError as error:
+        return [str(error)]
+    known = components.parameters(part) or {}
+    given = {name: None for name in SHARED if name in known} | _options(config)
+    lines = components.option_problems(part, config.name, "model.options", given, call)
+    lines += [
+        f"model.{name}={config[name]!r}: {config.name} has no field {name}; leave it at its default, {default!r}"
+        for name, default in (UNSET | {"head": "softmax"}).items()
+        if name not in known and config[name] and config[name] != default
+    ]
+    lines += _value_problems(config, num_classes)
+    if lines:
+        return lines
+    try:
+        module = _make(config, num_classes or 2, None)
+        if input_shape and (wrong := adapter.problems(module, config.name, input_shape, num_classes)):
+            lines.append(f"{SLOT}={config.name!r} {wrong}")
+    except UserError as error:
+        lines.append(str(error))
+    except Exception as error:
+        lines.append(f"{SLOT}={config.name!r} fails on images {list(input_shape or ())}: {components.explain(error)}")
     return lines
 
 

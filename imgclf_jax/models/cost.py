@@ -30,7 +30,7 @@ def layer_outputs(
 
     def record(call, arguments, options, context):
         result = call(*arguments, **options)
-        if context.method_name == "__call__":
+        if context.method_name == "__call__" and hasattr(result, "shape"):
             outputs.append(("/".join(context.module.path) or "logits", result.shape))
         return result
 

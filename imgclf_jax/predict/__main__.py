@@ -35,6 +35,7 @@ FLAGS = flags.FLAGS
 
 def define_flags() -> None:
     """Defines the flags of this tool."""
+    cli.define_parts()
     flags.DEFINE_string("workdir", None, "Folder of the run.")
     flags.DEFINE_enum(
         "checkpoint",

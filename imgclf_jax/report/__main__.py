@@ -30,6 +30,7 @@ FLAGS = flags.FLAGS
 
 def define_flags() -> None:
     """Defines the flags of this tool."""
+    cli.define_parts()
     flags.DEFINE_multi_string("workdir", None, "Folder of a run, or a quoted glob. Repeat it to compare several runs.")
     flags.DEFINE_string("output", None, "Folder of the report. Default: report/ in the run, or beside several runs.")
     flags.DEFINE_bool("details", None, "With several runs: the report on each of them too. Default: up to four runs.")

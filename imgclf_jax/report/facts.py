@@ -33,9 +33,11 @@ def settings(run: Run) -> Markup:
     """Every field of the config, those that differ from the default first."""
     default, mine = (config.flatten(config.to_json(values)) for values in (config.default(), run.config))
     changed = [
-        (tag("code", key), show(value), show(default[key])) for key, value in mine.items() if value != default[key]
+        (tag("code", key), show(value), show(default.get(key, "")))
+        for key, value in mine.items()
+        if value != default.get(key, ...)
     ]
-    same = [(tag("code", key), show(value)) for key, value in mine.items() if value == default[key]]
+    same = [(tag("code", key), show(value)) for key, value in mine.items() if value == default.get(key, ...)]
     parts = [tag("p", f"{len(changed)} of {len(mine)} fields differ from imgclf_jax.config.default().")]
     if changed:
         parts.append(table(("field", "this run", "default"), changed, text=3, css="changed"))

@@ -146,9 +146,9 @@ def _config_differences(groups: list[Group]) -> Markup:
     flat = [config.flatten(config.to_json(part.runs[0].config)) for part in groups]
     repeated = config.REPETITION if any(len(part.runs) > 1 for part in groups) else ()
     rows = [
-        (tag("code", key), *(facts.show(values[key]) for values in flat))
-        for key in flat[0]
-        if key not in repeated and any(values[key] != flat[0][key] for values in flat)
+        (tag("code", key), *(facts.show(values.get(key, "")) for values in flat))
+        for key in dict.fromkeys(key for values in flat for key in values)
+        if key not in (*repeated, *config.FREE) and any(values.get(key) != flat[0].get(key) for values in flat)
     ]
     if not rows:
         what = "seed and fold" if repeated else ""

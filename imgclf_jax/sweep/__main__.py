@@ -27,6 +27,7 @@ FLAGS = flags.FLAGS
 
 def define_flags() -> None:
     """Defines the flags of this tool."""
+    cli.define_parts()
     flags.DEFINE_string("workdir", None, "Folder of the sweep.")
     flags.DEFINE_string("seeds", "1", "How many seeds, or which: 5 means 0 to 4; 3,5,8; 5:10 means 5 to 9.")
     flags.DEFINE_multi_string("vary", [], "FIELD=VALUE,VALUE,...; several of them make the product.")

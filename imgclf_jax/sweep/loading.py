@@ -87,6 +87,8 @@ def parse_vary(text: str) -> tuple[str, list[Any]]:
     if not equals or not path:
         raise UserError(f"--vary={text}: write a field, = and its values; for example {EXAMPLE}")
     config = configs.default()
+    if ".".join(path.split(".")[:2]) in configs.FREE and path.count(".") == 2:
+        return path, [config_file.option(path, value.strip()) for value in _split(values)]
     *sections, field = path.split(".")
     owner: Any = config
     for section in sections:
@@ -105,7 +107,10 @@ def _vary():
 
 def _overridden() -> dict[str, Any]:
     """The overrides of the command line: "section.field" -> value."""
-    return config_flags.get_override_values(FLAGS["config"])
+    return {**config_flags.get_override_values(FLAGS["config"]), **_options}
+
+
+_options: dict[str, Any] = {}  # those of the command line that are not flags; see `config_file.split_options`
 
 
 def _ad_hoc(config, stem, varied):
@@ -162,6 +167,8 @@ def _check_sweep(sweep, path):
 
 def _parse(argv, path, config):
     """Parses all flags, and applies the overrides to a config."""
+    argv, options = config_file.split_options(argv)
+    config_file.set_options(config, options, path)
     rest, skip = [], False
     for argument in argv[1:]:
         is_config = not skip and argument.startswith("-") and argument.lstrip("-").partition("=")[0] == "config"
@@ -171,6 +178,9 @@ def _parse(argv, path, config):
     with config_file.loading(path):
         config_flags.DEFINE_config_dict("config", config, "Config file.", FLAGS, sys_argv=[argv[0], *rest])
     cli.parse([argv[0], *rest])
+    cli.look_for_parts(path)
+    _options.clear()
+    _options.update(options)
     for field, advice in NO_EFFECT.items():
         if field in _overridden():
             raise UserError(f"--config.{field} has no effect in a sweep; {advice}")

@@ -7,6 +7,7 @@
 - "base" has the fields of the base that can change what training computes and differ from their defaults, so that it is
   known later what has changed.
 - "groups", "seeds" and "folds" are those that were asked for last; the first group is the baseline.
+- "parts", only if a config names modules of one's own, has the folders where they are looked for.
 - "earlier" has the variants that were asked for before and not last. Their runs stay in their folders.
 """
 
@@ -15,6 +16,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from imgclf_jax import components
 from imgclf_jax import config as configs
 from imgclf_jax.errors import UserError
 from imgclf_jax.storage import files
@@ -99,6 +101,8 @@ def content(study: Study, config_file: str, old: dict[str, Any] | None = None) -
         "folds": study.folds,
         "earlier": list(reversed(earlier.values())),
     }
+    if any(configs.own_parts(group.config) for group in study.groups):
+        made["parts"] = components.folders()
     return json.loads(json.dumps(made))  # with lists for tuples, as it will be read
 
 
@@ -185,9 +189,11 @@ def _base(study):
 def _is_sound(content):
     """Whether the members have their types, and no folder leads out of that of the sweep."""
     base, groups, earlier = content.get("base", {}), content.get("groups"), content.get("earlier", [])
-    seeds, folds = content.get("seeds"), content.get("folds")
+    seeds, folds, parts = content.get("seeds"), content.get("folds"), content.get("parts", [])
     return (
-        isinstance(content.get("config"), str)
+        isinstance(parts, list)
+        and all(isinstance(part, str) for part in parts)
+        and isinstance(content.get("config"), str)
         and isinstance(base, dict)
         and isinstance(groups, list)
         and isinstance(earlier, list)

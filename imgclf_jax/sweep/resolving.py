@@ -125,7 +125,10 @@ def change(config: ConfigDict, changes: Mapping[str, Any]) -> list[str]:
     """
     lines = []
     for path, value in changes.items():
-        if path in _fields():
+        section, _, key = str(path).rpartition(".")
+        if section in configs.FREE:
+            configs.set_option(config[section.split(".")[0]][section.split(".")[1]], key, plain(value))
+        elif path in _fields():
             lines += _set(config, path, plain(value))
         elif path in config and isinstance(config[path], ConfigDict):
             lines.append(f"{path} is a section; name one of its fields, such as {path}.{next(iter(config[path]))}")
@@ -252,7 +255,7 @@ def _same_configs(groups):
         other = first.setdefault(group.identity, group)
         if other is not group:
             old, new = (configs.flatten(configs.to_json(each.config)) for each in (other, group))
-            differ = sorted(path for path in old if old[path] != new[path])
+            differ = sorted(path for path in old if old[path] != new.get(path))
             why = f"; {', '.join(differ)} does not change what is computed" if differ else ""
             lines.append(f"{other.name} and {group.name} are the same config{why}; remove one of them")
     return lines

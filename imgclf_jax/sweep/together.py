@@ -103,7 +103,7 @@ def _run(runs: list[Run]) -> int:
         first.console.start(start)
         first.signal.defer()  # Up to here, an exception loses no training.
         per_dispatch, batch = first.config.train.steps_per_dispatch, first.config.train.batch_size
-        empty = functools.partial(members.empty_meter, where)
+        empty = functools.partial(members.empty_meter, where, base.measures)
         work = loop.Work(session.run_steps, session.feed, empty, batch, per_dispatch, start, members.means)
         state, step, stopped = loop.run(plan, each.hooks(), work, session.state, session.meter)
         first.console.finish()

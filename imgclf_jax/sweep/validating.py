@@ -11,6 +11,7 @@ import sys
 
 from ml_collections import ConfigDict
 
+from imgclf_jax import components
 from imgclf_jax import config as configs
 from imgclf_jax.errors import UserError
 
@@ -50,7 +51,7 @@ def in_another_process(named: dict[str, ConfigDict]) -> list[str]:
     values = {name: configs.to_json(config) for name, config in named.items()}
     done = subprocess.run(
         [sys.executable, "-m", "imgclf_jax.sweep.validating"],
-        input=json.dumps(values),
+        input=json.dumps({"configs": values, "parts": components.folders()}),
         stdout=subprocess.PIPE,
         text=True,
         encoding="utf-8",
@@ -62,10 +63,12 @@ def in_another_process(named: dict[str, ConfigDict]) -> list[str]:
 
 
 def main() -> None:
-    """Reads {name: config} as JSON from standard input, and writes {"problems": lines} to standard output."""
+    """Reads {"configs": {name: config}, "parts": folders} as JSON, and writes {"problems": lines}, also as JSON."""
     from imgclf_jax.devices import xla
 
-    values = json.loads(sys.stdin.buffer.read().decode("utf-8"))
+    given = json.loads(sys.stdin.buffer.read().decode("utf-8"))
+    values = given["configs"]
+    components.look_in(given["parts"])
     xla.configure_xla()
     problems = in_this_process({name: configs.from_json(config) for name, config in values.items()})
     print(f"\n{json.dumps({'problems': problems})}")

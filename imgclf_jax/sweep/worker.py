@@ -22,9 +22,10 @@ from typing import Any
 
 from absl import flags
 
+from imgclf_jax import components
 from imgclf_jax.errors import UserError
 from imgclf_jax.sweep import folder as sweep_folder
-from imgclf_jax.sweep import halving, states
+from imgclf_jax.sweep import halving, plan_file, states
 from imgclf_jax.terminal import cli, interrupt
 
 FLAGS = flags.FLAGS
@@ -76,6 +77,8 @@ def work(order: Any, most: int = 0, wait: bool = True, report: Report | None = N
     from imgclf_jax.sweep.programs import Programs
 
     programs, taken, report = Programs(), 0, report or _reporter()
+    if folders := (plan_file.read(order.folder) or {}).get("parts"):
+        components.look_in(folders)
     while True:
         others = False
         for run in sweep_folder.runs(order.folder):

@@ -13,12 +13,13 @@ from absl import logging as absl_logging
 from ml_collections import ConfigDict
 from ml_collections.config_flags import config_flags
 
+from imgclf_jax import components
 from imgclf_jax.errors import UserError, format_error
 from imgclf_jax.terminal import config_file, interrupt, streams
 from imgclf_jax.terminal.config_file import config_path as config_path
 
 FLAGS = flags.FLAGS
-PATH_FLAGS = ("workdir", "rerun", "output", "save_dir", "image")  # of all tools
+PATH_FLAGS = ("workdir", "rerun", "output", "save_dir", "image", "parts")  # of all tools
 cache_warned = False
 EXIT_STATUS = """Exit status:
     0        success
@@ -41,11 +42,14 @@ def parse(argv: list[str]) -> ConfigDict | None:
     Raises:
         UserError: a flag, the config file or an override is wrong.
     """
+    argv, options = config_file.split_options(argv)
     if "config" not in FLAGS:
         config_flags.DEFINE_config_file(
             "config", None, "Config file of the experiment, a Python file with get_config().", FLAGS, sys_argv=argv
         )
     path = config_path(argv)
+    if options and path is None:
+        raise UserError(f"--config.{next(iter(options))} has no effect without --config")
     if path == "":
         raise UserError("--config has no value; for example --config=configs/cnn.py")
     if path is not None:
@@ -57,8 +61,11 @@ def parse(argv: list[str]) -> ConfigDict | None:
     if rest:
         raise UserError(f"unexpected argument {rest[0]!r}; flags are written --name=value")
     _expand_paths()
+    look_for_parts(path)
     if path is None:
         return None
+    if isinstance(config, ConfigDict):
+        config_file.set_options(config, options, path)
     if not isinstance(config, ConfigDict):
         raise UserError(f"get_config() of {path} returned {type(config).__name__}; return a config made by default()")
     return config
@@ -84,7 +91,31 @@ def parse_flags(argv: list[str], positional: bool = False) -> list[str]:
     if rest and not positional:
         raise UserError(f"unexpected argument {rest[0]!r}; flags are written --name=value")
     _expand_paths()
+    look_for_parts()
     return rest
+
+
+def define_parts() -> None:
+    """Defines the flag of the tools that import parts of one's own."""
+    flags.DEFINE_multi_string(
+        "parts",
+        [],
+        'A folder with modules of your own, which the config names like "my_nets:WideResNet". They are also looked for '
+        "in the folder of --config, in the current folder and among the installed packages.",
+    )
+
+
+def look_for_parts(path: str | None = None) -> None:
+    """Sets the folders of modules of one's own, after the flags have been parsed.
+
+    Args:
+        path: the value of `--config`, if it was given.
+    """
+    given = list(FLAGS["parts"].value or ()) if "parts" in FLAGS else []
+    for folder in given:
+        if not Path(folder).is_dir():
+            raise UserError(f"--parts={folder} is not a folder")
+    components.look_in([*([Path(path).resolve().parent] if path else []), *given, Path.cwd()])
 
 
 def _expand_paths():

@@ -7,8 +7,10 @@ import sys
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from absl import flags
+from ml_collections import ConfigDict
 from ml_collections.config_flags import config_flags
 
 from imgclf_jax.errors import UserError
@@ -32,6 +34,60 @@ def config_path(argv: list[str]) -> str | None:
         if argument.startswith("-") and name == "config":
             return value if equals else (argv[index + 1] if index + 1 < len(argv) else "")
     return None
+
+
+def split_options(argv: list[str]) -> tuple[list[str], dict[str, Any]]:
+    """Separates the overrides of options, whose keys need not be in the config file, from a command line.
+
+    Args:
+        argv: the command line, program name first.
+
+    Returns:
+        The rest of it, and "section.options.key" -> value: a number, True, False, None, text, or a tuple of these.
+
+    Raises:
+        UserError: such an override has no value, or another one.
+    """
+    rest, found, arguments = [], {}, iter(argv)
+    for argument in arguments:
+        match = re.fullmatch(r"--?config\.(\w+\.(?:\w+_)?options\.[^=]+)(?:=(.*))?", argument, re.DOTALL)
+        if not match:
+            rest.append(argument)
+            continue
+        path, text = match[1], match[2] if match[2] is not None else next(arguments, None)
+        if text is None or not re.fullmatch(r"\w+\.\w+\.\w+", path):
+            raise UserError(f"{argument}: write --config.{'.'.join(path.split('.')[:3])}=VALUE")
+        found[path] = option(path, text)
+    return rest, found
+
+
+def set_options(config: Any, values: dict[str, Any], path: str | None) -> None:
+    """Sets what `split_options` found in a config. Raises `UserError` if there is no such section."""
+    for name, value in values.items():
+        section, options, key = name.split(".")
+        owner = config.get(section) if isinstance(config, ConfigDict) else None
+        if not isinstance(owner, ConfigDict) or not isinstance(owner.get(options), ConfigDict):
+            raise UserError(f"bad override of {path}: there is no field {section}.{options}")
+        owner = owner[options]
+        if isinstance(owner.get(key), float) and type(value) is int:
+            value = float(value)
+        with owner.unlocked(), owner.ignore_type():
+            owner[key] = value
+
+
+def option(path: str, text: str) -> Any:
+    """Returns the value of an option that was given as text. Raises `UserError` for lists, dicts and other values."""
+    if text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    try:
+        value = ast.literal_eval(text)
+    except (ValueError, SyntaxError, RecursionError, MemoryError):
+        return text
+    value = tuple(value) if isinstance(value, list) else value
+    items = value if isinstance(value, tuple) else (value,)
+    if not all(isinstance(item, bool | int | float | str | None) for item in items):
+        raise UserError(f"--config.{path}={text}: options are numbers, True, False, text or tuples of these")
+    return value
 
 
 def check(path: str) -> None:

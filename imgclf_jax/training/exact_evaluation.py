@@ -1,7 +1,7 @@
 """Exact evaluation: every example counts once, with any batch size."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
@@ -15,9 +15,9 @@ from imgclf_jax.training.batches import Chunk, Examples
 from imgclf_jax.training.metrics import Sums
 
 
-def nothing() -> Sums:
+def nothing(measures: Iterable[str] = metrics.METRICS) -> Sums:
     """Returns the sums over no examples, as host arrays."""
-    return metrics.zeros() | {name: np.zeros((), np.int32) for name in ("count", "not_finite")}
+    return metrics.zeros(measures) | {name: np.zeros((), np.int32) for name in ("count", "not_finite")}
 
 
 def make_evaluate(eval_step: Callable[..., Sums], batch_size: int, strategy: Parallel) -> Callable[..., Sums]:
@@ -59,6 +59,7 @@ def evaluate_split(
     normalization: Normalization,
     batch_size: int,
     progress: Callable[[int, int], None],
+    measures: Iterable[str] = metrics.METRICS,
 ) -> dict[str, float | int]:
     """Evaluates a placed split.
 
@@ -69,6 +70,7 @@ def evaluate_split(
         normalization: the normalization of its inputs.
         batch_size: as for `make_evaluate`.
         progress: called from time to time with (examples done, total examples).
+        measures: the metrics that `evaluate` sums.
 
     Returns:
         See `result`.
@@ -77,7 +79,7 @@ def evaluate_split(
         UserError: an image cannot be read.
     """
     run = functools.partial(evaluate, variables=variables, normalization=normalization)
-    sums = split.sums(run, batch_size, progress)
+    sums = split.sums(run, batch_size, progress, nothing(measures))
     return result(jax.device_get(sums), len(split))
 
 
@@ -95,7 +97,8 @@ def result(sums: Sums, expected: int) -> dict[str, float | int]:
     if count != expected:
         raise AssertionError(f"evaluation saw {count} of {expected} examples")
     counts = {"correct": int(sums["accuracy"]), "count": count, "not_finite": int(sums["not_finite"])}
-    means = metrics.means(sums, count)
+    own = sorted(sums.keys() - {*metrics.METRICS, "count", "not_finite"})
+    means = metrics.means(sums, count, [*metrics.METRICS, *own])
     return {"accuracy": means["accuracy"], **means, **counts}
 
 

@@ -2,19 +2,22 @@
 
 import dataclasses
 import functools
+import warnings
 from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
 import jax
+import numpy as np
 import optax
 from ml_collections import ConfigDict
 
 from imgclf_jax import augment, models
 from imgclf_jax.data.types import Split
 from imgclf_jax.devices.parallel import Parallel
+from imgclf_jax.errors import UserError
 from imgclf_jax.models import cost
-from imgclf_jax.training import multistep, optim
+from imgclf_jax.training import losses, metrics, multistep, optim
 from imgclf_jax.training.batches import Data
 from imgclf_jax.training.exact_evaluation import make_evaluate
 from imgclf_jax.training.placed import placement
@@ -44,6 +47,7 @@ class Experiment:
         train_step: see `imgclf_jax.training.steps`.
         run_steps: see `imgclf_jax.training.multistep`.
         evaluate: see `imgclf_jax.training.exact_evaluation`.
+        measures: the metrics, by name.
         programs: what `compiled` keeps, by name.
     """
 
@@ -59,6 +63,7 @@ class Experiment:
     train_step: Callable[..., Any]
     run_steps: Callable[..., Any]
     evaluate: Callable[..., Any]
+    measures: metrics.Metrics = dataclasses.field(default_factory=lambda: metrics.METRICS)
     programs: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     def repeated(self, config: ConfigDict) -> "Experiment":
@@ -103,20 +108,36 @@ class Experiment:
         scores: Any = self.model.apply(variables, seen, train=False)
         return scores.astype("float32")
 
+    def variable_shapes(self) -> dict[str, Any]:
+        """Returns the shapes and dtypes of the network's variables for evaluation, "params" and "batch_stats"."""
+        images = jax.ShapeDtypeStruct((1, *self.input_shape), "float32")
+        key = jax.eval_shape(lambda: jax.random.key(0))
+        variables: Any = jax.eval_shape(lambda key, images: self.model.init(key, images, train=False), key, images)
+        return {"params": variables["params"], "batch_stats": variables.get("batch_stats", {})}
+
+    def evaluation_template(self) -> dict[str, Any]:
+        """Returns stand-ins for the part of a checkpoint that evaluation needs; see `for_evaluation`."""
+        state: dict[str, Any] = self.variable_shapes()
+        averages = self.config.optim.ema_decay > 0
+        state |= {"ema": state["params"] if averages else {}, "ema_stats": state["batch_stats"] if averages else {}}
+        inputs = augment.stand_in(self.config, self.image_shape)._asdict()
+        return self.strategy.stand_ins({"state": state, "inputs": inputs})
+
     def state_shapes(self) -> TrainState:
         """Returns the shapes and dtypes of the state."""
         return jax.eval_shape(self.init, jax.eval_shape(lambda: jax.random.key(0)))
 
     def network_flops(self) -> tuple[int, int]:
         """Returns the FLOPs of a forward pass and of a training step; see `imgclf_jax.models.cost.network_flops`."""
-        variables = self.state_shapes().eval_variables()
-        return cost.network_flops(self.model, variables, self.input_shape, self.sampler.batch_size)
+        variables = self.variable_shapes()
+        forward, step = cost.network_flops(self.model, variables, self.input_shape, self.sampler.batch_size)
+        return forward, step * (2 if self.config.optim.sam_rho else 1)
 
     def template(self) -> dict[str, Any]:
         """Returns stand-ins for the content of a checkpoint: `state`, `meter` and `inputs`, the normalization."""
         content = {
             "state": self.state_shapes(),
-            "meter": jax.eval_shape(multistep.empty_meter),
+            "meter": jax.eval_shape(lambda: multistep.empty_meter(self.measures)),
             "inputs": augment.stand_in(self.config, self.image_shape)._asdict(),
         }
         return self.strategy.stand_ins(content)
@@ -165,15 +186,10 @@ def build(
     model = models.create(config.model, len(class_names), strategy.axis_name)
     schedule = optim.create_schedule(config.optim, plan.steps, plan.warmup_steps)
     optimizer = optim.create_optimizer(config.optim, schedule)
-    sampler = Sampler(
-        examples=plan.train_count,
-        batch_size=config.train.batch_size,
-        steps_per_epoch=plan.steps_per_epoch,
-        replacement=config.train.sampling == "replacement",
-        parts=config.train.accumulate,
-    )
+    sampler = _sampler(config, plan)
     train_step = step_of(config, plan, model, len(class_names), strategy)
-    eval_step = make_eval_step(model, lambda images: augment.central(config.augment, images))
+    measures = metrics.create(config.metrics)
+    eval_step = make_eval_step(model, lambda images: augment.central(config.augment, images), measures)
     input_shape = augment.input_shape(config, image_shape)
     return Experiment(
         config=config,
@@ -188,19 +204,75 @@ def build(
         train_step=train_step,
         run_steps=multistep.make_run_steps(train_step, sampler, strategy, alternates(config)),
         evaluate=make_evaluate(eval_step, config.eval.batch_size, strategy),
+        measures=measures,
+    )
+
+
+def for_evaluation(
+    config: ConfigDict,
+    plan: Plan,
+    image_shape: tuple[int, int, int],
+    class_names: tuple[str, ...],
+    strategy: Parallel,
+) -> Experiment:
+    """Builds the functions that evaluate a network. They need no optimizer, no schedule and no loss.
+
+    The arguments are those of `build`.
+    """
+    model = models.create(config.model, len(class_names), strategy.axis_name)
+    try:
+        measures = metrics.create(config.metrics)
+    except UserError as error:  # Only evaluation needs them, and the network does not.
+        warnings.warn(f"{error}; the metric is left out", stacklevel=3)
+        measures = metrics.METRICS
+    eval_step = make_eval_step(model, lambda images: augment.central(config.augment, images), measures)
+    return Experiment(
+        config=config,
+        plan=plan,
+        image_shape=image_shape,
+        class_names=class_names,
+        strategy=strategy,
+        model=model,
+        schedule=_not_built,
+        sampler=_sampler(config, plan),
+        init=_not_built,
+        train_step=_not_built,
+        run_steps=_not_built,
+        evaluate=make_evaluate(eval_step, config.eval.batch_size, strategy),
+        measures=measures,
+    )
+
+
+def _not_built(*arguments: Any) -> Any:
+    raise RuntimeError("this experiment was built for evaluation alone")
+
+
+def _sampler(config, plan):
+    return Sampler(
+        examples=plan.train_count,
+        batch_size=config.train.batch_size,
+        steps_per_epoch=plan.steps_per_epoch,
+        replacement=config.train.sampling == "replacement",
+        parts=config.train.accumulate,
+        balanced=config.train.sampling == "balanced",
+        labels=plan.labels if config.train.sampling == "balanced" else b"",
     )
 
 
 def step_of(config: Any, plan: Plan, model: nn.Module, classes: int, strategy: Parallel) -> Callable[..., Any]:
     """Returns the training step of a config, whose `NUMBERS` (see `imgclf_jax.training.members`) may be traced."""
     schedule = optim.create_schedule(config.optim, plan.steps, plan.warmup_steps)
+    counts = np.bincount(np.frombuffer(plan.labels, np.int32), minlength=classes) if plan.labels else None
     return make_train_step(
         model,
         optim.create_optimizer(config.optim, schedule),
         functools.partial(augment.augment, config.augment),
         mix=augment.mixing(config.augment),
         classes=classes,
+        loss=losses.create(config.loss, classes, counts),
+        measures=metrics.create(config.metrics),
         label_smoothing=config.optim.label_smoothing,
+        sam_rho=config.optim.sam_rho,
         ema_decay=config.optim.ema_decay,
         accumulate=config.train.accumulate,
         all_sum=strategy.all_sum,

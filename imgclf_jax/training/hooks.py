@@ -6,7 +6,7 @@ import jax
 
 from imgclf_jax.devices import xla
 from imgclf_jax.training import loop, metrics, multistep
-from imgclf_jax.training.plan import Plan
+from imgclf_jax.training.experiment import Experiment
 from imgclf_jax.training.run import Run
 from imgclf_jax.training.session import Session
 from imgclf_jax.training.summary import not_finite
@@ -19,6 +19,7 @@ def make_hooks(run: Run, session: Session) -> loop.Hooks:
     """Returns the functions that the loop calls: they print, evaluate, and write the files of the run."""
     plan, console, writer = session.experiment.plan, run.console, run.writer
     pruned: list[int] = []  # the step at which the run is to stop
+    measures = session.experiment.measures
     learning_rate = session.experiment.compiled("learning_rate", lambda: jax.jit(session.experiment.schedule))
 
     def progress(now: loop.Progress):
@@ -31,7 +32,7 @@ def make_hooks(run: Run, session: Session) -> loop.Hooks:
             rounded = None if rate is None else round(rate, 1)
             columns = {**now.means, "learning_rate": schedule, "images_per_second": rounded}
             writer.files.write(step=now.step, epoch=epoch, split="train", **columns)
-        shown = f"epoch {epoch:.2f}  {metrics.line(now.means)}"
+        shown = f"epoch {epoch:.2f}  {metrics.line(now.means, measures)}"
         shown += "" if rate is None else f"  {rate:,.0f} images/s"
         console.train(now.step, plan.steps, shown, now.row)
 
@@ -40,8 +41,8 @@ def make_hooks(run: Run, session: Session) -> loop.Hooks:
             return None
         with xla.quiet():
             result = session.evaluate("valid", state)
-        write_row(writer, plan, step, "valid", result)
-        values = f"validation {metrics.line(result)}{not_finite(result)}"
+        write_row(writer, session.experiment, step, "valid", result)
+        values = f"validation {metrics.line(result, measures)}{not_finite(result)}"
         console.print(f"step {step}/{plan.steps}  epoch {step / plan.steps_per_epoch:.2f}  {values}")
         if step < plan.steps and run.calls.prune(step, plan.steps, result["accuracy"]):
             pruned.append(step)
@@ -60,7 +61,7 @@ def make_hooks(run: Run, session: Session) -> loop.Hooks:
     return loop.Hooks(progress, evaluate_valid, save, stop, session.agree)
 
 
-def write_row(writer: Writer, plan: Plan, step: int, split: str, result: dict[str, Any]) -> None:
+def write_row(writer: Writer, experiment: Experiment, step: int, split: str, result: dict[str, Any]) -> None:
     """Writes the result of an evaluation as a row of the metrics files."""
-    means = {name: result[name] for name in metrics.METRICS}
-    writer.files.write(step=step, epoch=step / plan.steps_per_epoch, split=split, **means)
+    means = {name: result[name] for name in experiment.measures}
+    writer.files.write(step=step, epoch=step / experiment.plan.steps_per_epoch, split=split, **means)

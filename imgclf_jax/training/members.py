@@ -5,7 +5,7 @@ has its own initialization, order, augmentation and dropout, those of a run that
 """
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -21,6 +21,7 @@ from imgclf_jax.models import cost
 from imgclf_jax.training import multistep
 from imgclf_jax.training.batches import Epoch
 from imgclf_jax.training.experiment import Experiment, alternates, step_of
+from imgclf_jax.training.metrics import METRICS
 from imgclf_jax.training.resident import Feed
 from imgclf_jax.training.session import Restored, Training
 
@@ -149,7 +150,7 @@ def training(
         state, meter = where.join([tree["state"] for tree in trees]), where.join([tree["meter"] for tree in trees])
     else:
         init = experiment.compile_init()
-        state, meter = where.join([init(key) for key in keys]), empty_meter(where)
+        state, meter = where.join([init(key) for key in keys]), empty_meter(where, experiment.measures)
     fixed = {"key": where.join(keys), "varying": where.put(numbers(configs))}
     examples, fixed["normalization"] = jax.device_put((split.examples, normalization), strategy.replicated)
     order = experiment.compiled(
@@ -218,9 +219,10 @@ def make_run_members(experiment: Experiment, where: Stack) -> Any:
     return run_members
 
 
-def empty_meter(where: Stack) -> multistep.Meter:
+def empty_meter(where: Stack, measures: Iterable[str] = METRICS) -> multistep.Meter:
     """Returns the meters of all members with all sums at zero, on the devices."""
-    return where.put({name: np.stack([zero] * where.members) for name, zero in multistep.empty_meter().items()})
+    zeros = multistep.empty_meter(measures)
+    return where.put({name: np.stack([zero] * where.members) for name, zero in zeros.items()})
 
 
 def means(meter: multistep.Meter) -> list[dict[str, float] | multistep.Diverged]:

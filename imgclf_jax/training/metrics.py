@@ -4,7 +4,7 @@ The meter of the training loop, the sums of exact evaluation, the columns of the
 console follow from that dictionary. A checkpoint without a metric is restored with its sum at zero.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -12,7 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from imgclf_jax import components
 from imgclf_jax.config import is_on
+from imgclf_jax.errors import UserError
 
 Sums = dict[str, Any]
 
@@ -58,11 +60,60 @@ def is_finite(logits: jax.Array) -> jax.Array:
 METRICS: dict[str, Callable[[jax.Array, jax.Array], jax.Array]] = {"loss": cross_entropy, "accuracy": is_correct}
 
 COLUMNS = (*METRICS, "grad_norm")  # of the metrics files; `grad_norm` is a mean over steps
+SLOT = "metrics"
+Metrics = Mapping[str, Callable[[jax.Array, jax.Array], jax.Array]]
+# Names that stand for something else in rows and results.
+RESERVED = (*METRICS, "grad_norm", "count", "steps", "bad_step", "correct", "not_finite", "step", "epoch", "split")
+RESERVED = (*RESERVED, "learning_rate", "images_per_second")
 
 
-def per_example(logits: jax.Array, labels: jax.Array) -> dict[str, jax.Array]:
+def create(names: Iterable[str]) -> Metrics:
+    """Returns the metrics of a run: ours, and those of its config by the names of their functions.
+
+    Args:
+        names: "module:attribute" of functions like those in `METRICS`.
+    """
+    return METRICS | {short_name(name): _float(components.find(name, {}, SLOT)) for name in names}
+
+
+def columns(measures: Iterable[str]) -> tuple[str, ...]:
+    """Returns the columns of the metrics files: those of the metrics, and `grad_norm`."""
+    return (*measures, "grad_norm")
+
+
+def problems(names: Sequence[str], classes: int) -> list[str]:
+    """Returns one line for each metric of one's own that is missing, fails, or gives no value for each example."""
+    short = [short_name(name) for name in names]
+    lines = [f"{SLOT}: the name {name} is taken; rename the function" for name in short if name in RESERVED]
+    lines += [f"{SLOT}: two functions are called {name}" for name in sorted({n for n in short if short.count(n) > 1})]
+    logits, labels = jax.ShapeDtypeStruct((4, classes), jnp.float32), jax.ShapeDtypeStruct((4,), jnp.int32)
+    for name in names:
+        try:
+            values: Any = jax.eval_shape(components.find(name, {}, SLOT), logits, labels)
+        except UserError as error:
+            lines.append(str(error))
+            continue
+        except Exception as error:
+            lines.append(f"{SLOT}={name!r} fails: {components.explain(error)}")
+            continue
+        if getattr(values, "shape", None) != (4,):
+            found = list(values.shape) if hasattr(values, "shape") else type(values).__name__
+            lines.append(f"{SLOT}={name!r} maps 4 examples to {found}; it must be [4]: one value for each example")
+    return lines
+
+
+def short_name(name: str) -> str:
+    """Returns the name of a metric in rows and results: "my_metrics:top5" is "top5"."""
+    return name.rpartition(":")[2].rpartition(".")[2]
+
+
+def _float(metric):
+    return lambda logits, labels: metric(logits, labels).astype(jnp.float32)
+
+
+def per_example(logits: jax.Array, labels: jax.Array, measures: Metrics = METRICS) -> dict[str, jax.Array]:
     """Returns the values [B] of all metrics."""
-    return {name: metric(logits, labels) for name, metric in METRICS.items()}
+    return {name: metric(logits, labels) for name, metric in measures.items()}
 
 
 def add_up(values: dict[str, jax.Array], mask: jax.Array | None = None) -> Sums:
@@ -74,10 +125,10 @@ def add_up(values: dict[str, jax.Array], mask: jax.Array | None = None) -> Sums:
     }
 
 
-def zeros() -> Sums:
-    """Returns the sum of nothing for each metric, as host arrays."""
+def zeros(measures: Iterable[str] = METRICS) -> Sums:
+    """Returns the sum of nothing for each metric, as host arrays. Sums of metrics that are not ours are float32."""
     like = jax.eval_shape(per_example, jax.ShapeDtypeStruct((1, 2), jnp.float32), jax.ShapeDtypeStruct((1,), jnp.int32))
-    return {name: np.zeros((), _dtype(like[name])) for name in METRICS}
+    return {name: np.zeros((), _dtype(like[name]) if name in like else np.float32) for name in measures}
 
 
 def means(sums: Sums, count: int, names: Iterable[str] = METRICS) -> dict[str, float]:
@@ -85,9 +136,9 @@ def means(sums: Sums, count: int, names: Iterable[str] = METRICS) -> dict[str, f
     return {name: sums[name].item() / max(count, 1) for name in names}
 
 
-def line(values: dict[str, float]) -> str:
+def line(values: dict[str, float], measures: Iterable[str] = METRICS) -> str:
     """Formats the metrics for printing, for example "loss 0.1234  accuracy 0.9876"."""
-    return "  ".join(f"{name} {values[name]:.4f}" for name in METRICS)
+    return "  ".join(f"{name} {values[name]:.4f}" for name in measures)
 
 
 def _dtype(value):

@@ -1,6 +1,6 @@
 """Many training steps in one dispatch, on data that is stored on the devices or streamed to them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
@@ -22,10 +22,10 @@ from imgclf_jax.training.state import TrainState
 Meter = dict[str, Any]
 
 
-def empty_meter() -> Meter:
-    """Returns a meter with all sums at zero, as host arrays."""
+def empty_meter(measures: Iterable[str] = metrics.METRICS) -> Meter:
+    """Returns a meter of these metrics with all sums at zero, as host arrays."""
     return {
-        **metrics.zeros(),
+        **metrics.zeros(measures),
         "grad_norm": np.zeros((), np.float32),
         "count": np.zeros((), np.int32),
         "steps": np.zeros((), np.int32),
@@ -57,7 +57,8 @@ def means(meter: Meter) -> dict[str, float]:
     if meter["bad_step"] >= 0:
         raise Diverged(int(meter["bad_step"]))
     norm = metrics.means(meter, meter["steps"].item(), ["grad_norm"])
-    return metrics.means(meter, meter["count"].item()) | norm
+    names = [*metrics.METRICS, *sorted(meter.keys() - {*metrics.METRICS, "grad_norm", "count", "steps", "bad_step"})]
+    return metrics.means(meter, meter["count"].item(), names) | norm
 
 
 def make_run_steps(
@@ -126,7 +127,7 @@ def make_one_step(
     ) -> tuple[TrainState, Meter]:
         batch = batch_at(state.step, data, key)
         new_state, sums = train_step(state, batch, normalization, step_keys(key, state.step))
-        added = {name: meter[name] + sums[name] for name in (*metrics.METRICS, "grad_norm", "count")}
+        added = {name: meter[name] + sums[name] for name in meter if name not in ("steps", "bad_step")}
         good = jnp.isfinite(added["loss"]) & jnp.isfinite(added["grad_norm"]) | (meter["bad_step"] >= 0)
         bad_step = jnp.where(good, meter["bad_step"], new_state.step)
         return new_state, {**added, "steps": meter["steps"] + 1, "bad_step": bad_step}

@@ -6,9 +6,13 @@ import jax
 import optax
 from ml_collections import ConfigDict
 
+from imgclf_jax import components
 from imgclf_jax.config import is_on
+from imgclf_jax.errors import UserError
 
-OPTIMIZERS = ("sgd", "adam", "adamw", "rmsprop")
+NAME, SCHEDULE = "optim.name", "optim.schedule"
+OPTIMIZERS = ("sgd", "adam", "adamw", "rmsprop", "muon")
+DECOUPLED = ("adamw", "muon")  # whose weight decay is not part of the gradient
 SCHEDULES = ("constant", "linear", "cosine", "exponential", "one_cycle")
 
 
@@ -24,6 +28,8 @@ def create_schedule(config: ConfigDict, steps: int, warmup_steps: int) -> optax.
     Returns:
         int32 step -> float32 learning rate.
     """
+    if components.is_own(config.schedule):
+        return _own_schedule(config, steps)
     peak, final = config.learning_rate, config.learning_rate * config.final_fraction
     if config.schedule == "one_cycle":
         rise = warmup_steps or max(1, round(0.3 * steps))
@@ -49,12 +55,12 @@ def create_schedule(config: ConfigDict, steps: int, warmup_steps: int) -> optax.
 def create_optimizer(config: ConfigDict, schedule: optax.Schedule) -> optax.GradientTransformation:
     """Returns gradient clipping, weight decay and the optimizer of `config.optim` as one optax transformation.
 
-    For adamw, the decay is decoupled from the adaptive scaling (Loshchilov and Hutter 2019). For the others, it is
+    For adamw and muon, the decay is decoupled from the scaling (Loshchilov and Hutter 2019). For the others, it is
     added to the gradient (L2 regularization).
     """
     mask = _kernels if config.decay_mask == "kernels" else None
     parts = [optax.clip_by_global_norm(config.clip_norm)] if is_on(config.clip_norm) else []
-    if is_on(config.weight_decay) and config.name != "adamw":
+    if is_on(config.weight_decay) and config.name not in DECOUPLED:
         parts.append(optax.add_decayed_weights(config.weight_decay, mask))
     momentum: Any = config.momentum if is_on(config.momentum) else None
     match config.name:
@@ -69,9 +75,59 @@ def create_optimizer(config: ConfigDict, schedule: optax.Schedule) -> optax.Grad
             )
         case "rmsprop":
             parts.append(optax.rmsprop(schedule, config.b2, config.eps, momentum=momentum, nesterov=config.nesterov))
+        case "muon":
+            parts.append(_muon(config, schedule))
         case _:
-            raise ValueError(config.name)
+            parts.append(_own_optimizer(config, schedule))
     return optax.chain(*parts)
+
+
+def _muon(config, schedule):
+    """Muon for the kernels of the hidden layers, and Adam for all else (https://kellerjordan.github.io/posts/muon/).
+
+    A kernel is a matrix from the inputs of a unit to the units: that of a convolution is [kh · kw · C, features]. Its
+    update is scaled to the size of Adam's (Liu et al. 2025, https://arxiv.org/abs/2502.16982, equation 4), so that one
+    learning rate serves both. Nesterov momentum applies to both, and weight decay to what Muon
+    updates or, if the mask is "all", to both.
+    """
+    return optax.contrib.muon(
+        schedule,
+        beta=config.momentum,
+        nesterov=config.nesterov,
+        weight_decay=config.weight_decay,
+        adam_b1=config.b1,
+        adam_b2=config.b2,
+        adam_weight_decay=config.weight_decay if config.decay_mask == "all" else 0.0,
+        muon_weight_dimension_numbers=lambda params: jax.tree.map_with_path(_as_matrix, params),
+        consistent_rms=0.2,
+    )
+
+
+def _as_matrix(path, parameter):
+    """How Muon sees a parameter; `None` leaves it to Adam."""
+    *layers, name = (entry.key for entry in path)
+    if name != "kernel" or layers[:1] == ["output"] or parameter.ndim < 2:
+        return None
+    # The kernel of an attention layer that joins the heads is [heads, features, outputs]; those before have the heads
+    # among the outputs.
+    inputs = 1 if parameter.ndim == 3 and layers[-1] != "out" else parameter.ndim - 1
+    return optax.contrib.MuonDimensionNumbers(tuple(range(inputs)), tuple(range(inputs, parameter.ndim)))
+
+
+def _own_schedule(config, steps):
+    function = components.find(config.schedule, {}, SCHEDULE)
+    known = components.parameters(function) or {}
+    given = {"steps": steps, "peak": config.learning_rate}
+    taken = {name: value for name, value in given.items() if name in known and name not in config.schedule_options}
+    return function(**config.schedule_options, **taken)
+
+
+def _own_optimizer(config, schedule):
+    """Calls a function with the schedule, as `learning_rate` or otherwise as the first argument, and its options."""
+    function = components.find(config.name, {}, NAME)
+    if "learning_rate" in (components.parameters(function) or {}):
+        return function(learning_rate=schedule, **config.options)
+    return function(schedule, **config.options)
 
 
 def _kernels(params):
@@ -80,10 +136,14 @@ def _kernels(params):
 
 def problems(config: ConfigDict) -> list[str]:
     """Returns one line per problem with the names in `config.optim`; `ranges` checks the numbers."""
-    lines = []
-    if config.name not in OPTIMIZERS:
+    lines = _own_problems(config)
+    if config.name not in OPTIMIZERS and not components.is_own(config.name):
         lines.append(f"optim.name={config.name!r} is not an optimizer; choose one of {', '.join(OPTIMIZERS)}")
-    if config.schedule not in SCHEDULES:
+    if config.options and not components.is_own(config.name):
+        lines.append(f"optim.options: {config.name} takes none; its settings are fields of optim")
+    if config.schedule_options and not components.is_own(config.schedule):
+        lines.append(f"optim.schedule_options: {config.schedule} takes none; its settings are fields of optim")
+    if config.schedule not in SCHEDULES and not components.is_own(config.schedule):
         lines.append(f"optim.schedule={config.schedule!r} is not a schedule; choose one of {', '.join(SCHEDULES)}")
     if config.decay_mask not in ("kernels", "all"):
         lines.append(f'optim.decay_mask={config.decay_mask!r} must be "kernels" or "all"')
@@ -93,3 +153,42 @@ def problems(config: ConfigDict) -> list[str]:
             "reaches 0; for example --config.optim.final_fraction=0.01"
         )
     return lines
+
+
+def _own_problems(config):
+    """Makes an optimizer and a schedule of one's own, and tries them on a parameter without computing anything."""
+    schedule: Any = optax.constant_schedule(0.1)
+    if components.is_own(config.schedule):
+        call = components.Call(given=())
+        try:
+            known = components.parameters(components.find(config.schedule, {}, SCHEDULE)) or {}
+        except UserError as error:
+            return [str(error)]
+        options: dict[str, Any] = dict(config.schedule_options)
+        options.update((name, None) for name in ("steps", "peak") if name in known)
+        if lines := components.problems(config.schedule, {}, SCHEDULE, options, call):
+            return lines
+        try:
+            schedule = _own_schedule(config, 100)
+            rate = jax.eval_shape(schedule, jax.ShapeDtypeStruct((), "int32"))
+        except Exception as error:
+            return [f"{SCHEDULE}={config.schedule!r} fails: {components.explain(error)}"]
+        if getattr(rate, "shape", ()) != ():
+            return [f"{SCHEDULE}={config.schedule!r} returns {list(rate.shape)} for a step; it must be one number"]
+    if not components.is_own(config.name):
+        return []
+    try:
+        known = components.parameters(components.find(config.name, {}, NAME)) or {}
+    except UserError as error:
+        return [str(error)]
+    named = "learning_rate" in known
+    call = components.Call(positional=0 if named else 1, given=("learning_rate",) if named else ())
+    if lines := components.problems(config.name, {}, NAME, config.options, call):
+        return lines
+    try:
+        optimizer = _own_optimizer(config, schedule)
+    except Exception as error:
+        return [f"{NAME}={config.name!r} fails: {components.explain(error)}"]
+    if not hasattr(optimizer, "init") or not hasattr(optimizer, "update"):
+        return [f"{NAME}={config.name!r} returns {type(optimizer).__name__}, not an optax.GradientTransformation"]
+    return []

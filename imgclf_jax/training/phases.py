@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
-from imgclf_jax import data
+from imgclf_jax import components, data
+from imgclf_jax.config import own_parts
 from imgclf_jax.devices import parallel, processes, xla
 from imgclf_jax.errors import UserError
 from imgclf_jax.storage import files as storage
@@ -19,7 +20,7 @@ from imgclf_jax.training import metrics, multistep
 from imgclf_jax.training.experiment import Experiment
 from imgclf_jax.training.hooks import PRUNED, write_row
 from imgclf_jax.training.placed import placement
-from imgclf_jax.training.plan import Plan
+from imgclf_jax.training.plan import Plan, with_labels
 from imgclf_jax.training.plan import plan as make_plan
 from imgclf_jax.training.run import Calls, Run
 from imgclf_jax.training.session import Restored, Session, restore
@@ -74,7 +75,8 @@ def opened(
     # Its name may be the current time, which differs between processes.
     folder = Path(processes.gather(str(getattr(claimed, "folder", folder)))[0])
     with claimed, storage.explain_errors(folder):
-        before = resume.inspect(folder, config, how.allow_config_change)
+        parts = components.sources(own_parts(config).values())
+        before = resume.inspect(folder, config, how.allow_config_change, parts)
         lines = [f"config changed: {line}" for line in before.changed] + config_warnings(config, info)
         for line in lines:
             console.warn(line)
@@ -82,7 +84,8 @@ def opened(
         if line := placement(strategy).notice(config, info):
             console.print(line)
         record = RunRecord(folder, before.record, first)
-        writer = Writer(folder, config, claimed, record, how.config_file, columns=metrics.COLUMNS)
+        columns = metrics.columns(metrics.create(config.metrics))
+        writer = Writer(folder, config, claimed, record, how.config_file, columns=columns, parts=parts)
         processes.when_lost(writer.fail)
         yield Run(config, folder, strategy, before, how.allow_config_change, console, writer, signal, calls)
 
@@ -119,7 +122,7 @@ def load(run: Run) -> tuple[data.Dataset, Plan]:
     if dataset.notice:
         console.warn(dataset.notice)
     # The bundled sample is smaller than the data set that it replaces, so plan for the examples that were loaded.
-    return dataset, make_plan(config, dataset.counts)
+    return dataset, with_labels(make_plan(config, dataset.counts), config, dataset.splits["train"].labels)
 
 
 def restore_run(run: Run, experiment: Experiment, dataset: data.Dataset) -> tuple[Restored, bool]:
@@ -215,7 +218,7 @@ def _record(run: Run, session: Session, ending: dict[str, Any], missing: list[st
     if "test" in missing:
         if complete:
             writer.open_files()
-        write_row(writer, session.experiment.plan, ending["reported_step"], "test", results["test"])
+        write_row(writer, session.experiment, ending["reported_step"], "test", results["test"])
     writer.files.flush()
     if complete:
         writer.record.update(results=results)

@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+import numpy as np
 from ml_collections import ConfigDict
 
 from imgclf_jax.errors import UserError
@@ -20,6 +21,7 @@ class Plan(NamedTuple):
         log_every: steps between rows of the metrics files.
         train_count: examples in the training split.
         valid_count: examples in the validation split; 0 if there is none.
+        labels: the bytes of the training labels, int32, if training depends on all of them; see `with_labels`.
     """
 
     steps: int
@@ -30,6 +32,14 @@ class Plan(NamedTuple):
     log_every: int
     train_count: int
     valid_count: int
+    labels: bytes = b""
+
+
+def with_labels(plan: Plan, config: ConfigDict, labels: np.ndarray) -> Plan:
+    """Returns a plan with the labels int32 [N] of the training split, if the config balances classes."""
+    if config.train.sampling != "balanced" and config.loss.class_weights != "balanced":
+        return plan
+    return plan._replace(labels=np.asarray(labels, np.int32).tobytes())
 
 
 def plan(config: ConfigDict, counts: dict[str, int]) -> Plan:

@@ -85,6 +85,7 @@ NUMBERS = {
     "optim.clip_norm": NOT_NEGATIVE,
     "optim.label_smoothing": FRACTION,
     "optim.ema_decay": FRACTION,
+    "optim.sam_rho": NOT_NEGATIVE,
     "train.batch_size": Range(1, EXAMPLES),
     "train.steps": DURATION,
     "train.epochs": DURATION,
@@ -112,6 +113,8 @@ TUPLES = {
     "model.hidden": Tuple(None, True, Range(1, 2**20), "(128,)"),
     "parallel.mesh": Tuple(2, True, Range(1, 2**20), "(4, 2)"),
 }
+# Tuples of names of your own parts.
+PARTS = ("augment.extra", "metrics", "log.writers")
 NAMES = {bool: "True or False", int: "a whole number", float: "a number", str: "text"}
 
 
@@ -144,18 +147,23 @@ def _lines(config, sections, reason_of):
 
 
 def all_fields():
-    """Yields (path, default, type) of every field."""
+    """Yields (path, default, type) of every field, without the sections `imgclf_jax.config.FREE`."""
     config = configs.default()
     for name in config:
         if isinstance(config[name], ConfigDict):
             yield from (
-                (f"{name}.{field}", config[name][field], config[name].get_type(field)) for field in config[name]
+                (f"{name}.{field}", config[name][field], config[name].get_type(field))
+                for field in config[name]
+                if f"{name}.{field}" not in configs.FREE
             )
         else:
             yield name, config[name], config.get_type(name)
 
 
 def _wrong_type(path, value, required):
+    if path in PARTS:
+        fits = isinstance(value, tuple | list) and all(isinstance(name, str) for name in value)
+        return None if fits else 'a tuple of names, such as "module:name"'
     if path not in TUPLES:
         return None if _is(value, required) else NAMES[required]
     item = int if TUPLES[path].whole else float
@@ -189,6 +197,8 @@ def _is(value: Any, required: type) -> bool:
 def _flag(path, standard, required):
     if path in TUPLES:
         return f'--config.{path}="{TUPLES[path].example}"'
+    if path in PARTS:
+        return f"--config.{path}=\"('my_parts:name',)\""
     if standard is None:
         standard = {int: 100, float: 0.5}[required]
     return f"--config.{path}={standard!r}"

@@ -41,16 +41,19 @@ class Resident:
         order_of = functools.partial(_order(sampler, self._strategy), key)
         return Feed(self.examples, self._strategy, sampler.steps_per_epoch, order_of)
 
-    def sums(self, evaluate: Any, batch_size: int, progress: Callable[[int, int], None]) -> Sums:
+    def sums(
+        self, evaluate: Any, batch_size: int, progress: Callable[[int, int], None], start: Sums | None = None
+    ) -> Sums:
         """Returns the sums of exact evaluation over the split.
 
         Args:
             evaluate: (data, total, sums) -> sums; see `imgclf_jax.training.exact_evaluation.make_evaluate`.
             batch_size: examples per batch.
             progress: not called, because this is a single dispatch.
+            start: the sums over no examples; by default those of our metrics.
         """
-        total, start = self._strategy.put((np.int32(self._count), exact_evaluation.nothing()))
-        return evaluate(data=self.examples, total=total, sums=start)
+        total, sums = self._strategy.put((np.int32(self._count), start or exact_evaluation.nothing()))
+        return evaluate(data=self.examples, total=total, sums=sums)
 
 
 class Feed:

@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from imgclf_jax.rng import stream
 
@@ -44,6 +45,22 @@ def batch_with_replacement(key: jax.Array, step: jax.Array, batch_size: int, cou
     return jax.random.randint(stream(key, "replacement", step), (batch_size,), 0, count, jnp.int32)
 
 
+def balanced_order(key: jax.Array, epoch: int | jax.Array, labels: np.ndarray) -> jax.Array:
+    """Returns independent draws, int32 [count]: a class, each with the same probability, and one of its examples.
+
+    Args:
+        key: the experiment's key.
+        epoch: int32 scalar, from 0.
+        labels: int32 [count]; a constant of the compiled program.
+    """
+    by_class = np.argsort(labels, kind="stable").astype(np.int32)
+    _, first, sizes = np.unique(labels[by_class], return_index=True, return_counts=True)
+    key = stream(key, "balanced", epoch)
+    classes = jax.random.randint(stream(key, "class"), labels.shape, 0, len(sizes))
+    places = jax.random.randint(stream(key, "example"), labels.shape, 0, jnp.asarray(sizes, jnp.int32)[classes])
+    return jnp.asarray(by_class)[jnp.asarray(first, jnp.int32)[classes] + places]
+
+
 class Sampler(NamedTuple):
     """Selects the examples of each step of an experiment.
 
@@ -53,6 +70,8 @@ class Sampler(NamedTuple):
         steps_per_epoch: see `steps_per_epoch`.
         replacement: whether each batch is drawn from all examples instead of following the order of the epoch.
         parts: the number of equal parts that a batch is split into, see `train.accumulate`.
+        balanced: whether the order of an epoch is drawn with replacement, and each class with the same probability.
+        labels: the bytes of the labels int32 [examples], if `balanced`.
     """
 
     examples: int
@@ -60,9 +79,13 @@ class Sampler(NamedTuple):
     steps_per_epoch: int
     replacement: bool
     parts: int = 1
+    balanced: bool = False
+    labels: bytes = b""
 
     def order(self, key: jax.Array, epoch: int | jax.Array) -> jax.Array:
-        """Returns `epoch_order`, int32 [examples]."""
+        """Returns `epoch_order`, or `balanced_order`, int32 [examples]."""
+        if self.balanced and self.labels:
+            return balanced_order(key, epoch, np.frombuffer(self.labels, np.int32))
         return epoch_order(key, epoch, self.examples)
 
     def indices(self, key: jax.Array, order: jax.Array, step: jax.Array) -> jax.Array:

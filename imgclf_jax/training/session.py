@@ -143,7 +143,7 @@ def prepare(
     def evaluate_by_name(name: str, state: TrainState) -> dict[str, float | int]:
         show = functools.partial(progress, f"evaluating {name}")
         variables, batch_size = state.eval_variables(), experiment.config.eval.batch_size
-        return evaluate_split(evaluate, splits[name], variables, normalization, batch_size, show)
+        return evaluate_split(evaluate, splits[name], variables, normalization, batch_size, show, experiment.measures)
 
     finite = experiment.compiled("finite", lambda: strategy.jit(_finite))
     agree = strategy.highest if processes.several() else None
@@ -170,7 +170,7 @@ def one_run(restored: Restored, experiment: Experiment, split: Any, normalizatio
     if restored.tree:
         state, meter = restored.tree["state"], restored.tree["meter"]
     else:
-        state, meter = experiment.compile_init()(key), strategy.put(multistep.empty_meter())
+        state, meter = experiment.compile_init()(key), strategy.put(multistep.empty_meter(experiment.measures))
     feed = split.feed(experiment.sampler, experiment.plan.steps, key, config.data.workers)
     # Compile now, so that compile time does not count towards the first images/s.
     return Training(state, meter, _compile(experiment, state, meter, normalization, key), feed)

@@ -13,6 +13,7 @@ from imgclf_jax.augment.mixing import Mix
 from imgclf_jax.config import is_on
 from imgclf_jax.rng import StepKeys, image_keys
 from imgclf_jax.training import metrics
+from imgclf_jax.training.losses import Loss
 from imgclf_jax.training.state import TrainState
 
 Batch = dict[str, jax.Array]
@@ -25,7 +26,10 @@ def make_train_step(
     *,
     mix: Mix | None = None,
     classes: int = 0,
+    loss: Loss | None = None,
+    measures: metrics.Metrics = metrics.METRICS,
     label_smoothing: float = 0.0,
+    sam_rho: float = 0.0,
     ema_decay: float = 0.0,
     accumulate: int = 1,
     all_sum: Callable[[Any], Any] = lambda tree: tree,
@@ -40,8 +44,13 @@ def make_train_step(
         mix: (key, images float32 [B, H, W, C], targets float32 [B, classes]) -> (images, targets), for the augmented
             images; the key is that of `augment`. It gets a whole part of the batch, or a device's share of one. `None`:
             the targets are the labels.
-        classes: the number of classes; only `mix` needs it.
+        classes: the number of classes; only `mix` and `loss` need it.
+        loss: (logits float32 [B, classes], targets float32 [B, classes]) -> float32 [B]; `None`: the cross-entropy.
+        measures: the metrics to sum; the value of "loss" is that of the loss.
         label_smoothing: probability mass that is spread evenly over all classes.
+        sam_rho: the distance, in the direction of the gradient of the whole batch, at which the gradient for the update
+            is computed: sharpness-aware minimization (Foret et al. 2020, https://arxiv.org/abs/2010.01412). The sums
+            and the running statistics are those of the first gradient. 0: off.
         ema_decay: decay of the moving average of the parameters and of the running statistics. It is lower in the first
             steps, see `_average`. 0: no average.
         accumulate: the number of equal parts that the batch is split into, with one forward and backward pass each. The
@@ -60,22 +69,25 @@ def make_train_step(
     def examples(batch, keys):
         """(augmented images, labels for the metrics, targets of the loss; `None`: they are the labels)."""
         images = augment(keys.augment, batch["image"], batch["position"], batch.get("mirrored"))
-        if mix is None:
+        if mix is None and loss is None:
             return images, batch["label"], None
-        images, targets = mix(keys.augment, images, metrics.targets(batch["label"], classes, label_smoothing))
+        targets = metrics.targets(batch["label"], classes, label_smoothing)
+        if mix is None:
+            return images, batch["label"], targets
+        images, targets = mix(keys.augment, images, targets, batch["position"])
         return images, targets.argmax(-1), targets
 
-    def loss(logits, labels, targets):
+    def losses(logits, labels, targets):
         if targets is None:
             return metrics.cross_entropy(logits, labels, label_smoothing)
-        return optax.softmax_cross_entropy(logits, targets)
+        return (loss or optax.softmax_cross_entropy)(logits, targets)
 
     def objective(params, batch_stats, images, labels, targets, keys):
         variables = {"params": params, "batch_stats": batch_stats}
         logits, changed = model.apply(variables, images, train=True, keys=keys, mutable=["batch_stats"])
         logits = logits.astype(jnp.float32)
-        values = metrics.per_example(logits, labels)
-        values["loss"] = loss(logits, labels, targets)
+        values = metrics.per_example(logits, labels, measures)
+        values["loss"] = losses(logits, labels, targets)
         sums = metrics.add_up(values)
         return sums["loss"], (changed.get("batch_stats", {}), sums)
 
@@ -97,17 +109,24 @@ def make_train_step(
             stats = jax.tree.map(lambda x: x / accumulate, stats)
             return jax.tree.map(jnp.add, total, (grads, stats, sums)), None
 
-        zeros = jax.tree.map(jnp.zeros_like, (params, batch_stats, metrics.zeros()))
+        zeros = jax.tree.map(jnp.zeros_like, (params, batch_stats, metrics.zeros(measures)))
         return jax.lax.scan(add, zeros, parts)[0]
 
     def train_step(state, batch, normalization, keys):
         share = batch["label"].shape[0]
         batch = {"position": jnp.arange(share, dtype=jnp.int32)} | batch
         passes = one_pass if accumulate == 1 else in_parts
-        grads, batch_stats, sums = passes(state.params, state.batch_stats, batch, normalization, keys)
-        grads, sums = all_sum((grads, sums))
         count = all_sum(share)
-        grads = jax.tree.map(lambda g: g / count, grads)
+
+        def gradient(params):
+            grads, batch_stats, sums = passes(params, state.batch_stats, batch, normalization, keys)
+            grads, sums = all_sum((grads, sums))
+            return jax.tree.map(lambda g: g / count, grads), batch_stats, sums
+
+        grads, batch_stats, sums = gradient(state.params)
+        if is_on(sam_rho):
+            distance = sam_rho / (optax.tree.norm(grads) + 1e-12)
+            grads, *_ = gradient(jax.tree.map(lambda x, g: x + distance * g, state.params, grads))
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         averages = state.ema, state.ema_stats
@@ -128,13 +147,14 @@ def make_train_step(
 
 
 def make_eval_step(
-    model: nn.Module, crop: Callable[[jax.Array], jax.Array]
+    model: nn.Module, crop: Callable[[jax.Array], jax.Array], measures: metrics.Metrics = metrics.METRICS
 ) -> Callable[[dict[str, Any], Normalization, Batch], metrics.Sums]:
     """Builds `eval_step(variables, normalization, batch) -> sums`, over the examples whose `mask` is set.
 
     Args:
         model: images float32 [B, H, W, C] -> logits [B, classes].
         crop: images uint8 [B, H, W, C] -> the images to evaluate, float32 in [0, 1].
+        measures: the metrics to sum.
 
     Returns:
         The step. `batch` holds `image`, `label` and `mask` bool [B]. `sums` holds the sums of the `metrics`; and, as
@@ -146,7 +166,7 @@ def make_eval_step(
         logits: Any = model.apply(variables, normalization(crop(batch["image"])), train=False)
         logits, mask = logits.astype(jnp.float32), batch["mask"]
         counts = {"count": mask, "not_finite": ~metrics.is_finite(logits)}
-        return metrics.add_up(metrics.per_example(logits, batch["label"]) | counts, mask)
+        return metrics.add_up(metrics.per_example(logits, batch["label"], measures) | counts, mask)
 
     return eval_step
 

@@ -47,13 +47,16 @@ class Streamed:
         """
         return Feed(self._split, self._strategy, sampler, steps, key, workers)
 
-    def sums(self, evaluate: Any, batch_size: int, progress: Callable[[int, int], None]) -> Sums:
+    def sums(
+        self, evaluate: Any, batch_size: int, progress: Callable[[int, int], None], start: Sums | None = None
+    ) -> Sums:
         """Returns the sums of exact evaluation over the split. On one device, they equal those of a single dispatch.
 
         Args:
             evaluate: (data, total, sums) -> sums; see `imgclf_jax.training.exact_evaluation.make_evaluate`.
             batch_size: examples per batch.
             progress: called between chunks with (examples done, total examples).
+            start: the sums over no examples; by default those of our metrics.
 
         Raises:
             UserError: an image cannot be read.
@@ -68,7 +71,7 @@ class Streamed:
         # Threads decode pieces of a batch, because a whole batch may take seconds and much memory.
         piece = math.gcd(len(columns), PIECE)
         pieces = rows.reshape(-1, piece)
-        sums = strategy.put(exact_evaluation.nothing())
+        sums = strategy.put(start or exact_evaluation.nothing())
         with Chunks(Reader(split.images, pieces.__getitem__), 0, len(pieces), len(pieces) // chunks, 0, piece) as read:
             for index, places in enumerate(rows):
                 images = read.get().reshape(*places.shape, *split.images.shape[1:])

@@ -44,9 +44,18 @@ def show_results(
 ) -> None:
     """Prints the closing lines of a run: the accuracy on each split, the time and the workdir."""
     for name, result in results.items():
-        console.print(f"{name + ' accuracy':<15} {accuracy(result)}  loss {result['loss']:.4f}  on {data_name}")
+        console.print(
+            f"{name + ' accuracy':<15} {accuracy(result)}  loss {result['loss']:.4f}{own_metrics(result)}"
+            f"  on {data_name}"
+        )
     console.print(f"{'total time':<15} {duration(seconds)}")
     console.print(f"{'workdir':<15} {folder}")
+
+
+def own_metrics(result: dict[str, Any]) -> str:
+    """Formats the values of metrics that are not ours; empty if there are none."""
+    ours = ("accuracy", "loss", "correct", "count", "not_finite")
+    return "".join(f"  {name} {value:.4f}" for name, value in result.items() if name not in ours)
 
 
 def accuracy(result: dict[str, Any]) -> str:

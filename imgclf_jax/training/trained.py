@@ -10,13 +10,14 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from imgclf_jax import augment, data, models
+from imgclf_jax import augment, components, data, models
+from imgclf_jax.config import own_parts
 from imgclf_jax.devices import parallel, xla
 from imgclf_jax.errors import UserError
-from imgclf_jax.training import optim, ranges
-from imgclf_jax.training.experiment import Experiment, build
+from imgclf_jax.training import ranges
+from imgclf_jax.training.experiment import Experiment, for_evaluation
 from imgclf_jax.training.plan import plan as make_plan
-from imgclf_jax.workdir import checkpoint, checkpoint_folder, record, saved_config
+from imgclf_jax.workdir import checkpoint, checkpoint_folder, provenance, record, saved_config
 
 CHECKPOINTS = ("reported", "last", "best")
 
@@ -80,8 +81,10 @@ def load(
     checkpoints = checkpoint.Checkpoints(folder, read_only=True)
     try:
         facts = _facts(checkpoints, content, folder)
+        components.remember(provenance.parts_of(content))
         _validate(settings, facts, folder)
-        experiment = build(
+        _check_parts(settings, content)
+        experiment = for_evaluation(
             settings,
             _plan(settings, facts, folder),
             tuple(facts["image_shape"]),
@@ -90,13 +93,28 @@ def load(
         )
         wanted = _step(checkpoints, folder, content, which)
         with xla.quiet():
-            saved, step = _restore(checkpoints, experiment.template(), wanted, which)
+            saved, step = _restore(checkpoints, experiment.evaluation_template(), wanted, which)
         if isinstance(names := checkpoints.notes(step).get("class_names"), list):
             experiment = dataclasses.replace(experiment, class_names=tuple(names))
     finally:
         checkpoints.close()
-    variables, normalization = saved["state"].eval_variables(), augment.Normalization(**saved["inputs"])
+    variables, normalization = _variables(saved["state"]), augment.Normalization(**saved["inputs"])
     return Trained(folder, content | {"data": facts}, step, experiment, variables, normalization)
+
+
+def _variables(state):
+    """The variables for evaluation; see `imgclf_jax.training.state.TrainState.eval_variables`."""
+    if state["ema"]:
+        return {"params": state["ema"], "batch_stats": state.get("ema_stats", state["batch_stats"])}
+    return {"params": state["params"], "batch_stats": state["batch_stats"]}
+
+
+def _check_parts(settings, content):
+    """Warns if a module of one's own is not the one that the run was trained with."""
+    before = provenance.parts_of(content)
+    now = components.sources([name for slot, name in own_parts(settings).items() if slot == "model.name"])
+    for line in components.changes({name: part for name, part in before.items() if name in now}, now):
+        warnings.warn(f"{line}; the network may not be the one that was trained", stacklevel=3)
 
 
 def check(folder: Path) -> dict[str, Any]:
@@ -130,8 +148,8 @@ def _restore(checkpoints, like, wanted, which):
     """Returns (saved tree, step) of the checkpoint of step `wanted`, or of the newest readable one before it."""
     try:
         if which == "best":
-            return checkpoints.restore(wanted, like), wanted
-        newest = checkpoints.restore_newest(like, wanted)
+            return checkpoints.restore(wanted, like, partial=True), wanted
+        newest = checkpoints.restore_newest(like, wanted, partial=True)
     except checkpoint.OtherModel:
         raise
     except UserError as error:
@@ -159,7 +177,7 @@ def _validate(settings, facts, folder):
     image_shape, classes = tuple(facts["image_shape"]), len(facts["class_names"])
     if problems := ranges.problems(settings, "optim.", "augment.", "model."):
         raise UserError("\n".join(f"{folder / 'config.json'}: {problem}" for problem in problems))
-    problems = optim.problems(settings.optim) + augment.problems(settings.augment, image_shape)
+    problems = augment.problems(settings.augment, image_shape)
     if settings.data.pixels not in augment.PIXELS:
         problems.append(f"data.pixels={settings.data.pixels!r} must be one of {', '.join(map(repr, augment.PIXELS))}")
     problems += models.problems(

@@ -5,20 +5,20 @@ import re
 import jax
 from ml_collections import ConfigDict
 
-from imgclf_jax import augment, data, models
+from imgclf_jax import augment, components, data, models
 from imgclf_jax import config as configs
+from imgclf_jax.augment import extra
 from imgclf_jax.data import splits
 from imgclf_jax.devices import problems as parallel_problems
 from imgclf_jax.errors import UserError
-from imgclf_jax.training import optim, ranges
+from imgclf_jax.training import losses, metrics, optim, ranges
 from imgclf_jax.training.plan import Plan, epoch_problems, plan
 
 CHOICES = {
-    "data.source": tuple(data.SOURCES),
     "data.resize": ("stretch", "crop"),
     "data.on_bad": ("error", "skip"),
     "data.pixels": augment.PIXELS,
-    "train.sampling": ("epoch", "replacement"),
+    "train.sampling": ("epoch", "replacement", "balanced"),
     "train.last_batch": ("drop", "wrap"),
     "eval.report": ("last", "best"),
     "log.progress": ("auto", "bar", "lines", "none"),
@@ -46,7 +46,7 @@ def validate(config: ConfigDict) -> tuple[Plan, data.Info]:
     # Pairs are asked for only if the batch can be divided at all.
     problems += uneven or augment.pair_problems(config.augment, *batch, config.parallel.devices or jax.device_count())
     problems += _durations(config)
-    if config.augment.flip_mode == "alternating" and config.train.sampling == "replacement":
+    if config.augment.flip_mode == "alternating" and config.train.sampling != "epoch":
         problems.append('augment.flip_mode="alternating" needs epochs; set --config.train.sampling=epoch')
     info = None
     try:
@@ -55,8 +55,14 @@ def validate(config: ConfigDict) -> tuple[Plan, data.Info]:
         problems += str(error).splitlines()
     image_shape = info.image_shape if info else _image_shape(config)
     wrong_images = augment.problems(config.augment, image_shape) if image_shape else []
+    classes = len(info.class_names) if info else None
+    if image_shape and not wrong_images:
+        size = augment.output_size(config.augment, image_shape[:2])
+        wrong_images = extra.problems(config.augment.extra, (*size, image_shape[2]), classes or 3)
+    problems += losses.problems(config.loss, classes) + metrics.problems(config.metrics, classes or 10)
+    problems += [line for name in config.log.writers for line in _missing("log.writers", name)]
     input_shape = augment.input_shape(config, image_shape) if image_shape and not wrong_images else None
-    problems += wrong_images + models.problems(config.model, input_shape, len(info.class_names) if info else None)
+    problems += wrong_images + models.problems(config.model, input_shape, classes)
     if info:
         if "train" not in info.split_sizes:
             problems.append("data.train_split is empty; there is nothing to train on")
@@ -74,6 +80,14 @@ def validate(config: ConfigDict) -> tuple[Plan, data.Info]:
     return durations, info
 
 
+def _missing(slot, name):
+    try:
+        components.find(name, {}, slot)
+    except UserError as error:
+        return [str(error)]
+    return []
+
+
 def warnings(config: ConfigDict, info: data.Info) -> list[str]:
     """Returns one line for each surprising effect of a valid config; training and `--mode=check` print them."""
     lines = list(info.overlaps)
@@ -89,6 +103,8 @@ def warnings(config: ConfigDict, info: data.Info) -> list[str]:
 def value_problems(config: ConfigDict, section: str = "") -> list[str]:
     """Returns one line for each invalid value of a field whose name begins with `section`."""
     lines = [_choice(config, path, choices) for path, choices in CHOICES.items() if path.startswith(section)]
+    if "data.source".startswith(section) and not components.is_own(config.data.source):
+        lines.append(_choice(config, "data.source", tuple(data.SOURCES)))
     return ranges.problems(config, section) + [line for line in lines if line]
 
 

@@ -146,12 +146,13 @@ class Checkpoints:
         if self._saving is not None:
             self.durable, self._saving = self._saving, None
 
-    def restore_newest(self, template: Any, newest: int | None = None) -> Found | None:
+    def restore_newest(self, template: Any, newest: int | None = None, partial: bool = False) -> Found | None:
         """The newest undamaged checkpoint; `None` if there are no checkpoints. Changes nothing.
 
         Args:
             template: a pytree of `jax.ShapeDtypeStruct`s with shardings.
             newest: a step; checkpoints of later steps are skipped.
+            partial: see `restore`.
 
         Raises:
             OtherModel: none fits, and at least one belongs to another model.
@@ -162,7 +163,9 @@ class Checkpoints:
         failures: dict[int, UserError] = {}
         for step in reversed([step for step in steps if newest is None or step <= newest]):
             try:
-                return Found(self.restore(step, template), step, {key: str(error) for key, error in failures.items()})
+                return Found(
+                    self.restore(step, template, partial), step, {key: str(error) for key, error in failures.items()}
+                )
             except UserError as error:
                 failures[step] = error
         if others := [failure for failure in failures.values() if isinstance(failure, OtherModel)]:
@@ -175,8 +178,14 @@ class Checkpoints:
             )
         return None
 
-    def restore(self, step: int, template: Any = None) -> Any:
+    def restore(self, step: int, template: Any = None, partial: bool = False) -> Any:
         """Reads the checkpoint of `step`. Without a template, returns nested dicts on this process's first device.
+
+        Args:
+            step: the step.
+            template: see `restore_newest`.
+            partial: whether the template describes only some entries of the checkpoint and of its state, as a dict of
+                dicts. The others are read, to verify the checksum, but neither compared nor returned.
 
         Raises:
             OtherModel: its arrays are not the ones that `template` describes.
@@ -187,9 +196,11 @@ class Checkpoints:
             """The template, adapted to the version that wrote the checkpoint."""
             return older.template(template, self._saved(step).get("tree"))
 
-        if template is not None and (
-            problem := processes.from_first(lambda: difference(self._saved(step), as_saved()))
-        ):
+        def different():
+            saved = self._saved(step)
+            return difference({"tree": _part(saved.get("tree"), as_saved())} if partial else saved, as_saved())
+
+        if template is not None and (problem := processes.from_first(different)):
             raise OtherModel(
                 f"the checkpoints in {self.folder} belong to another model: {problem}; choose another --workdir"
             )
@@ -197,6 +208,12 @@ class Checkpoints:
         def read():
             if template is None:
                 like = jax.tree.map(functools.partial(_like, sharding=alone().replicated), self._saved(step))
+            elif partial:
+                known = {_path(path): leaf.sharding for path, leaf in jax.tree.leaves_with_path({"tree": as_saved()})}
+                other = jax.tree.leaves(template["inputs"])[0].sharding
+                like = jax.tree_util.tree_map_with_path(
+                    lambda path, leaf: _like(leaf, known.get(_path(path), other)), self._saved(step)
+                )
             else:
                 sharding = jax.tree.leaves(template)[0].sharding
                 like = {"tree": as_saved(), "checksum": _like(jnp.uint32(0), sharding)}
@@ -208,6 +225,8 @@ class Checkpoints:
         saved = processes.together(read)
         if "checksum" not in saved or not _verify(saved):
             raise UserError(f"checkpoint {self.folder / str(step)} is damaged (its checksum does not match)")
+        if partial:
+            return _part(saved["tree"], as_saved())
         return saved["tree"] if template is None else older.complete(saved["tree"], template)
 
     def _saved(self, step):
@@ -280,6 +299,20 @@ def _snapshot(tree):
 @jax.jit
 def _verify(saved):
     return saved["checksum"] == checksum(saved["tree"])
+
+
+def _part(tree, template):
+    """The entries of nested dicts that a template has; see `Checkpoints.restore`."""
+    tree = tree if hasattr(tree, "get") else {}
+    state = tree.get("state") or {}
+    return {
+        name: {key: state.get(key, {}) for key in template["state"]} if name == "state" else tree.get(name, {})
+        for name in template
+    }
+
+
+def _path(path):
+    return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
 def _like(leaf, sharding):

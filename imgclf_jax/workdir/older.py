@@ -32,6 +32,8 @@ def template(wanted: Any, saved: Any) -> Any:
         return wanted
     changes: dict[str, Any] = {}
     state: Any = wanted.get("state")
+    if isinstance(state, dict) and ADDED in state and ADDED not in (saved.get("state") or {ADDED}):
+        changes["state"] = {name: leaf for name, leaf in state.items() if name != ADDED}
     if _has_averages(state) and isinstance(saved.get("state"), dict) and ADDED not in saved["state"]:
         names = [field.name for field in dataclasses.fields(state) if field.name != ADDED]
         changes["state"] = {name: getattr(state, name) for name in names}

@@ -47,15 +47,25 @@ def collect() -> dict[str, Any]:
     }
 
 
-def of_run(config_file: dict[str, str] | None, devices: int) -> dict[str, Any]:
-    """Returns `collect()` plus what only a training run knows: its config file and the number of devices it uses.
+def of_run(
+    config_file: dict[str, str] | None, devices: int, parts: dict[str, dict[str, Any]] | None = None
+) -> dict[str, Any]:
+    """Returns `collect()` plus what only a training run knows: its config file, its parts and its number of devices.
 
     Args:
-        config_file: from `describe_file`; `None` if there is none.
+        config_file: from `describe_file`; `None` if there is none. Its text is left out.
         devices: `config.parallel.devices`; 0 stands for all.
+        parts: see `imgclf_jax.components.sources`; left out if there are none.
     """
     origin = collect()
-    return origin | {"config_file": config_file, "devices_used": devices or origin["device_count"]}
+    file = config_file and {name: value for name, value in config_file.items() if name != "text"}
+    known = {"config_file": file, "devices_used": devices or origin["device_count"]}
+    return origin | known | ({"parts": parts} if parts else {})
+
+
+def parts_of(record: dict[str, Any]) -> dict[str, Any]:
+    """Returns the parts that a `run.json` names; empty if it names none."""
+    return dict((record.get("provenance") or {}).get("parts") or {})
 
 
 def of_sessions(before: dict[str, Any], now: dict[str, Any]) -> dict[str, Any]:
@@ -76,8 +86,10 @@ def of_sessions(before: dict[str, Any], now: dict[str, Any]) -> dict[str, Any]:
 
 
 def describe_file(path: Path) -> dict[str, str]:
-    """Returns the absolute path of a file and the SHA-256 (hex) of its content. Raises `OSError`."""
-    return {"path": str(path.resolve()), "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+    """Returns the absolute `path` of a file, the `sha256` (hex) of its content and its `text`. Raises `OSError`."""
+    content = path.read_bytes()
+    digest = hashlib.sha256(content).hexdigest()
+    return {"path": str(path.resolve()), "sha256": digest, "text": content.decode("utf-8", "replace")}
 
 
 def _version(name, module):

@@ -86,6 +86,7 @@ PROVENANCE = {
     "process_count": NATURAL,
     "devices_used": NATURAL,
     "config_file": {"path": TEXT, "sha256": TEXT},
+    "parts": {ANY: {"path": TEXT, "sha256": TEXT, "distribution": TEXT, "version": TEXT.or_null()}},
 }
 FIELDS = {
     "status": TEXT,

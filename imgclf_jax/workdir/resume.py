@@ -7,9 +7,10 @@ from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
+from imgclf_jax import components
 from imgclf_jax.devices import processes
 from imgclf_jax.errors import UserError
-from imgclf_jax.workdir import checkpoint_folder, metrics, record, rows, same_data, saved_config
+from imgclf_jax.workdir import checkpoint_folder, metrics, provenance, record, rows, same_data, saved_config
 
 
 class Before(NamedTuple):
@@ -26,24 +27,35 @@ class Before(NamedTuple):
     new: bool
 
 
-def inspect(folder: Path, config: ConfigDict, allow_change: bool) -> Before:
+def inspect(
+    folder: Path, config: ConfigDict, allow_change: bool, parts: dict[str, dict[str, Any]] | None = None
+) -> Before:
     """Reads everything in a workdir except the arrays of checkpoints. The first process reads and informs the others.
 
     Args:
         folder: the workdir; it need not exist.
         config: the config to continue with.
         allow_change: whether it may differ from the config of the run.
+        parts: the parts to continue with; see `imgclf_jax.components.sources`.
 
     Raises:
-        UserError: a file is damaged or is in the place of a folder, the config has changed, or checkpoints are
-            missing.
+        UserError: a file is damaged or is in the place of a folder, the config or a part has changed, or checkpoints
+            are missing.
     """
-    return Before(**processes.from_first(lambda: _inspect(folder, config, allow_change)))
+    return Before(**processes.from_first(lambda: _inspect(folder, config, allow_change, parts or {})))
 
 
-def _inspect(folder, config, allow_change):
+def _inspect(folder, config, allow_change, parts):
     changed = saved_config.check_config(folder, config, allow_change)
     content = record.read(folder)
+    if content and content.get("provenance") and (other := components.changes(provenance.parts_of(content), parts)):
+        if not allow_change:
+            raise UserError(
+                f"workdir {folder} holds a run with other code of your own:\n"
+                + "\n".join(f"  {line}" for line in other)
+                + "\nchoose another --workdir, or continue anyway with --allow_config_change"
+            )
+        changed += other
     rows.read(folder)
     checkpoint_folder.check_places(folder)
     events = folder / "tensorboard"

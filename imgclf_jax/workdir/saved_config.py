@@ -6,9 +6,11 @@ from ml_collections import ConfigDict
 
 from imgclf_jax import config as configs
 from imgclf_jax.errors import UserError
-from imgclf_jax.storage.files import read_json, write_json
+from imgclf_jax.storage.files import read_json, write_json, write_text
 
 NAME = "config.json"
+VERSION = 1  # of the form of the file; files without one have the form of version 1
+SOURCE = "config_file.txt"  # the text of the config file, for people; it is never run
 ADVICE = "; if you are sure that --config is the config of this run, delete the file: training with it writes it again"
 
 
@@ -44,12 +46,19 @@ def _read_config(workdir):
     """The config, or `None` if there is no such file."""
     path = workdir / NAME
     values = read_json(path, ADVICE)
+    if values is None:
+        return None
+    version = values.pop("version", VERSION)
+    if not isinstance(version, int) or isinstance(version, bool) or version > VERSION:
+        raise UserError(f"{path}: a later version of imgclf_jax wrote it; use that version")
     try:
-        return None if values is None else configs.from_json(values)
+        return configs.from_json(values)
     except UserError as error:
         raise UserError("\n".join(f"{path}: {line}" for line in str(error).splitlines())) from error
 
 
-def save_config(workdir: Path, config: ConfigDict) -> None:
-    """Writes `config.json`."""
-    write_json(workdir / NAME, configs.to_json(config))
+def save_config(workdir: Path, config: ConfigDict, text: str | None = None) -> None:
+    """Writes `config.json` and, if it is given, the text of the config file."""
+    write_json(workdir / NAME, {"version": VERSION, **configs.to_json(config)})
+    if text is not None:
+        write_text(workdir / SOURCE, text)

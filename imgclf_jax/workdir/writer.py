@@ -7,10 +7,12 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from imgclf_jax.config import to_json
 from imgclf_jax.devices import processes
 from imgclf_jax.workdir import checkpoint_folder, provenance, saved_config
 from imgclf_jax.workdir.checkpoint import Checkpoints
 from imgclf_jax.workdir.metrics import MetricsFiles, NoFiles
+from imgclf_jax.workdir.own_writers import OwnWriters
 from imgclf_jax.workdir.record import RunRecord
 
 
@@ -33,6 +35,7 @@ class Writer:
         config_file: dict[str, str] | None = None,
         *,
         columns: Sequence[str],
+        parts: dict[str, dict[str, Any]] | None = None,
     ):
         """Prepares the writer; writes nothing yet.
 
@@ -43,14 +46,16 @@ class Writer:
             record: `run.json`.
             config_file: the result of `imgclf_jax.workdir.provenance.describe_file`.
             columns: the columns of the metrics; see `imgclf_jax.workdir.metrics.MetricsFiles`.
+            parts: see `imgclf_jax.components.sources`.
         """
         self.record = record
         self.begun = False
-        self.files: MetricsFiles | NoFiles = NoFiles()
+        self.files: MetricsFiles | OwnWriters | NoFiles = NoFiles()
         self.checkpoints: Checkpoints | None = None
         self._folder, self._config, self._claim = folder, config, claim
         self._config_file = config_file
         self._columns = columns
+        self._parts = parts or {}
         self._facts: dict[str, Any] = {}
         self._resume_step = 0
         self._damaged: dict[int, str] = {}
@@ -70,13 +75,13 @@ class Writer:
         if self.begun:
             return
         step = {"step": self._resume_step} if self._resume_step else {}
-        origin = provenance.of_run(self._config_file, self._config.parallel.devices)
+        origin = provenance.of_run(self._config_file, self._config.parallel.devices, self._parts)
         origin = provenance.of_sessions(self.record.content, origin)
         self.record.begin(seed=self._config.seed, data=self._facts, **origin, **step)
         self.begun = True
         if processes.is_first():
             self._claim.keep()
-            saved_config.save_config(self._folder, self._config)
+            saved_config.save_config(self._folder, self._config, (self._config_file or {}).get("text"))
 
     def begin(self) -> None:
         """Starts writing, unless it has already started. All processes must call it."""
@@ -104,6 +109,8 @@ class Writer:
         if processes.is_first():
             tensorboard = self._config.log.tensorboard
             self.files = MetricsFiles(self._folder, self._columns, self._resume_step, tensorboard)
+            if self._config.log.writers:
+                self.files = OwnWriters(self.files, self._config.log.writers, self._folder, to_json(self._config))
 
     def save(self, step: int, tree: Any, valid_accuracy: float | None) -> None:
         """Starts saving a checkpoint. Raises `UserError` if this one or an earlier one cannot be saved."""
