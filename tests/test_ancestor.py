@@ -162,9 +162,12 @@ def test_runs_in_one_program_start_from_it_too(old, tuned, place, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"model.widths": (4, 5)}, ["conv2/kernel has 3×3×4×6 there and has 3×3×4×5 here", "more differ"]),
-        ({"model.norm": "none"}, ["norm1/scale has 4 there and is missing here"]),
-        ({"model.name": "mlp", "model.widths": (), "model.norm": "none"}, ["conv1/kernel"]),
+        ({"model.widths": (4, 5)}, ["conv2/kernel is 3×3×4×6 there and 3×3×4×5 here", "more differ"]),
+        ({"model.norm": "none"}, ["norm1/bias is 4 there and missing here"]),
+        (
+            {"model.name": "mlp", "model.widths": (), "model.norm": "none"},
+            ["dense1/kernel is 24×8 there"],
+        ),
         ({"init.run": "nowhere"}, ["init.run=nowhere", "there is no folder nowhere"]),
         ({"init.run": "OLD/checkpoints/5"}, ["no checkpoint of that step", f"9, {STEPS}"]),
         ({"init.run": "OLD/checkpoints"}, ["holds no checkpoint"]),

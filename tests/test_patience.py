@@ -7,7 +7,7 @@ from runs import bits, record, rows, steps
 from imgclf_jax.errors import UserError
 from imgclf_jax.sweep import together
 from imgclf_jax.train import train
-from imgclf_jax.training import patience, phases
+from imgclf_jax.training import hooks, patience, phases
 from imgclf_jax.training.run import Calls
 from imgclf_jax.training.validate import validate
 
@@ -114,18 +114,21 @@ def test_the_best_checkpoint_is_reported_on_request(place, tmp_path):
     assert accuracies[best] == max(accuracies.values())
 
 
-def test_runs_in_one_program_stop_one_by_one(stopped, place, tmp_path):
-    base = {"model.name": "mlp", "model.widths": (), "model.norm": "none", "train.patience": 1, "train.steps": 60}
-    # The first one stands still; the second one learns.
-    configs = [config_of(place, base | {"optim.learning_rate": rate}) for rate in (1e-30, 0.02)]
+def test_runs_in_one_program_stop_one_by_one(place, tmp_path, monkeypatch):
+    def ran_out(run, step, accuracy=None):  # the first one alone, and no luck in it
+        return run.config.optim.learning_rate < 0.1 and step >= 6
+
+    monkeypatch.setattr(hooks, "ran_out", ran_out)
+    base = STILL | {"model.name": "mlp", "model.widths": ()}
+    configs = [config_of(place, base | {"optim.learning_rate": rate}) for rate in (0.01, 0.1)]
     folders = [tmp_path / str(number) for number in range(2)]
     assert together.train(configs, folders, [Calls()] * 2) == 0
     first, second = map(record, folders)
-    assert first["status"] == second["status"] == "complete" and first["together"] == 2
-    assert first["stopped_early"] == {"step": 6, "patience": 1} and first["step"] == 6
-    assert second["step"] > 6
-    alone = run(configs[1], tmp_path / "alone")
-    assert [row["step"] for row in rows(alone)] == [row["step"] for row in rows(folders[1])]
+    assert first["status"] == second["status"] == "complete" and first["together"] == second["together"] == 2
+    assert first["stopped_early"] == {"step": 6, "patience": 2} and first["step"] == 6 and "test" in first["results"]
+    assert second["step"] == STEPS and "stopped_early" not in second
+    alone = run(configs[0], tmp_path / "alone")
+    assert [row["step"] for row in rows(alone)] == [row["step"] for row in rows(folders[0])]
     assert run(configs[0], folders[0]) and record(folders[0])["sessions"] == 1
 
 

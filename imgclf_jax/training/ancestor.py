@@ -188,15 +188,12 @@ def _is_head(path, theirs, ours, their_classes, our_classes):
 
 
 def _differences(theirs, ours, kept):
-    """Returns how the variables of two networks differ, one text for each, in the order of the networks."""
+    """Returns how the variables of two networks differ, one text for each, parameters first."""
     lines = []
-    for path in [*ours, *(path for path in theirs if path not in ours)]:
-        if path in ours and path not in kept:
-            continue
-        there = f"has {_shape(theirs[path])}" if path in theirs else "is missing"
-        here = f"{_shape(ours[path])}" if path in ours else "missing"
-        if (path in theirs) != (path in ours) or theirs[path].shape != ours[path].shape:
-            lines.append(f"{_short(path)} {there} there and {'is ' if here == 'missing' else 'has '}{here} here")
+    for path in sorted(kept | (theirs.keys() - ours.keys()), key=lambda path: (not path.startswith("params/"), path)):
+        there, here = (_shape(tree[path]) if path in tree else "missing" for tree in (theirs, ours))
+        if there != here:
+            lines.append(f"{_short(path)} is {there} there and {here} here")
     return lines
 
 
