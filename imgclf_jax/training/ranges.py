@@ -115,7 +115,7 @@ TUPLES = {
     "model.hidden": Tuple(None, True, Range(1, 2**20), "(128,)"),
     "parallel.mesh": Tuple(2, True, Range(1, 2**20), "(4, 2)"),
 }
-NAMES = {bool: "True or False", int: "a whole number", float: "a number", str: "text"}
+NAMES = {bool: "True or False", int: "a whole number", float: "a number", str: "text", tuple: "a tuple of texts"}
 
 
 def problems(config: ConfigDict, *sections: str) -> list[str]:
