@@ -13,6 +13,7 @@ from imgclf_jax.devices import parallel, xla
 from imgclf_jax.errors import UserError
 from imgclf_jax.models import cost
 from imgclf_jax.terminal.console import Console, count
+from imgclf_jax.training import ancestor
 from imgclf_jax.training.experiment import build
 from imgclf_jax.training.placed import placement
 from imgclf_jax.training.session import check_classes
@@ -44,7 +45,8 @@ def check(config: ConfigDict, folder: Path | None = None, allow_config_change: b
     if info.notice:
         console.warn(info.notice)
     with xla.quiet():
-        _check(config, plan, info, console)
+        new = folder is None or not checkpoint_folder.exists(folder)
+        _check(config, plan, info, console, new)
 
 
 def _workdir(folder: Path, config: ConfigDict, info: data.Info, allow_change: bool) -> list[str]:
@@ -64,9 +66,11 @@ def _workdir(folder: Path, config: ConfigDict, info: data.Info, allow_change: bo
     return [f"config changed: {line}" for line in before.changed]
 
 
-def _check(config, plan, info, console):
+def _check(config, plan, info, console, new):
     strategy = parallel.create(config, info.image_bytes)
     experiment = build(config, plan, info.image_shape, info.class_names, strategy)
+    if new and (start := ancestor.load(experiment)):
+        console.print(start.line)
     memory = _compile(experiment).memory_analysis()
     counts = ", ".join(f"{name} {size:,}" for name, size in info.split_sizes.items())
     console.print(f"data {info.name}: {counts}" + ("" if info.is_prepared else " (not prepared yet)"))

@@ -52,6 +52,7 @@ def default() -> ConfigDict:
             # Your own metrics, "module:name": (logits float32 [B, classes], labels int32 [B]) -> float32 [B]. Their
             # means join the loss and the accuracy under their names.
             "metrics": (),
+            "init": _init(),
             "optim": _optim(),
             "train": _train(),
             "eval": _eval(),
@@ -228,6 +229,19 @@ def _loss() -> dict[str, Any]:
     }
 
 
+def _init() -> dict[str, Any]:
+    return {
+        # Start from a trained network: the workdir of a run (its reported checkpoint) or one checkpoint of it,
+        # DIR/checkpoints/STEP. Parameters and normalization statistics are taken over, averages if it has them. An
+        # output layer for another number of classes starts anew. Empty: start from random parameters.
+        "run": "",
+        # Parameters that keep the values they start from, as patterns of their paths or of a beginning of these:
+        # "conv1" is all of conv1, "conv*" every layer named so, "*/bias" each bias. A batch normalization layer whose
+        # statistics match (norm1/mean, norm1/var) keeps them, and normalizes with them in training too.
+        "freeze": (),
+    }
+
+
 def _optim() -> dict[str, Any]:
     return {
         # sgd, adam, adamw, rmsprop or muon; or "module:name" of a function that returns an
@@ -238,13 +252,17 @@ def _optim() -> dict[str, Any]:
         "options": {},
         # Peak of the schedule.
         "learning_rate": 0.1,
-        # constant, linear, cosine, exponential (the last three fall to final_fraction of the peak) or one_cycle. Or
-        # "module:name" of a function that returns int step -> learning rate; it gets the options below and, if it takes
-        # them, the number of steps and the learning rate above as `steps` and `peak`.
+        # constant, linear, cosine, exponential (the last three fall to final_fraction of the peak), one_cycle or step.
+        # Or "module:name" of a function that returns int step -> learning rate; it gets the options below and, if it
+        # takes them, the number of steps and the learning rate above as `steps` and `peak`.
         "schedule": "constant",
         # Keyword arguments of a schedule of your own.
         "schedule_options": {},
         "final_fraction": 0.0,
+        # For step: at each of these fractions of the run, the learning rate is multiplied by decay_factor (He et al.
+        # 2016). The warm-up is part of the run.
+        "milestones": (0.5, 0.75),
+        "decay_factor": 0.1,
         # Steps or epochs of linear warm-up from 0 (for one_cycle: the rising part).
         "warmup_steps": config_dict.placeholder(int),
         "warmup_epochs": config_dict.placeholder(float),
@@ -287,6 +305,9 @@ def _train() -> dict[str, Any]:
         "sampling": "epoch",
         # The last, partial batch of an epoch: "drop" it, or "wrap" (fill it up with the first examples of that epoch).
         "last_batch": "drop",
+        # Stop, as a complete run, after this many evaluations in a row without a better validation accuracy than the
+        # best one before them. eval.report="best" then reports the best checkpoint, and not the last. 0: off.
+        "patience": 0,
         # Split each batch into this many parts and sum their gradients, to save memory. The result is the same, except
         # with model.norm="batch", which then normalizes each part by its own statistics. The running statistics are
         # updated once per step, with the mean over the parts.

@@ -111,7 +111,11 @@ def rerun(recorded: Recorded, folder: Path | None, resume_command: Callable[[Pat
         console.print(f"  {changes[0] if changes else 'same data'}")
 
     def conclude(new: Path) -> dict[str, Any]:
-        found = compare(recorded, records.read(new) or {}, read_rows(new))
+        ours = records.read(new) or {}
+        if change := _other_ancestor(content.get("ancestor") or {}, ours.get("ancestor") or {}):
+            differences.append(change)
+            console.print(f"  {change}")
+        found = compare(recorded, ours, read_rows(new))
         console.print(f"compared with {recorded.folder}:")
         for line in found.lines:
             console.print(f"  {line}")
@@ -148,6 +152,14 @@ def environment(recorded: dict[str, Any], here: dict[str, Any]) -> list[str]:
     if all((origin.get("git") or {}).get("package_changed") for origin in (recorded, here)):
         lines.append("git: both runs have changes that are not committed, which may differ")
     return lines
+
+
+def _other_ancestor(old, new):
+    """Returns a line if the two runs started from different parameters, or ""."""
+    if old.get("sha256") == new.get("sha256"):
+        return ""
+    digests = " -> ".join(str(each.get("sha256", "none"))[:12] for each in (old, new))
+    return f"init.run: another network than that of the recorded run; SHA-256 {digests}"
 
 
 def _facts(origin):

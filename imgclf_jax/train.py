@@ -14,6 +14,7 @@ from imgclf_jax.terminal import interrupt
 from imgclf_jax.terminal.console import Console
 from imgclf_jax.training import loop, multistep, phases
 from imgclf_jax.training.hooks import make_hooks
+from imgclf_jax.training.plan import Plan
 from imgclf_jax.training.run import Calls, Run
 from imgclf_jax.training.session import Session, one_run, prepare
 from imgclf_jax.training.summary import show_model, show_results
@@ -72,7 +73,9 @@ def _run(run: Run) -> int:
     missing = [name for name in phases.wanted(run, dataset) if name not in results]
     if complete and not missing:
         resume.heal(run.folder, run.config)
-        run.console.print(f"complete: all {plan.steps:,} steps were taken before; nothing is left to do")
+        early = "stopped_early" in run.writer.record.content
+        taken = f"stopped early at step {restored.step}" if early else f"all {plan.steps:,} steps were taken before"
+        run.console.print(f"complete: {taken}; nothing is left to do")
         seconds = run.writer.record.content.get("wall_time_seconds", 0.0)
         show_results(run.console, run.folder, dataset.name, results, seconds)
         return 0
@@ -82,7 +85,9 @@ def _run(run: Run) -> int:
         run.console.print(f"resuming at step {restored.step} of {plan.steps}")
     show_model(run.console, run.config, plan, session.state.params, session.flops)
     try:
-        ended = _loop(run, session, restored.step)
+        # Nothing is left to train of a complete run, even of one that stopped early.
+        steps = restored.step if complete else plan.steps
+        ended = _loop(run, session, restored.step, plan._replace(steps=steps))
         return phases.finish(run, session, dataset.name, ended, results if complete else None, missing)
     finally:
         session.feed.close()
@@ -91,9 +96,9 @@ def _run(run: Run) -> int:
             run.writer.close()
 
 
-def _loop(run: Run, session: Session, start: int) -> phases.Ended:
-    """Runs the training loop from the step `start`."""
-    plan, strategy = session.experiment.plan, run.strategy
+def _loop(run: Run, session: Session, start: int, plan: Plan) -> phases.Ended:
+    """Runs the training loop from the step `start` to the end of the plan."""
+    strategy = run.strategy
     # Rates exclude the start of the decoding processes and the steps whose data is read before training begins.
     ahead = session.feed.begin(start, plan.steps - start)
     run.console.start(start)

@@ -215,6 +215,30 @@ def test_schedules_end_at_zero_by_default():
         assert rate(100, 100, 10, schedule=schedule) == pytest.approx(0, abs=1e-8)
 
 
+@pytest.mark.parametrize("warmup", [0, 20])
+def test_steps_fall_at_fractions_of_the_whole_run(warmup):
+    def at(step):
+        return rate(step, 200, warmup, schedule="step", milestones=(0.25, 0.5, 0.75), decay_factor=0.2)
+
+    if warmup:
+        assert at(0) == 0 and at(10) == pytest.approx(0.2)
+    for first, last, expected in ((warmup, 49, 0.4), (50, 99, 0.08), (100, 149, 0.016), (150, 250, 0.0032)):
+        assert at(first) == pytest.approx(expected) and at(last) == pytest.approx(expected)
+
+
+def test_no_drop_is_lost_if_two_milestones_are_one_step_or_in_the_warm_up():
+    fields = {"schedule": "step", "milestones": (0.5, 0.51), "decay_factor": 0.1}
+    assert rate(5, 10, 0, **fields) == pytest.approx(0.004)
+    assert rate(8, 10, 8, **fields) == pytest.approx(0.004)
+
+
+@pytest.mark.parametrize("milestones", [(), (0.75, 0.5)])
+def test_milestones_must_increase(milestones):
+    (line,) = optim.problems(optim_config(schedule="step", milestones=milestones))
+    assert "optim.milestones" in line and "(0.5, 0.75)" in line
+    assert optim.problems(optim_config(milestones=milestones)) == []
+
+
 @pytest.mark.parametrize(("warmup", "top"), [(0, 30), (40, 40)])
 def test_one_cycle_rises_from_zero_and_falls_to_the_final_fraction(warmup, top):
     def at(step):
@@ -249,7 +273,7 @@ def test_the_defaults_and_every_name_are_accepted():
     ("field", "value", "words"),
     [
         ("name", "lion", ["optim.name='lion'", "sgd, adam, adamw, rmsprop"]),
-        ("schedule", "step", ["optim.schedule='step'", "one_cycle"]),
+        ("schedule", "steps", ["optim.schedule='steps'", "one_cycle"]),
         ("schedule", "exponential", ["optim.final_fraction", "above 0"]),
         ("decay_mask", "biases", ["optim.decay_mask='biases'", '"kernels" or "all"']),
     ],

@@ -24,6 +24,7 @@ BASE = {
 }
 FIELDS = {path: (value, required) for path, value, required in ranges.all_fields()}
 NUMERIC = [path for path, (_, required) in FIELDS.items() if required in (int, float)]
+TEXTS = {"init.freeze"}  # a tuple, but not of numbers
 NUMBERS = [float("nan"), float("inf"), -1, 0, 1e-50, 1 - 1e-12, 1e39, 2**31]
 
 
@@ -56,7 +57,10 @@ def build(config):
 
 def test_every_number_has_a_range():
     assert set(NUMERIC) == set(ranges.NUMBERS)
-    assert {path for path, (_, required) in FIELDS.items() if required is tuple} == {*ranges.TUPLES, *ranges.PARTS}
+    assert {path for path, (_, required) in FIELDS.items() if required is tuple} - TEXTS == {
+        *ranges.TUPLES,
+        *ranges.PARTS,
+    }
 
 
 @pytest.mark.parametrize("path", NUMERIC)

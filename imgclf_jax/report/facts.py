@@ -80,6 +80,7 @@ def provenance(run: Run) -> Markup:
         ("data location", data.get("location", "?")),
         ("data fingerprint", data.get("fingerprint", "?")),
         *([("training labels", _labels(data["labels"]))] if data.get("labels") else []),
+        *([("ancestor", _ancestor(record["ancestor"]))] if record.get("ancestor") else []),
         ("git commit", _commit(git)),
         ("config file", f"{file['path']}, SHA-256 {file['sha256']}" if file else "unknown"),
         ("devices", devices + (f", {processes} processes" if processes > 1 else "")),
@@ -101,6 +102,11 @@ def provenance(run: Run) -> Markup:
 def _labels(labels):
     changed = f"{labels.get('changed', 0):,} differ from those of the data set"
     return f"{labels.get('file', '?')}, SHA-256 {labels.get('sha256', '?')}; {changed}"
+
+
+def _ancestor(ancestor):
+    place = f"step {ancestor['step']:,} of {ancestor['workdir']}, SHA-256 {ancestor['sha256']}"
+    return f"{place}; trained on data with fingerprint {ancestor.get('data_fingerprint') or 'unknown'}"
 
 
 def _commit(git):
@@ -127,7 +133,7 @@ def time(run: Run) -> Markup:
         ("total time", duration(wall) if (wall := record.get("wall_time_seconds")) else "unknown"),
         *_at_once(run),
         ("sessions", f"{record.get('sessions', '?')}{lost}"),
-        ("steps", f"{record.get('step', 0):,}"),
+        ("steps", f"{record.get('step', 0):,}{_early(record)}"),
         ("reported checkpoint", f"step {run.network.step:,}" if run.network else "none"),
         ("throughput, median", f"{rate:,.0f} images/s" if rate else "unknown"),
         ("computation", f"{count(flops)}FLOP per step of {run.config.train.batch_size} images" if flops else "unknown"),
@@ -135,6 +141,11 @@ def time(run: Run) -> Markup:
     if rate and flops:
         pairs.append(("achieved", f"{count(flops * rate / run.config.train.batch_size)}FLOP/s"))
     return table(("", ""), pairs, text=2, css="pairs")
+
+
+def _early(record):
+    early = record.get("stopped_early")
+    return f": stopped early, after {early['patience']} evaluations without a better one" if early else ""
 
 
 def _at_once(run):

@@ -9,12 +9,13 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from imgclf_jax import data
 from imgclf_jax.devices import parallel, xla
 from imgclf_jax.errors import UserError
 from imgclf_jax.terminal import interrupt
 from imgclf_jax.terminal.console import Console
 from imgclf_jax.training import loop, members, multistep, phases
-from imgclf_jax.training.hooks import PRUNED, make_hooks
+from imgclf_jax.training.hooks import EARLY, PRUNED, make_hooks, ran_out
 from imgclf_jax.training.run import Calls, Run
 from imgclf_jax.training.session import Restored, Session, prepare
 from imgclf_jax.training.summary import show_model
@@ -88,7 +89,8 @@ def _run(runs: list[Run]) -> int:
     found = [phases.restore_run(run, each, dataset) for run, each in zip(runs, experiments, strict=True)]
     restored: list[Restored] = [each for each, _ in found]
     steps = {each.step for each in restored}
-    if len(steps) > 1 or any(complete for _, complete in found):
+    over = any(ran_out(run, each.step) for run, each in zip(runs, restored, strict=True))
+    if len(steps) > 1 or over or any(complete for _, complete in found):
         raise Apart
     where = members.stack(base, len(runs))
     with xla.quiet():
@@ -97,7 +99,7 @@ def _run(runs: list[Run]) -> int:
     first.console.print(f"{len(runs)} runs in one program, on {where.strategy.devices} device(s)")
     show_model(first.console, first.config, plan, base.state_shapes().params, session.flops)
     sessions = [session._replace(experiment=each) for each in experiments]
-    each = _Members(runs, sessions, where)
+    each = _Members(runs, sessions, where, dataset)
     try:
         start = steps.pop()
         first.console.start(start)
@@ -107,7 +109,7 @@ def _run(runs: list[Run]) -> int:
         work = loop.Work(session.run_steps, session.feed, empty, batch, per_dispatch, start, members.means)
         state, step, stopped = loop.run(plan, each.hooks(), work, session.state, session.meter)
         first.console.finish()
-        codes = [each.finish(index, dataset, state, step, stopped) for index in each.going]
+        codes = [each.finish(index, state, step, stopped) for index in each.going]
         return max(codes, default=0)
     finally:
         for run in runs:
@@ -121,8 +123,8 @@ class _Members:
         going: the numbers of the members that have neither diverged nor been stopped early.
     """
 
-    def __init__(self, runs: list[Run], sessions: list[Session], where: members.Stack):
-        self._runs, self._sessions, self._where = runs, sessions, where
+    def __init__(self, runs: list[Run], sessions: list[Session], where: members.Stack, dataset: data.Dataset):
+        self._runs, self._sessions, self._where, self._dataset = runs, sessions, where, dataset
         self._hooks = [make_hooks(run, session) for run, session in zip(runs, sessions, strict=True)]
         self.going = list(range(len(runs)))
 
@@ -130,13 +132,13 @@ class _Members:
         """Returns the functions that the loop calls."""
         return loop.Hooks(self._progress, self._evaluate, self._save, self._stop)
 
-    def finish(self, index: int, dataset: Any, state: Any, step: int, stopped: int) -> int:
-        """Evaluates and records a member at the end of the loop. Returns its exit status."""
+    def finish(self, index: int, state: Any, step: int, stopped: int) -> int:
+        """Evaluates and records a member at the end of its training. Returns its exit status."""
         run, session = self._runs[index], self._sessions[index]
         ended = phases.Ended(self._part(state, index), step, stopped)
-        missing = phases.wanted(run, dataset)
+        missing = phases.wanted(run, self._dataset)
         run.writer.wait()
-        status = phases.finish(run, session, dataset.name, ended, None, missing)
+        status = phases.finish(run, session, self._dataset.name, ended, None, missing)
         if run.writer.record.content["status"] == "complete":
             run.writer.record.update(together=len(self._runs))
             phases.conclude(run)
@@ -169,6 +171,9 @@ class _Members:
                 self._hooks[index].save(self._part(state, index), self._part(meter, index), step, accuracy)
             except multistep.Diverged as diverged:
                 self._leave(index, diverged)
+            if index in self.going and self._hooks[index].over():
+                self.going.remove(index)
+                self.finish(index, state, step, EARLY)
             if self._hooks[index].stop() == PRUNED and index in self.going:
                 self.going.remove(index)
                 run = self._runs[index]

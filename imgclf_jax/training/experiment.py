@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -17,7 +17,7 @@ from imgclf_jax.data.types import Split
 from imgclf_jax.devices.parallel import Parallel
 from imgclf_jax.errors import UserError
 from imgclf_jax.models import cost
-from imgclf_jax.training import losses, metrics, multistep, optim
+from imgclf_jax.training import freezing, losses, metrics, multistep, optim
 from imgclf_jax.training.batches import Data
 from imgclf_jax.training.exact_evaluation import make_evaluate
 from imgclf_jax.training.placed import placement
@@ -43,7 +43,7 @@ class Experiment:
         model: the network.
         schedule: step -> learning rate.
         sampler: which examples a step sees.
-        init: key -> the state before the first step.
+        init: (key, variables that are known, by path) -> the state before the first step; see `init_state`.
         train_step: see `imgclf_jax.training.steps`.
         run_steps: see `imgclf_jax.training.multistep`.
         evaluate: see `imgclf_jax.training.exact_evaluation`.
@@ -59,7 +59,7 @@ class Experiment:
     model: nn.Module
     schedule: optax.Schedule
     sampler: Sampler
-    init: Callable[[jax.Array], TrainState]
+    init: Callable[..., TrainState]
     train_step: Callable[..., Any]
     run_steps: Callable[..., Any]
     evaluate: Callable[..., Any]
@@ -147,6 +147,15 @@ class Experiment:
         sharding = self.strategy.state_sharding
         return self.compiled("init", lambda: self.strategy.jit(self.init, sharding(self.state_shapes())))
 
+    def initial(self, key: jax.Array, known: Mapping[str, Any] | None = None) -> TrainState:
+        """Returns the state before the first step, on the devices.
+
+        Args:
+            key: the experiment's key, on the devices.
+            known: the variables that are not random, by path; see `imgclf_jax.training.ancestor.Ancestor.known`.
+        """
+        return self.compile_init()(key, self.strategy.put(dict(known))) if known else self.compile_init()(key)
+
     def compile_run_steps(self) -> Any:
         """Returns `run_steps`, not yet lowered. The buffers of the state are reused for the result."""
         out_shardings = self.strategy.state_sharding(self.state_shapes()), self.strategy.replicated
@@ -185,7 +194,7 @@ def build(
     """
     model = models.create(config.model, len(class_names), strategy.axis_name)
     schedule = optim.create_schedule(config.optim, plan.steps, plan.warmup_steps)
-    optimizer = optim.create_optimizer(config.optim, schedule)
+    optimizer = optim.create_optimizer(config.optim, schedule, config.init.freeze)
     sampler = _sampler(config, plan)
     train_step = step_of(config, plan, model, len(class_names), strategy)
     measures = metrics.create(config.metrics)
@@ -200,7 +209,7 @@ def build(
         model=model,
         schedule=schedule,
         sampler=sampler,
-        init=lambda key: init_state(model, optimizer, key, input_shape, config.optim.ema_decay > 0),
+        init=lambda key, known=None: init_state(model, optimizer, key, input_shape, config.optim.ema_decay > 0, known),
         train_step=train_step,
         run_steps=multistep.make_run_steps(train_step, sampler, strategy, alternates(config)),
         evaluate=make_evaluate(eval_step, config.eval.batch_size, strategy),
@@ -263,9 +272,10 @@ def step_of(config: Any, plan: Plan, model: nn.Module, classes: int, strategy: P
     """Returns the training step of a config, whose `NUMBERS` (see `imgclf_jax.training.members`) may be traced."""
     schedule = optim.create_schedule(config.optim, plan.steps, plan.warmup_steps)
     counts = np.bincount(np.frombuffer(plan.labels, np.int32), minlength=classes) if plan.labels else None
-    return make_train_step(
-        model,
-        optim.create_optimizer(config.optim, schedule),
+    frozen = config.init.freeze
+    train_step = make_train_step(
+        freezing.network(model, frozen),
+        optim.create_optimizer(config.optim, schedule, frozen),
         functools.partial(augment.augment, config.augment),
         mix=augment.mixing(config.augment),
         classes=classes,
@@ -277,6 +287,7 @@ def step_of(config: Any, plan: Plan, model: nn.Module, classes: int, strategy: P
         accumulate=config.train.accumulate,
         all_sum=strategy.all_sum,
     )
+    return freezing.step(train_step, frozen)
 
 
 def alternates(config: Any) -> bool:

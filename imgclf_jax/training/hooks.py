@@ -4,15 +4,17 @@ from typing import Any
 
 import jax
 
-from imgclf_jax.devices import xla
-from imgclf_jax.training import loop, metrics, multistep
+from imgclf_jax.devices import processes, xla
+from imgclf_jax.training import loop, metrics, multistep, patience
 from imgclf_jax.training.experiment import Experiment
 from imgclf_jax.training.run import Run
 from imgclf_jax.training.session import Session
 from imgclf_jax.training.summary import not_finite
+from imgclf_jax.workdir.rows import read_rows
 from imgclf_jax.workdir.writer import Writer
 
-PRUNED = -1  # in the place of the number of a signal
+# In the place of the number of a signal.
+PRUNED, EARLY = -1, -2
 
 
 def make_hooks(run: Run, session: Session) -> loop.Hooks:
@@ -20,6 +22,7 @@ def make_hooks(run: Run, session: Session) -> loop.Hooks:
     plan, console, writer = session.experiment.plan, run.console, run.writer
     pruned: list[int] = []  # the step at which the run is to stop
     measures = session.experiment.measures
+    early = [ran_out(run, writer.resume_step)]
     learning_rate = session.experiment.compiled("learning_rate", lambda: jax.jit(session.experiment.schedule))
 
     def progress(now: loop.Progress):
@@ -44,7 +47,11 @@ def make_hooks(run: Run, session: Session) -> loop.Hooks:
         write_row(writer, session.experiment, step, "valid", result)
         values = f"validation {metrics.line(result, measures)}{not_finite(result)}"
         console.print(f"step {step}/{plan.steps}  epoch {step / plan.steps_per_epoch:.2f}  {values}")
-        if step < plan.steps and run.calls.prune(step, plan.steps, result["accuracy"]):
+        if step < plan.steps and ran_out(run, step, result["accuracy"]):
+            early[0] = True
+            evaluations = run.config.train.patience
+            console.print(f"no better validation accuracy in {evaluations} evaluations: the run ends here")
+        elif step < plan.steps and run.calls.prune(step, plan.steps, result["accuracy"]):
             pruned.append(step)
         return result["accuracy"]
 
@@ -58,7 +65,25 @@ def make_hooks(run: Run, session: Session) -> loop.Hooks:
             content = {"state": state, "meter": meter, "inputs": session.normalization._asdict()}
             writer.save(step, content, valid_accuracy)
 
-    return loop.Hooks(progress, evaluate_valid, save, stop, session.agree)
+    def over():
+        return EARLY if early[0] else 0
+
+    return loop.Hooks(progress, evaluate_valid, save, stop, session.agree, over)
+
+
+def ran_out(run: Run, step: int, accuracy: float | None = None) -> bool:
+    """Whether the patience of a run is at its end, the same in all processes. All of them must call it.
+
+    Args:
+        run: the run.
+        step: the number of steps it has taken; later rows do not count.
+        accuracy: that of an evaluation at this step whose row may not be on disk yet.
+    """
+    if not run.config.train.patience:
+        return False
+    rows = processes.from_first(lambda: [row for row in read_rows(run.folder) if row["split"] == "valid"])
+    known = patience.accuracies(rows, step) | ({} if accuracy is None else {step: accuracy})
+    return patience.ran_out(known, run.config.train.patience)
 
 
 def write_row(writer: Writer, experiment: Experiment, step: int, split: str, result: dict[str, Any]) -> None:

@@ -45,6 +45,8 @@ class Hooks(NamedTuple):
         stop: returns the number of the signal that asked to stop, or 0; called between dispatches and after saving.
         agree: if several processes train together, [signal, -steps] int32 [2] -> the elementwise maximum over all of
             them, on the device; `None` for one process.
+        over: returns a reason to stop that all processes find at the same step, as a negative number, or 0; called
+            before the first step and after saving.
     """
 
     progress: Callable[[Progress], None]
@@ -52,6 +54,7 @@ class Hooks(NamedTuple):
     save: Callable[[TrainState, multistep.Meter, int, float | None], None]
     stop: Callable[[], int]
     agree: Callable[[np.ndarray], jax.Array] | None = None
+    over: Callable[[], int] = lambda: 0
 
 
 class Work(NamedTuple):
@@ -78,7 +81,7 @@ class Work(NamedTuple):
 
 
 def run(plan: Plan, hooks: Hooks, work: Work, state: TrainState, meter: multistep.Meter) -> tuple[TrainState, int, int]:
-    """Trains from the step of `state` to the end of the plan, or until a signal asks to stop.
+    """Trains from the step of `state` to the end of the plan, or until a signal or a hook asks to stop.
 
     Args:
         plan: durations in steps.
@@ -88,7 +91,7 @@ def run(plan: Plan, hooks: Hooks, work: Work, state: TrainState, meter: multiste
         meter: the sums since the last row.
 
     Returns:
-        The state, the number of steps it has taken, and the signal that stopped it, or 0.
+        The state, the number of steps it has taken, and what stopped it: a signal, a negative number of a hook, or 0.
 
     Raises:
         Diverged: see `imgclf_jax.training.multistep.Diverged`. Checkpoints saved before are complete and finite.
@@ -96,7 +99,8 @@ def run(plan: Plan, hooks: Hooks, work: Work, state: TrainState, meter: multiste
     """
     step = int(np.max(state.step))  # It is the same for all, if several runs train together.
     flight = _Flight(plan, hooks, work)
-    while step < plan.steps:
+    flight.stopping = hooks.over()
+    while step < plan.steps and not flight.stopping:
         if step % plan.log_every == 0:
             meter = work.empty_meter()
         # Implicit copies between host and devices would make the devices wait, so they are errors here.
@@ -116,8 +120,7 @@ def run(plan: Plan, hooks: Hooks, work: Work, state: TrainState, meter: multiste
             flight.watch.resume()
             if not hooks.agree:
                 flight.stopping = hooks.stop()  # The evaluation may have decided it.
-        if flight.stopping:
-            break
+            flight.stopping = flight.stopping or hooks.over()
     return state, step, flight.stopping
 
 

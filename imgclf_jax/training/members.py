@@ -149,8 +149,11 @@ def training(
         trees = [each.tree for each in restored if each.tree]
         state, meter = where.join([tree["state"] for tree in trees]), where.join([tree["meter"] for tree in trees])
     else:
-        init = experiment.compile_init()
-        state, meter = where.join([init(key) for key in keys]), empty_meter(where, experiment.measures)
+        known = restored[0].ancestor.known if restored[0].ancestor else None
+        state, meter = (
+            where.join([experiment.initial(key, known) for key in keys]),
+            empty_meter(where, experiment.measures),
+        )
     fixed = {"key": where.join(keys), "varying": where.put(numbers(configs))}
     examples, fixed["normalization"] = jax.device_put((split.examples, normalization), strategy.replicated)
     order = experiment.compiled(

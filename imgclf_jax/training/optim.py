@@ -3,17 +3,19 @@
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 from ml_collections import ConfigDict
 
 from imgclf_jax import components
 from imgclf_jax.config import is_on
 from imgclf_jax.errors import UserError
+from imgclf_jax.training import freezing
 
 NAME, SCHEDULE = "optim.name", "optim.schedule"
 OPTIMIZERS = ("sgd", "adam", "adamw", "rmsprop", "muon")
 DECOUPLED = ("adamw", "muon")  # whose weight decay is not part of the gradient
-SCHEDULES = ("constant", "linear", "cosine", "exponential", "one_cycle")
+SCHEDULES = ("constant", "linear", "cosine", "exponential", "one_cycle", "step")
 
 
 def create_schedule(config: ConfigDict, steps: int, warmup_steps: int) -> optax.Schedule:
@@ -21,6 +23,8 @@ def create_schedule(config: ConfigDict, steps: int, warmup_steps: int) -> optax.
 
     Args:
         config: the `optim` section. `learning_rate` is the peak; the schedule ends at `final_fraction` of it.
+            "step" multiplies it by `decay_factor` at each of the `milestones` instead, as in He et al. 2016, section
+            4.2 (https://arxiv.org/abs/1512.03385).
         steps: length of the run.
         warmup_steps: length of the linear rise from 0. With `one_cycle`, this is the rising part of the cycle, and 0
             means three tenths of the run, as in Smith 2018 (https://arxiv.org/abs/1803.09820).
@@ -45,6 +49,8 @@ def create_schedule(config: ConfigDict, steps: int, warmup_steps: int) -> optax.
             schedule = optax.cosine_decay_schedule(peak, decay, alpha=config.final_fraction)
         case "exponential":
             schedule = optax.exponential_decay(peak, decay, config.final_fraction)
+        case "step":
+            schedule = _steps(peak, config.decay_factor, [round(at * steps) - warmup_steps for at in config.milestones])
         case _:
             raise ValueError(config.schedule)
     if warmup_steps:
@@ -52,11 +58,23 @@ def create_schedule(config: ConfigDict, steps: int, warmup_steps: int) -> optax.
     return schedule
 
 
-def create_optimizer(config: ConfigDict, schedule: optax.Schedule) -> optax.GradientTransformation:
+def _steps(peak, factor, ends):
+    """Piecewise constant; unlike `optax.piecewise_constant_schedule`, it allows several drops at the same step."""
+    return lambda step: peak * factor ** sum((jnp.asarray(step >= end, jnp.float32) for end in ends), jnp.float32(0))
+
+
+def create_optimizer(
+    config: ConfigDict, schedule: optax.Schedule, frozen: tuple[str, ...] = ()
+) -> optax.GradientTransformation:
     """Returns gradient clipping, weight decay and the optimizer of `config.optim` as one optax transformation.
 
     For adamw and muon, the decay is decoupled from the scaling (Loshchilov and Hutter 2019). For the others, it is
     added to the gradient (L2 regularization).
+
+    Args:
+        config: the `optim` section.
+        schedule: step -> learning rate.
+        frozen: patterns of parameters without an update; see `imgclf_jax.training.freezing`.
     """
     mask = _kernels if config.decay_mask == "kernels" else None
     parts = [optax.clip_by_global_norm(config.clip_norm)] if is_on(config.clip_norm) else []
@@ -79,7 +97,7 @@ def create_optimizer(config: ConfigDict, schedule: optax.Schedule) -> optax.Grad
             parts.append(_muon(config, schedule))
         case _:
             parts.append(_own_optimizer(config, schedule))
-    return optax.chain(*parts)
+    return freezing.without(optax.chain(*parts), frozen)
 
 
 def _muon(config, schedule):
@@ -147,6 +165,11 @@ def problems(config: ConfigDict) -> list[str]:
         lines.append(f"optim.schedule={config.schedule!r} is not a schedule; choose one of {', '.join(SCHEDULES)}")
     if config.decay_mask not in ("kernels", "all"):
         lines.append(f'optim.decay_mask={config.decay_mask!r} must be "kernels" or "all"')
+    if config.schedule == "step" and not (config.milestones and list(config.milestones) == sorted(config.milestones)):
+        lines.append(
+            f"optim.milestones={tuple(config.milestones)!r} must be increasing fractions of the run for the schedule "
+            '"step"; for example --config.optim.milestones="(0.5, 0.75)"'
+        )
     if config.schedule == "exponential" and not config.final_fraction > 0:
         lines.append(
             f"optim.final_fraction={config.final_fraction} must be above 0 for the exponential schedule, which never "

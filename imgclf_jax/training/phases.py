@@ -16,9 +16,9 @@ from imgclf_jax.devices import parallel, processes, xla
 from imgclf_jax.errors import UserError
 from imgclf_jax.storage import files as storage
 from imgclf_jax.terminal.console import Console
-from imgclf_jax.training import metrics, multistep
+from imgclf_jax.training import ancestor, metrics, multistep
 from imgclf_jax.training.experiment import Experiment
-from imgclf_jax.training.hooks import PRUNED, write_row
+from imgclf_jax.training.hooks import EARLY, PRUNED, write_row
 from imgclf_jax.training.placed import placement
 from imgclf_jax.training.plan import Plan, with_labels
 from imgclf_jax.training.plan import plan as make_plan
@@ -136,7 +136,14 @@ def restore_run(run: Run, experiment: Experiment, dataset: data.Dataset) -> tupl
     for reason in restored.damaged.values():
         if processes.is_first():
             warnings.warn(f"{reason}; continuing from step {restored.step}", stacklevel=2)
-    run.writer.know(dataset.facts(), restored.step, restored.damaged)
+    start = run.before.record.get("ancestor") or restored.notes.get("ancestor")
+    if restored.tree is None:
+        with xla.quiet():
+            restored = restored._replace(ancestor=ancestor.load(experiment))
+        start = restored.ancestor.facts if restored.ancestor else None
+        if restored.ancestor:
+            run.console.print(restored.ancestor.line)
+    run.writer.know(dataset.facts(), restored.step, restored.damaged, start)
     return restored, not other_data and resume.is_complete(run.before, experiment.plan.steps, restored.step)
 
 
@@ -146,7 +153,7 @@ class Ended(NamedTuple):
     Attributes:
         state: the state.
         step: the number of steps that it has taken.
-        stopped: the signal that stopped it, or 0.
+        stopped: the signal that stopped it, `PRUNED`, `EARLY`, or 0.
     """
 
     state: Any
@@ -188,7 +195,11 @@ def finish(
         run.console.print(f"interrupted at step {ended.step} of {plan.steps}; saved. To continue:\n  {command}")
         return 128 + number
     results = {split: results[split] for split in SPLITS if split in results}
-    _record(run, session, {"step": ended.step, "reported_step": reported, "results": results}, missing, complete)
+    ending = {"step": ended.step, "reported_step": reported, "results": results}
+    if ended.stopped == EARLY and not complete:
+        ending["stopped_early"] = {"step": ended.step, "patience": run.config.train.patience}
+        run.console.print(f"stopped early at step {ended.step} of {plan.steps}")
+    _record(run, session, ending, missing, complete)
     show_results(run.console, run.folder, name, results, run.writer.record.wall_time)
     return 0
 
@@ -207,6 +218,7 @@ def _choose(run, session, ended, complete):
 def _interrupted(run, stopped):
     """Returns the number of the signal that ends the run, or 0."""
     # All processes must end the same way, so a signal that came too late to be agreed on is ignored.
+    stopped = 0 if stopped == EARLY else stopped
     return stopped if processes.several() else stopped or run.signal.number
 
 

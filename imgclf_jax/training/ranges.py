@@ -75,6 +75,7 @@ NUMBERS = {
     "model.dropout": FRACTION,
     "optim.learning_rate": POSITIVE,
     "optim.final_fraction": Range(0, 1),
+    "optim.decay_factor": Range(0, 1, open_low=True),
     "optim.warmup_steps": DURATION,
     "optim.warmup_epochs": DURATION,
     "optim.momentum": FRACTION,
@@ -89,6 +90,7 @@ NUMBERS = {
     "train.batch_size": Range(1, EXAMPLES),
     "train.steps": DURATION,
     "train.epochs": DURATION,
+    "train.patience": Range(0, STEPS),
     "train.accumulate": Range(1, EXAMPLES),
     "train.steps_per_dispatch": DURATION,
     "eval.batch_size": Range(1, EXAMPLES),
@@ -109,13 +111,14 @@ TUPLES = {
     "augment.random_resized_crop": Tuple(2, False, Range(0, 1, open_low=True), "(0.08, 1.0)"),
     "augment.contrast": Tuple(2, False, Range(0, 1000), "(0.5, 1.5)"),
     "augment.saturation": Tuple(2, False, Range(0, 1000), "(0.5, 1.5)"),
+    "optim.milestones": Tuple(None, False, Range(0, 1, open_low=True, open_high=True), "(0.5, 0.75)"),
     "model.widths": Tuple(None, True, Range(1, 2**20), "(32, 64)"),
     "model.hidden": Tuple(None, True, Range(1, 2**20), "(128,)"),
     "parallel.mesh": Tuple(2, True, Range(1, 2**20), "(4, 2)"),
 }
 # Tuples of names of your own parts.
 PARTS = ("augment.extra", "metrics", "log.writers")
-NAMES = {bool: "True or False", int: "a whole number", float: "a number", str: "text"}
+NAMES = {bool: "True or False", int: "a whole number", float: "a number", str: "text", tuple: "a tuple of texts"}
 
 
 def problems(config: ConfigDict, *sections: str) -> list[str]:

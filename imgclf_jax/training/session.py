@@ -14,6 +14,7 @@ from imgclf_jax.data import statistics
 from imgclf_jax.devices import processes
 from imgclf_jax.errors import UserError
 from imgclf_jax.training import multistep
+from imgclf_jax.training.ancestor import Ancestor
 from imgclf_jax.training.exact_evaluation import evaluate_split
 from imgclf_jax.training.experiment import Experiment
 from imgclf_jax.training.state import TrainState
@@ -66,12 +67,14 @@ class Restored(NamedTuple):
         step: the number of steps taken; 0 if there is no checkpoint.
         notes: the notes in the checkpoint; see `imgclf_jax.workdir.checkpoint.Checkpoints.notes`.
         damaged: newer checkpoints that cannot be read; see `imgclf_jax.workdir.checkpoint.Found`.
+        ancestor: the network to start from if there is no checkpoint; `None`: random parameters.
     """
 
     tree: dict[str, Any] | None
     step: int
     notes: dict[str, Any]
     damaged: dict[int, str]
+    ancestor: Ancestor | None = None
 
 
 def restore(experiment: Experiment, folder: Path, location: str) -> Restored:
@@ -170,7 +173,8 @@ def one_run(restored: Restored, experiment: Experiment, split: Any, normalizatio
     if restored.tree:
         state, meter = restored.tree["state"], restored.tree["meter"]
     else:
-        state, meter = experiment.compile_init()(key), strategy.put(multistep.empty_meter(experiment.measures))
+        known = restored.ancestor.known if restored.ancestor else None
+        state, meter = experiment.initial(key, known), strategy.put(multistep.empty_meter(experiment.measures))
     feed = split.feed(experiment.sampler, experiment.plan.steps, key, config.data.workers)
     # Compile now, so that compile time does not count towards the first images/s.
     return Training(state, meter, _compile(experiment, state, meter, normalization, key), feed)

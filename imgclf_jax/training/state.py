@@ -1,5 +1,6 @@
 """The training state: one pytree that each step updates and that checkpoints store."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -42,7 +43,12 @@ class TrainState(flax.struct.PyTreeNode):
 
 
 def init_state(
-    model: nn.Module, optimizer: optax.GradientTransformation, key: jax.Array, image_shape: tuple[int, ...], ema: bool
+    model: nn.Module,
+    optimizer: optax.GradientTransformation,
+    key: jax.Array,
+    image_shape: tuple[int, ...],
+    ema: bool,
+    known: Mapping[str, jax.Array] | None = None,
 ) -> TrainState:
     """Returns the state before the first step; a pure function of its arguments.
 
@@ -52,8 +58,13 @@ def init_state(
         key: the experiment's key, from which the "init" stream is derived.
         image_shape: (H, W, C) of the network's input, after cropping.
         ema: whether to keep a moving average of the parameters and of the statistics.
+        known: the values of variables that are not to be random, by path, such as "params/conv1/kernel".
     """
     variables = model.init(stream(key, "init"), jnp.zeros((1, *image_shape)), train=False)
+    if known:
+        variables = jax.tree_util.tree_map_with_path(
+            lambda path, leaf: known.get(jax.tree_util.keystr(path, simple=True, separator="/"), leaf), variables
+        )
     params, batch_stats = variables["params"], variables.get("batch_stats", {})
     # Copies, because all of these are donated to the step and a buffer cannot be donated twice.
     average, average_stats = jax.tree.map(jnp.copy, (params, batch_stats)) if ema else ({}, {})

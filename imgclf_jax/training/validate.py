@@ -11,7 +11,7 @@ from imgclf_jax.augment import extra
 from imgclf_jax.data import splits
 from imgclf_jax.devices import problems as parallel_problems
 from imgclf_jax.errors import UserError
-from imgclf_jax.training import losses, metrics, optim, ranges
+from imgclf_jax.training import ancestor, losses, metrics, optim, ranges
 from imgclf_jax.training.plan import Plan, epoch_problems, plan
 
 CHOICES = {
@@ -41,11 +41,17 @@ def validate(config: ConfigDict) -> tuple[Plan, data.Info]:
         raise UserError("\n".join(wrong))
     # Range checks come first: only the first problem of each field is reported, and theirs states the allowed values.
     problems = value_problems(config) + configs.problems(config) + optim.problems(config.optim)
+    problems += ancestor.field_problems(config.init)
     batch = config.train.batch_size, config.train.accumulate
     uneven = parallel_problems.problems(config.parallel, *batch)
     # Pairs are asked for only if the batch can be divided at all.
     problems += uneven or augment.pair_problems(config.augment, *batch, config.parallel.devices or jax.device_count())
     problems += _durations(config)
+    if config.train.patience and not (config.eval.every_steps or config.eval.every_epochs):
+        problems.append(
+            f"train.patience={config.train.patience} counts evaluations during training; set how often with "
+            "--config.eval.every_epochs=1"
+        )
     if config.augment.flip_mode == "alternating" and config.train.sampling != "epoch":
         problems.append('augment.flip_mode="alternating" needs epochs; set --config.train.sampling=epoch')
     info = None
@@ -72,8 +78,14 @@ def validate(config: ConfigDict) -> tuple[Plan, data.Info]:
             by_name = splits.are_expressions(config.data)
             how = "set data.valid_split" if by_name else "add validation examples or raise their part of data.split,"
             problems.append(f'eval.report="best" needs a validation split; {how} or set eval.report="last"')
+        if config.train.patience and "valid" not in info.split_sizes:
+            problems.append(
+                f"train.patience={config.train.patience} needs a validation split; give one, or set train.patience=0"
+            )
     if problems or info is None:
         raise UserError("\n".join(_first_of_each_field(problems)))
+    if unmatched := ancestor.freeze_problems(config, input_shape, len(info.class_names)):
+        raise UserError("\n".join(unmatched))
     durations = plan(config, info.split_sizes)
     if too_long := _too_long(config, durations):
         raise UserError("\n".join(too_long))

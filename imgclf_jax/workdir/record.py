@@ -106,6 +106,14 @@ FIELDS = {
     "results": {ANY: RESULT},
     "provenance": PROVENANCE,
     "earlier_provenance": _Kind("a list of objects", _are_origins),
+    "stopped_early": {"step": NATURAL, "patience": POSITIVE},
+    "ancestor": {
+        "workdir": TEXT,
+        "step": NATURAL,
+        "sha256": TEXT,
+        "data_fingerprint": TEXT.or_null(),
+        "config_identity": TEXT.or_null(),
+    },
     "rerun_of": {
         "folder": TEXT,
         "agrees": _Kind("true or false", lambda value: isinstance(value, bool)),
@@ -117,6 +125,8 @@ REQUIRED = {
     "results.*": ("accuracy", "loss", "correct", "count"),
     "provenance.git": ("commit",),
     "rerun_of": ("folder", "agrees", "differences"),
+    "stopped_early": ("step", "patience"),
+    "ancestor": ("workdir", "step", "sha256"),
     "provenance.config_file": ("path", "sha256"),
 }
 NULLABLE = ("provenance.git", "provenance.packages", "provenance.config_file", "provenance", "data", "results")

@@ -146,10 +146,11 @@ def is_complete(before: Before, steps: int, restored_step: int) -> bool:
         restored_step: the step of the newest undamaged checkpoint.
     """
     content = before.record
+    early = content.get("stopped_early")
     return (
         content.get("status") == "complete"
         and not before.changed
-        and content.get("step") == restored_step == steps
+        and content.get("step") == restored_step == (early["step"] if early else steps)
         and "reported_step" in content
     )
 

@@ -22,6 +22,7 @@ class Writer:
     Attributes:
         record: `run.json`.
         begun: whether anything has been written.
+        resume_step: the step of the checkpoint that the run continues from; 0 if there is none.
         files: the metrics files.
         checkpoints: the checkpoints; `None` before `begin`.
     """
@@ -57,27 +58,36 @@ class Writer:
         self._columns = columns
         self._parts = parts or {}
         self._facts: dict[str, Any] = {}
-        self._resume_step = 0
+        self._ancestor: dict[str, Any] = {}
+        self.resume_step = 0
         self._damaged: dict[int, str] = {}
 
-    def know(self, facts: dict[str, Any], resume_step: int, damaged: dict[int, str]) -> None:
+    def know(
+        self,
+        facts: dict[str, Any],
+        resume_step: int,
+        damaged: dict[int, str],
+        ancestor: dict[str, Any] | None = None,
+    ) -> None:
         """Supplies the rest of what `begin` needs.
 
         Args:
             facts: the recorded facts of the data set; see `imgclf_jax.data.types.Dataset.facts`.
             resume_step: the step of the checkpoint that the run continues from; 0 if there is none.
             damaged: the newer checkpoints, all damaged; see `imgclf_jax.workdir.checkpoint.Found`.
+            ancestor: the facts about the network that the run started from; see `imgclf_jax.training.ancestor`.
         """
-        self._facts, self._resume_step, self._damaged = facts, resume_step, damaged
+        self._facts, self.resume_step, self._damaged = facts, resume_step, damaged
+        self._ancestor = {"ancestor": ancestor} if ancestor else {}
 
     def write_down(self) -> None:
         """Writes only the record and the config. If there are several processes, not all of them need to call it."""
         if self.begun:
             return
-        step = {"step": self._resume_step} if self._resume_step else {}
+        step = {"step": self.resume_step} if self.resume_step else {}
         origin = provenance.of_run(self._config_file, self._config.parallel.devices, self._parts)
         origin = provenance.of_sessions(self.record.content, origin)
-        self.record.begin(seed=self._config.seed, data=self._facts, **origin, **step)
+        self.record.begin(seed=self._config.seed, data=self._facts, **self._ancestor, **origin, **step)
         self.begun = True
         if processes.is_first():
             self._claim.keep()
@@ -90,7 +100,7 @@ class Writer:
         self.write_down()
         checkpoint_folder.set_aside(self._folder, self._damaged)
         self.open_files()
-        notes = {"class_names": self._facts["class_names"], "data": self._facts}
+        notes = {"class_names": self._facts["class_names"], "data": self._facts, **self._ancestor}
         self.checkpoints = Checkpoints(self._folder, self._config.checkpoint.keep, notes=notes)
 
     def end(self, **content: Any) -> None:
@@ -108,7 +118,7 @@ class Writer:
         """Opens the metrics files."""
         if processes.is_first():
             tensorboard = self._config.log.tensorboard
-            self.files = MetricsFiles(self._folder, self._columns, self._resume_step, tensorboard)
+            self.files = MetricsFiles(self._folder, self._columns, self.resume_step, tensorboard)
             if self._config.log.writers:
                 self.files = OwnWriters(self.files, self._config.log.writers, self._folder, to_json(self._config))
 

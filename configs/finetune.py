@@ -1,0 +1,43 @@
+"""A network that has learned CIFAR-10 learns cars and elephants from 400 photos of 32×32 pixels.
+
+    python -m imgclf_jax.main --config=configs/finetune.py --config.data.dir=PHOTOS --config.init.run=runs/cnn
+
+The ancestor `runs/cnn` is trained first:
+
+    python -m imgclf_jax.main --config=configs/cnn.py --workdir=runs/cnn --config.model.widths="(32, 64, 128)" \
+        --config.model.hidden="(128,)" --config.augment.crop="()" --config.augment.contrast="()" \
+        --config.augment.saturation="()" --config.augment.hue=0.0 --config.augment.brightness=0.0 \
+        --config.train.epochs=5 --config.optim.warmup_epochs=1.5
+
+Only its output layer, for ten classes, is replaced. `configs/ablations/finetune.py` compares with training from
+scratch; docs/finetuning.md has the results.
+"""
+
+from imgclf_jax.config import default
+
+
+def get_config():
+    config = default()
+    config.data.source = "folder"
+    config.data.image_size = (32, 32)
+    config.data.pixels = "standardized"
+
+    config.augment.flip = True
+
+    config.model.name = "cnn"
+    config.model.widths = (32, 64, 128)
+    config.model.hidden = (128,)
+    config.model.norm = "batch"
+
+    config.init.run = "runs/cnn"
+
+    config.optim.name = "sgd"
+    config.optim.learning_rate = 0.01
+    config.optim.schedule = "cosine"
+    config.optim.warmup_epochs = 1
+    config.optim.weight_decay = 5e-4
+
+    config.train.batch_size = 32
+    config.train.epochs = 12
+    config.eval.every_epochs = 2
+    return config
