@@ -203,5 +203,5 @@ def test_options_of_the_command_line_need_not_be_in_the_file():
     for wrong in ("--config.model.options.a={}", "--config.model.options.a", "--config.model.options.a.b=1"):
         with pytest.raises(UserError):
             config_file.split_options(["main", wrong])
-    with pytest.raises(UserError, match="there is no field log.options"):
+    with pytest.raises(UserError, match="there is no field log"):
         config_file.set_options(config, {"log.options.a": 1}, "cnn.py")
