@@ -117,7 +117,7 @@ def test_loss_and_hits_are_those_of_the_targets():
 
     weights = {}
 
-    def fixed_mix(key, images, targets):
+    def fixed_mix(key, images, targets, positions):
         weights["given"] = targets
         return images, 0.3 * targets + 0.7 * targets[::-1]
 

@@ -6,6 +6,7 @@ FAST = (
     "test_color.py",
     "test_compare.py",
     "test_compare_statistics.py",
+    "test_components.py",
     "test_config.py",
     "test_console.py",
     "test_data.py",

@@ -129,6 +129,6 @@ def _fingerprint(splits, names):
     digest = hashlib.sha256(json.dumps(names).encode())
     for role, split in splits.items():
         digest.update(json.dumps([role, split.images.shape]).encode())
-        digest.update(memoryview(np.ascontiguousarray(split.images)))
+        digest.update(np.ascontiguousarray(split.images).data)
         digest.update(split.labels.tobytes())
     return digest.hexdigest()

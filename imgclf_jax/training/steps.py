@@ -41,9 +41,9 @@ def make_train_step(
         optimizer: the transformation that `state.opt_state` belongs to.
         augment: (key, images uint8 [B, H, W, C], positions int32 [B], mirrored bool [B] or `None`) -> images float32 in
             [0, 1]. The draw of an image depends only on the key and on its position.
-        mix: (key, images float32 [B, H, W, C], targets float32 [B, classes]) -> (images, targets), for the augmented
-            images; the key is that of `augment`. It gets a whole part of the batch, or a device's share of one. `None`:
-            the targets are the labels.
+        mix: (key, images float32 [B, H, W, C], targets float32 [B, classes], positions int32 [B]) -> (images, targets),
+            for the augmented images; the key is that of `augment`. It gets a whole part of the batch, or a device's
+            share of one. `None`: the targets are the labels.
         classes: the number of classes; only `mix` and `loss` need it.
         loss: (logits float32 [B, classes], targets float32 [B, classes]) -> float32 [B]; `None`: the cross-entropy.
         measures: the metrics to sum; the value of "loss" is that of the loss.

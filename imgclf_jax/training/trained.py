@@ -81,7 +81,6 @@ def load(
     checkpoints = checkpoint.Checkpoints(folder, read_only=True)
     try:
         facts = _facts(checkpoints, content, folder)
-        components.remember(provenance.parts_of(content))
         _validate(settings, facts, folder)
         _check_parts(settings, content)
         experiment = for_evaluation(
@@ -126,6 +125,7 @@ def check(folder: Path) -> dict[str, Any]:
     content = record.read(folder) or {}
     if not checkpoint_folder.exists(folder):
         raise UserError(f"{folder} holds no checkpoint; give the workdir that training printed")
+    components.remember(provenance.parts_of(content))  # for messages about those that are not found
     return content
 
 
