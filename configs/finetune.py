@@ -9,8 +9,11 @@ The ancestor `runs/cnn` is trained first:
         --config.augment.saturation="()" --config.augment.hue=0.0 --config.augment.brightness=0.0 \
         --config.train.epochs=5 --config.optim.warmup_epochs=1.5
 
-Only its output layer, for ten classes, is replaced. `configs/ablations/finetune.py` compares with training from
-scratch; docs/finetuning.md has the results.
+Only its output layer, for ten classes, is replaced.
+
+Test accuracy 0.9880 ± 0.0054 (mean ± standard deviation, seeds 0 1 2 3 4, all with the same ancestor) on 400 photos,
+in 23 to 43 s per seed on 2 CPU cores that also did other work (2026-11-28). From scratch it is 0.9525 ± 0.0095:
+`configs/ablations/finetune.py` compares the two, docs/finetuning.md has the table.
 """
 
 from imgclf_jax.config import default

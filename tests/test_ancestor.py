@@ -136,6 +136,12 @@ def test_a_killed_run_continues_with_the_same_bits(run, old, place, tmp_path):
     assert rows(tmp_path / "run") == rows(tmp_path / "whole")
     assert bits(tmp_path / "run", STEPS) == bits(tmp_path / "whole", STEPS)
     assert record(tmp_path / "run")["ancestor"] == record(tmp_path / "whole")["ancestor"]
+    flags[-1:] = [flags[-1], "--config.parallel.devices=2"]
+    for done in run.together(*flags, f"--workdir={tmp_path / 'two'}", processes=2):
+        assert done.code == 0, done
+    assert record(tmp_path / "two")["ancestor"] == record(tmp_path / "whole")["ancestor"]
+    losses = [[row["loss"] for row in rows(tmp_path / name)] for name in ("two", "whole")]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
 
 
 def changed(config):

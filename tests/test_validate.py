@@ -60,7 +60,7 @@ def test_valid_config_gives_plan_and_description_without_reading_data(monkeypatc
         ({"model__dropout": 1.5}, ["model.dropout"]),
         ({"model__norm": "layer"}, ["model.norm"]),
         ({"optim__name": "lion"}, ["optim.name='lion'", "adamw"]),
-        ({"optim__schedule": "step"}, ["optim.schedule"]),
+        ({"optim__schedule": "steps"}, ["optim.schedule"]),
         ({"optim__learning_rate": 0.0}, ["optim.learning_rate"]),
         ({"optim__learning_rate": float("nan")}, ["optim.learning_rate"]),
         ({"optim__warmup_steps": 3, "optim__warmup_epochs": 1.0}, ["optim.warmup_steps=3 and optim.warmup_epochs=1.0"]),

@@ -57,7 +57,7 @@ def load(experiment: Experiment) -> Ancestor | None:
     text = experiment.config.init.run
     if not text:
         return None
-    found = processes.together(lambda: _read(text))
+    found = _read(text, *processes.together(lambda: _find(text)))
     state, classes = experiment.state_shapes(), len(experiment.class_names)
     ours = _flat({"params": state.params, "batch_stats": state.batch_stats})
     anew = _heads(found, ours, classes)
@@ -98,35 +98,30 @@ def freeze_problems(config: ConfigDict, input_shape: Any, classes: int) -> list[
     return freezing.problems(config.init.freeze, shapes)
 
 
-def find(text: str) -> tuple[Path, int]:
-    """Returns the workdir and the step that `init.run` names. Cheap: reads no arrays.
-
-    Raises:
-        UserError: there is no run or no such checkpoint.
-    """
+def _find(text):
+    """Returns the workdir and the step that `init.run` names, and the content of `run.json`."""
     path = Path(text)
     folder = path.parent.parent if path.parent.name == checkpoint_folder.FOLDER and path.name.isdecimal() else path
     if not folder.is_dir():
         raise UserError(f"init.run={text}: there is no folder {folder}; give the workdir that training printed")
-    steps = checkpoint_folder.steps(folder)
+    steps, content = checkpoint_folder.steps(folder), record.read(folder) or {}
     if not steps:
         raise UserError(f"init.run={text}: {folder} holds no checkpoint; give the workdir that training printed")
     if folder != path:
         if int(path.name) not in steps:
             there = ", ".join(map(str, steps))
             raise UserError(f"init.run={text}: there is no checkpoint of that step; there are those of step {there}")
-        return folder, int(path.name)
-    reported = (record.read(folder) or {}).get("reported_step", steps[-1])
+        return folder, int(path.name), content
+    reported = content.get("reported_step", steps[-1])
     if reported not in steps:
         raise UserError(
             f"init.run={text}: the reported checkpoint, that of step {reported}, is missing; choose another one with "
             f"--config.init.run={folder / checkpoint_folder.FOLDER / str(steps[-1])}"
         )
-    return folder, reported
+    return folder, reported, content
 
 
-def _read(text):
-    folder, step = find(text)
+def _read(text, folder, step, content):
     checkpoints = Checkpoints(folder, read_only=True)
     try:
         state = checkpoints.restore(step)["state"]
@@ -141,7 +136,6 @@ def _read(text):
     variables = {
         path: np.asarray(jax.device_get(leaf)) for path, leaf in _flat({"params": params, "batch_stats": stats}).items()
     }
-    content = record.read(folder) or {}
     data = content.get("data") or notes.get("data") or {}
     names = notes.get("class_names") or data.get("class_names")
     facts = {
