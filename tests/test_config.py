@@ -215,9 +215,11 @@ def test_field_that_is_newer_than_a_run_counts_as_its_default():
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.py")), ids=lambda path: path.stem)
-def test_every_config_says_its_command_its_accuracy_and_its_time(path):
+def test_every_config_says_its_command_its_accuracy_and_its_time_or_that_it_has_not_been_run(path):
     text = ast.get_docstring(ast.parse(path.read_text()), clean=False)
     assert f"\n    python -m imgclf_jax.main --config=configs/{path.name}" in text
+    if "has not been run" in text:
+        return
     assert re.search(r"est accuracy \d\.\d{4} ± \d\.\d{4}", text)
     assert re.search(r"in \d+(\.\d+)? to \d+(\.\d+)?\s+(s|minutes)\s", text)
 
