@@ -11,8 +11,8 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 
-def load(workdir: Any, checkpoint: str = "reported") -> "Network":
+def load(workdir: Any, checkpoint: str = "reported", parts: Any = None) -> "Network":
     """Loads the network of a run; see `imgclf_jax.predict.load`."""
     from imgclf_jax import predict
 
-    return predict.load(workdir, checkpoint)
+    return predict.load(workdir, checkpoint, parts)

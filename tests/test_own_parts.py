@@ -11,7 +11,7 @@ import jax.export
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from runs import bits, record, rows
+from runs import ROOT, bits, record, rows
 from synthetic import Trainer, assert_same_training, make_config, make_data, needs_eight_devices
 
 from imgclf_jax import components, models
@@ -339,3 +339,19 @@ def test_balanced_sampling_draws_each_class_equally_often():
 def test_an_unknown_model_is_refused():
     with pytest.raises(UserError, match="did you mean resnet18"):
         components.find("resnet19", models.MODELS, "model.name")
+
+
+def test_the_examples_of_the_page_work(run, tmp_path):
+    page = (ROOT / "docs/parts.md").read_text()
+    for block in page.split("```python\n")[1:]:
+        name, _, code = block.partition("```")[0].partition("\n")
+        assert len(code.splitlines()) <= 20
+        (tmp_path / name.removeprefix("# ")).write_text(code)
+    folder, elsewhere = tmp_path / "run", tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    done = run(f"--config={tmp_path / 'mine.py'}", f"--workdir={folder}", cwd=elsewhere)
+    assert done.code == 0, done.err
+    assert record(folder)["status"] == "complete" and "brier" in record(folder)["results"]["test"]
+    assert (folder / "lines.jsonl").read_text().count("train/loss") == 5
+    done = run(f"--workdir={folder}", f"--parts={tmp_path}", "--mode=eval", "--split=test", cwd=elsewhere)
+    assert done.code == 0, done.err

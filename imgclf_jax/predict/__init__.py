@@ -15,17 +15,22 @@ if TYPE_CHECKING:  # JAX is slow to import: report mistakes on the command line 
     from imgclf_jax.predict.network import Network
 
 
-def load(workdir: str | Path, checkpoint: str = "reported") -> "Network":
+def load(workdir: str | Path, checkpoint: str = "reported", parts: str | Path | None = None) -> "Network":
     """Loads the network of a run, to call from Python.
 
     Args:
         workdir: the folder of the run.
         checkpoint: "reported" (the one whose test accuracy the run printed), "last", or "best" by validation accuracy.
+        parts: a folder of modules of your own that the network needs; they are also looked for in the current folder.
 
     Raises:
-        UserError: there is no run or no such checkpoint, or the checkpoint is damaged or belongs to another model.
+        UserError: there is no run or no such checkpoint, or the checkpoint is damaged or belongs to another model; or
+            the module of the network is not found.
     """
+    from imgclf_jax import components
     from imgclf_jax.predict.network import Network
     from imgclf_jax.training import trained
+
+    components.look_in([*([Path(parts).expanduser()] if parts else []), Path.cwd()])
 
     return Network(trained.load(Path(workdir).expanduser(), checkpoint))
