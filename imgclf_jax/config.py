@@ -208,7 +208,8 @@ def _model() -> dict[str, Any]:
         "widths": (),
         # Units of the dense layers before the output layer. Empty: the model's default.
         "hidden": (),
-        # "batch": batch normalization after the pooling of each convolution; or "none".
+        # "batch": batch normalization, in the plain networks after the pooling of each convolution; "none"; residual
+        # networks also have "group", and batch normalization by default.
         "norm": "none",
         # Fraction of the last hidden layer's units dropped in training. Not given: the model's default.
         "dropout": config_dict.placeholder(float),
