@@ -57,8 +57,7 @@ from imgclf_jax.training.validate import validate
 FLAGS = flags.FLAGS
 CHECKED_STEPS = 2  # The learning rate of the first may be 0.
 TOLERANCE = 1e-4  # for relative differences of ours in the first step
-# For gradients and what follows from them: they jump where a ReLU is at zero, and Adam's first steps depend on the signs
-# of tiny gradients.
+# The same for gradients, which jump where a ReLU is at zero, and for what follows from them.
 JUMP_TOLERANCE = 3e-2
 PERTURBATION = 1e-6  # relative
 Tensors = dict[str, torch.Tensor]
@@ -451,7 +450,11 @@ def train(run: Ours | Theirs, plan: Any) -> Curve:
 def show(console: Console, run: dict[str, Any]) -> None:
     """Prints the curves of a seed side by side."""
     names = [name for name in run if name != "seed"]
-    columns = [f"seed {run['seed']}, epoch", *(f"{kind}, {name}" for kind in ("loss", "accuracy") for name in names)]
+    console.print(f"seed {run['seed']}")
+    columns = [
+        "epoch",
+        *(f"{kind} {name}" if name == "ours" else name for kind in ("loss", "accuracy") for name in names),
+    ]
     rows = [
         [epoch + 1, *(f"{run[name][kind][epoch]:.4f}" for kind in ("loss", "accuracy") for name in names)]
         for epoch in range(FLAGS.epochs)
