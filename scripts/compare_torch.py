@@ -10,11 +10,12 @@ durations in epochs shrink with the length of the run. `torch_zoo.py` has the ne
 layers differ.
 
 First, both take two steps, and PyTorch takes them in float64 too. The largest differences from float64 are printed: of
-the logits, the loss, the gradients and the running statistics of the first step, and of the parameters after both
-steps. If ours are beyond the tolerance, the exit status is 1. A value that rounding moves to the other side of a ReLU's
-zero changes elements of a gradient by 1 % and more: from then on, two correct float32 trainings drift apart. So curves
-agree in their course and in their means over the seeds, not digit by digit. `--rerun_perturbed` shows how much of that
-is to be expected: it trains here once more, from parameters that are changed by one part in a million.
+the logits, the loss, the gradients and the running statistics of the first step; of the parameters after both; and of
+the parameters after five updates by the same gradients, which shows a difference of the optimizers alone. If ours are
+beyond the tolerance, the exit status is 1. A value that rounding moves to the other side of a ReLU's zero changes
+elements of a gradient by 1 % and more: from then on, two correct trainings in float32 drift apart. So curves agree in
+their course and in their means over the seeds, not digit by digit. `--rerun_perturbed` shows how much of that is to be
+expected: it trains here once more, from parameters that are changed by one part in a million.
 
 Needs PyTorch (`pip install -e '.[bench]'`). The data set must be one of TFDS. Validation examples are the last ones of
 its training split. The seconds are those of training alone, with compilation, and for PyTorch with the making of its
@@ -33,6 +34,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import torch
 import torch_networks
 import torch_zoo
@@ -49,16 +51,17 @@ from imgclf_jax.errors import UserError
 from imgclf_jax.rng import step_keys
 from imgclf_jax.terminal.cli import parse, run_tool
 from imgclf_jax.terminal.console import Console
-from imgclf_jax.training import exact_evaluation, experiment, metrics, multistep
+from imgclf_jax.training import exact_evaluation, experiment, metrics, multistep, optim
 from imgclf_jax.training.experiment import Experiment
 from imgclf_jax.training.state import TrainState
 from imgclf_jax.training.validate import validate
 
 FLAGS = flags.FLAGS
 CHECKED_STEPS = 2  # The learning rate of the first may be 0.
-TOLERANCE = 1e-4  # for relative differences of ours in the first step
-# The same for gradients, which jump where a ReLU is at zero, and for what follows from them.
-JUMP_TOLERANCE = 3e-2
+UPDATES = 5  # by the same gradients
+TOLERANCE = 1e-4  # for the relative differences of ours
+# The same for gradients, which jump where a ReLU is at zero, and for the parameters that follow from them.
+GRADIENT_TOLERANCE, CHANGE_TOLERANCE = 3e-2, 0.2
 PERTURBATION = 1e-6  # relative
 Tensors = dict[str, torch.Tensor]
 TINY = 1e-3  # tensors with smaller elements, relative to the largest of all, are compared on the scale of this
@@ -270,7 +273,8 @@ class Theirs:
         self.network.to(device=setup.device, dtype=dtype, memory_format=torch.channels_last)
         decays = torch_zoo.decaying(state.params, self._optim.decay_mask)
         self._optimizer = torch_zoo.create_optimizer(self._optim, self.network, decays)
-        self._rates = jax.device_get(jax.vmap(built.schedule)(jnp.arange(built.plan.steps)))
+        steps = jnp.arange(built.plan.steps + UPDATES)
+        self._rates = np.broadcast_to(jax.device_get(jax.vmap(built.schedule)(steps)), steps.shape)
 
     def objective(self, step: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Returns the logits and the loss of the batch of a step."""
@@ -286,14 +290,21 @@ class Theirs:
             self._optimizer.zero_grad()
             loss = self.objective(self._step)[1]
             loss.backward()
-            if self._optim.clip_norm:
-                torch_zoo.clip(self.network, self._optim.clip_norm)
-            for group in self._optimizer.param_groups:
-                group["lr"] = float(self._rates[self._step])
-            self._optimizer.step()
-            self._step += 1
+            self.update()
             total += loss.item()
         return total / steps
+
+    def update(self, gradients: Tensors | None = None) -> None:
+        """Updates the parameters by their gradients, or by others, by name."""
+        for name, parameter in self.network.named_parameters():
+            if gradients is not None:
+                parameter.grad = gradients[name].to(parameter, copy=True)
+        if self._optim.clip_norm:
+            torch_zoo.clip(self.network, self._optim.clip_norm)
+        for group in self._optimizer.param_groups:
+            group["lr"] = float(self._rates[self._step])
+        self._optimizer.step()
+        self._step += 1
 
     def accuracy(self) -> float:
         """Returns the accuracy on the validation split."""
@@ -341,20 +352,24 @@ def central(setup: Setup, images: np.ndarray) -> jax.Array:
 def first_steps(setup: Setup) -> list[Difference]:
     """Takes the first steps here and in PyTorch in float32 and float64, and compares."""
     steps = min(CHECKED_STEPS, setup.experiment.plan.steps_per_epoch)
-    start, ours = our_steps(setup, steps)
-    theirs, exact = (their_steps(setup, steps, start, dtype) for dtype in (torch.float32, torch.float64))
+    start, gradients, ours = our_steps(setup, steps)
+    dtypes = torch.float32, torch.float64
+    theirs, exact = (their_steps(setup, steps, start, torch_zoo.convert(gradients), dtype) for dtype in dtypes)
     rows = []
     for what in ("logits", "loss", "gradients", "running statistics"):
         if exact[what]:
             found, other = (largest(result[what], exact[what]) for result in (ours, theirs))
-            rows.append(Difference(what, found, other, JUMP_TOLERANCE if what == "gradients" else TOLERANCE))
+            rows.append(Difference(what, found, other, GRADIENT_TOLERANCE if what == "gradients" else TOLERANCE))
     begin = _doubles(torch_zoo.convert(start.params))
-    found, other = (moved(begin, result["parameters"], exact["parameters"]) for result in (ours, theirs))
-    return [*rows, Difference(f"change of the parameters in {steps} steps", found, other, JUMP_TOLERANCE)]
+    for what, allowed in (("parameters", CHANGE_TOLERANCE), ("updates", TOLERANCE)):
+        found, other = (moved(begin, result[what], exact[what]) for result in (ours, theirs))
+        text = {"parameters": f"change in {steps} steps", "updates": f"change in {UPDATES} updates, same gradients"}
+        rows.append(Difference(text[what], found, other, allowed))
+    return rows
 
 
-def our_steps(setup: Setup, steps: int) -> tuple[TrainState, dict[str, Tensors]]:
-    """Takes steps. Returns the initial state, on the host, and the results by what is compared, as in PyTorch."""
+def our_steps(setup: Setup, steps: int) -> tuple[TrainState, Any, dict[str, Tensors]]:
+    """Takes steps. Returns the initial state, its gradients, and the results by what is compared, as in PyTorch."""
     built, seed = setup.experiment, setup.experiment.config.seed
     ours = Ours(setup, seed)
     start = jax.tree.map(np.array, ours.state)  # Copies: the first step reuses the buffers.
@@ -376,24 +391,52 @@ def our_steps(setup: Setup, steps: int) -> tuple[TrainState, dict[str, Tensors]]
     if steps > 1:
         ours.take(steps - 1)
     result["parameters"] = torch_zoo.convert(ours.state.params)
-    return start, {what: _doubles(tensors) for what, tensors in result.items()}
+    result["updates"] = torch_zoo.convert(_updated(built, start.params, gradients))
+    return start, gradients, {what: _doubles(tensors) for what, tensors in result.items()}
 
 
-def their_steps(setup: Setup, steps: int, start: TrainState, dtype: torch.dtype) -> dict[str, Tensors]:
-    """Takes steps in PyTorch from the state `start`. Returns the results by what is compared."""
-    theirs = Theirs(setup, setup.experiment.config.seed, start, dtype)
-    logits, loss = theirs.objective(0)
+def _updated(built, params, gradients):
+    """The parameters after `UPDATES` updates by the same gradients."""
+    optimizer = optim.create_optimizer(built.config.optim, built.schedule)
+
+    @jax.jit
+    def update(params, state):
+        updates, state = optimizer.update(gradients, state, params)
+        return optax.apply_updates(params, updates), state
+
+    state = optimizer.init(params)
+    for _ in range(UPDATES):
+        params, state = update(params, state)
+    return params
+
+
+def their_steps(
+    setup: Setup, steps: int, start: TrainState, gradients: Tensors, dtype: torch.dtype
+) -> dict[str, Tensors]:
+    """Takes steps in PyTorch. Returns the results by what is compared.
+
+    Args:
+        setup: what both sides share.
+        steps: how many.
+        start: the initial state.
+        gradients: our gradients of the first step.
+        dtype: the precision.
+    """
+    first, second, updated = (Theirs(setup, setup.experiment.config.seed, start, dtype) for _ in range(3))
+    logits, loss = first.objective(0)
     loss.backward()
-    gradients = {name: parameter.grad for name, parameter in theirs.network.named_parameters()}
-    result = {"logits": {"": logits}, "loss": {"": loss}, "gradients": gradients}
-    result = {what: _doubles(tensors) for what, tensors in result.items()}
-    theirs = Theirs(setup, setup.experiment.config.seed, start, dtype)  # The pass above changed the statistics.
-    theirs.take(1)
-    running = {name: value for name, value in theirs.network.named_buffers() if "running_" in name}
-    result["running statistics"] = _doubles(running)
+    result = {"logits": {"": logits}, "loss": {"": loss}}
+    result["gradients"] = {name: parameter.grad for name, parameter in first.network.named_parameters()}
+    second.take(1)
+    buffers = second.network.named_buffers()
+    result["running statistics"] = _doubles({name: value for name, value in buffers if "running_" in name})
     if steps > 1:
-        theirs.take(steps - 1)
-    return result | {"parameters": _doubles(dict(theirs.network.named_parameters()))}
+        second.take(steps - 1)
+    result["parameters"] = dict(second.network.named_parameters())
+    for _ in range(UPDATES):
+        updated.update(gradients)
+    result["updates"] = dict(updated.network.named_parameters())
+    return {what: _doubles(tensors) for what, tensors in result.items()}
 
 
 def _doubles(tensors):
