@@ -60,8 +60,9 @@ FLAGS = flags.FLAGS
 CHECKED_STEPS = 2  # The learning rate of the first may be 0.
 UPDATES = 5  # by the same gradients
 TOLERANCE = 1e-4  # for the relative differences of ours
-# The same for gradients, which jump where a ReLU is at zero, and for the parameters that follow from them.
-GRADIENT_TOLERANCE, CHANGE_TOLERANCE = 3e-2, 0.2
+# The same for gradients, which jump where a ReLU is at zero, and for the parameters that follow from them. For a
+# ResNet-18 of width 16, PyTorch's float32 was at 0.1 and 0.3. Mistakes in layouts give about 1.
+GRADIENT_TOLERANCE, CHANGE_TOLERANCE = 0.1, 0.5
 PERTURBATION = 1e-6  # relative
 Tensors = dict[str, torch.Tensor]
 TINY = 1e-3  # tensors with smaller elements, relative to the largest of all, are compared on the scale of this
