@@ -277,7 +277,8 @@ def _optim() -> dict[str, Any]:
         "eps": 1e-8,
         # Added to the gradient (sgd, adam, rmsprop) or subtracted from the weights (adamw, muon).
         "weight_decay": 0.0,
-        # "kernels": biases and normalization parameters do not decay. "all": every parameter decays.
+        # "kernels": biases, normalization parameters, class tokens and position embeddings do not decay. "all": every
+        # parameter decays.
         "decay_mask": "kernels",
         # Largest global norm of the gradient. 0: no clipping.
         "clip_norm": 0.0,

@@ -16,6 +16,7 @@ from torch.nn import functional
 
 from imgclf_jax import models
 from imgclf_jax.errors import UserError
+from imgclf_jax.training import optim
 
 
 class BatchNorm(nn.BatchNorm2d):
@@ -272,9 +273,10 @@ def decaying(params: Any, mask: str) -> set[str]:
 
     Args:
         params: `TrainState.params`.
-        mask: `optim.decay_mask`. "kernels" are the arrays of more than one axis in the layout of Flax.
+        mask: `optim.decay_mask`.
     """
-    return {_name(path) for path, leaf in _leaves(params) if mask == "all" or leaf.ndim > 1}
+    kernels = optim.kernels(params)
+    return {_name(path) for path, decays in _leaves(kernels) if mask == "all" or decays}
 
 
 def _leaves(tree):

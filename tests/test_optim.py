@@ -7,6 +7,7 @@ import optax
 import pytest
 from synthetic import make_config
 
+from imgclf_jax import models
 from imgclf_jax.training import optim
 
 PARAMS = {
@@ -319,3 +320,10 @@ def test_muon_decays_weights_apart_from_the_gradient():
     zeros = lambda step: jax.tree.map(np.zeros_like, PARAMS)  # noqa: E731
     found = run(optim_config(name="muon", weight_decay=0.1), steps=1, gradients=zeros)
     assert_close(found, {"kernel": PARAMS["kernel"] * (1 - RATE * 0.1), "bias": PARAMS["bias"]})
+
+
+def test_biases_and_embeddings_of_a_transformer_are_no_kernels():
+    model = models.create(make_config({"model.name": "vit"}).model, 10)
+    params = jax.eval_shape(lambda: model.init(jax.random.key(0), jnp.zeros((1, 8, 8, 3)), train=False))["params"]
+    kernels = {path[-1].key for path, decays in jax.tree.leaves_with_path(optim.kernels(params)) if decays}
+    assert kernels == {"kernel"}

@@ -14,6 +14,7 @@ from imgclf_jax.training import freezing
 
 NAME, SCHEDULE = "optim.name", "optim.schedule"
 OPTIMIZERS = ("sgd", "adam", "adamw", "rmsprop", "muon")
+NO_KERNELS = ("bias", "token", "positions")
 DECOUPLED = ("adamw", "muon")  # whose weight decay is not part of the gradient
 SCHEDULES = ("constant", "linear", "cosine", "exponential", "one_cycle", "step")
 
@@ -76,7 +77,7 @@ def create_optimizer(
         schedule: step -> learning rate.
         frozen: patterns of parameters without an update; see `imgclf_jax.training.freezing`.
     """
-    mask = _kernels if config.decay_mask == "kernels" else None
+    mask = kernels if config.decay_mask == "kernels" else None
     parts = [optax.clip_by_global_norm(config.clip_norm)] if is_on(config.clip_norm) else []
     if is_on(config.weight_decay) and config.name not in DECOUPLED:
         parts.append(optax.add_decayed_weights(config.weight_decay, mask))
@@ -148,8 +149,9 @@ def _own_optimizer(config, schedule):
     return function(schedule, **config.options)
 
 
-def _kernels(params):
-    return jax.tree.map(lambda parameter: parameter.ndim > 1, params)
+def kernels(params: Any) -> Any:
+    """Returns which parameters are kernels, for weight decay: those of more than one axis that are no biases, class tokens or position embeddings."""
+    return jax.tree.map_with_path(lambda path, leaf: leaf.ndim > 1 and path[-1].key not in NO_KERNELS, params)
 
 
 def problems(config: ConfigDict) -> list[str]:
