@@ -150,7 +150,10 @@ def _own_optimizer(config, schedule):
 
 
 def kernels(params: Any) -> Any:
-    """Returns which parameters are kernels, for weight decay: those of more than one axis that are no biases, class tokens or position embeddings."""
+    """Returns which parameters are kernels, for weight decay.
+
+    They have more than one axis, and are no biases (of attention), class tokens or position embeddings.
+    """
     return jax.tree.map_with_path(lambda path, leaf: leaf.ndim > 1 and path[-1].key not in NO_KERNELS, params)
 
 
