@@ -17,6 +17,7 @@ def make_config(**changes):
             "valid_split": "",
             "test_split": "test",
             "labels": "",
+            "options": {},
             "folds": 0,
             "fold": 0,
             "image_size": (),

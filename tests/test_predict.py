@@ -275,7 +275,6 @@ EDITS = {
     "no model": (lambda config: config["model"].update(name="cn"), "model.name='cn'", "config.json"),
     "no pixels": (lambda config: config["data"].update(pixels="units"), "data.pixels='units'"),
     "no crop": (lambda config: config["augment"].update(crop=[99, 99]), "augment.crop"),
-    "no optimizer": (lambda config: config["optim"].update(name="sdg"), "optim.name='sdg'"),
     "unknown field": (lambda config: config.update(zebra=1), "zebra"),
 }
 
