@@ -16,6 +16,7 @@ from imgclf_jax.data import folds, statistics
 from imgclf_jax.data.types import LazyImages, silent
 from imgclf_jax.errors import UserError
 from imgclf_jax.training.validate import validate
+from imgclf_jax.workdir.saved_config import load_config
 
 pytest_plugins = ["run_fixtures"]
 
@@ -267,7 +268,7 @@ def test_a_fold_is_trained_and_evaluated(run, tmp_path):
         done = run("--mode=eval", "--split=valid", f"--workdir={folder}")
         assert f"valid accuracy {recorded['accuracy']:.4f} ({recorded['correct']} / 360)" in done.out
         assert "in the training split" not in done.out
-        identities.add(configs.identity(configs.from_json(record(folder, "config.json"))))
+        identities.add(configs.identity(load_config(folder)))
     assert len(identities) == 1
     # All validation examples of one fold are training examples of the other.
     done = run("--mode=eval", "--split=train[:9000]", f"--workdir={tmp_path / '0'}")

@@ -17,6 +17,7 @@ from imgclf_jax import data
 from imgclf_jax.errors import UserError
 from imgclf_jax.workdir import record as records
 from imgclf_jax.workdir import resume
+from imgclf_jax.workdir.saved_config import load_config
 
 pytest_plugins = ["run_fixtures"]
 
@@ -194,7 +195,7 @@ def test_a_run_with_noisy_labels_remembers_them(run, tmp_path, shifted):
     assert done.code == 0 and "400 of 400 training labels differ" in done.err + done.out
     content = record(tmp_path / "run")
     assert content["data"]["labels"]["changed"] == 400
-    plain = configs.from_json(record(tmp_path / "run", "config.json"))
+    plain = load_config(tmp_path / "run")
     identity = configs.identity(plain)
     plain.data.labels = ""
     assert configs.identity(plain) != identity

@@ -78,9 +78,9 @@ GOLDEN = {
         (17.274901, 2.0082757, 0.033618089),
     ),
     "resnet18": (
-        {"model.name": "resnet18", "optim.learning_rate": 0.01, "options": {"width": 2}},
-        (24.213627, 40.339119, 0.76644325),
-        (18.395178, 28.019379, 0.63811541),
+        {"model.name": "resnet18", "optim.learning_rate": 0.001, "options": {"width": 2}},
+        (24.213627, 40.339119, 0.076644325),
+        (20.639946, 17.038973, 0.047183752),
     ),
     "wide_resnet": (
         {"model.name": "wide_resnet", "model.dropout": 0.3, "optim.learning_rate": 0.01}

@@ -5,9 +5,9 @@ import signal
 import pytest
 from runs import ROOT, SOFTMAX, bits, record, rows
 
-from imgclf_jax.config import from_json
 from imgclf_jax.sweep import folder as sweep_folder
 from imgclf_jax.sweep import states
+from imgclf_jax.workdir.saved_config import load_config
 
 pytest_plugins = ["run_fixtures"]
 
@@ -41,7 +41,7 @@ def test_every_run_is_an_ordinary_run(run, swept, tmp_path):
     assert done.code == 0, done
     assert rows(ours.folder) == rows(alone) and bits(ours.folder, STEPS) == bits(alone, STEPS)
     assert record(ours.folder)["results"] == record(alone)["results"]
-    saved, expected = (from_json(record(place, "config.json")) for place in (ours.folder, alone))
+    saved, expected = (load_config(place) for place in (ours.folder, alone))
     saved.log.progress = expected.log.progress
     assert saved == expected
     assert "test accuracy" in states.log_path(ours.folder).read_text()
@@ -152,7 +152,7 @@ def test_a_failure_is_shown_at_once_and_can_stop_the_rest(run, tmp_path):
     done = run(*command, "--config.log.every_steps=3", **MODULE)
     assert done.code == 0, done
     assert [states.read(place).name for place in (first, second)] == ["complete"] * 2
-    assert from_json(record(first, "config.json")).log.every_steps == 3
+    assert load_config(first).log.every_steps == 3
 
 
 @pytest.mark.parametrize(
