@@ -1,7 +1,7 @@
 """Which tests are fast, which are slow, and which files take longest: read by conftest.py and test_tiers.py."""
 
 # `pytest -m fast` collects these alone: the numerics on a small scale, everything that needs no compiler, and every
-# tool once. Under 90 s on two cores.
+# tool once. About 100 s on two cores.
 FAST = (
     "test_color.py",
     "test_compare.py",
