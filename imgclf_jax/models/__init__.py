@@ -15,6 +15,7 @@ from imgclf_jax.models.adapter import Adapter
 from imgclf_jax.models.cnn import CNN, SmallCNN, TutorialCNN
 from imgclf_jax.models.linear import MLP, Softmax
 from imgclf_jax.models.resnet import ResNet18, ResNet34, ResNet50
+from imgclf_jax.models.speednet import SpeedNet
 from imgclf_jax.models.vit import ViT
 from imgclf_jax.models.wide_resnet import WideResNet
 
@@ -29,6 +30,7 @@ MODELS: dict[str, type[nn.Module]] = {
     "resnet50": ResNet50,
     "wide_resnet": WideResNet,
     "vit": ViT,
+    "speednet": SpeedNet,
 }
 HEADS = ("softmax", "sigmoid")
 # The values of config.model fields that leave the choice to the model.

@@ -35,6 +35,7 @@ class Conv(nn.Module):
     use_bias: bool = True
     dtype: Any = jnp.float32
     kernel_init: nn.initializers.Initializer = HE_NORMAL
+    bias_init: nn.initializers.Initializer = nn.initializers.zeros
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -47,7 +48,7 @@ class Conv(nn.Module):
         else:
             y = convolve(x, kernel, pads(kernel, self.padding), (self.stride, self.stride))
         if self.use_bias:
-            bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
+            bias = self.param("bias", self.bias_init, (self.features,), jnp.float32)
             y += jax.lax.broadcast_to_rank(bias.astype(self.dtype), y.ndim)
         return y
 
@@ -88,7 +89,12 @@ def drop_branches(x: jax.Array, rate: float, keys: jax.Array | None) -> jax.Arra
 
 
 def classify(
-    x: jax.Array, num_classes: int, head: str, dtype: Any, kernel_init: nn.initializers.Initializer = LECUN_NORMAL
+    x: jax.Array,
+    num_classes: int,
+    head: str,
+    dtype: Any,
+    kernel_init: nn.initializers.Initializer = LECUN_NORMAL,
+    use_bias: bool = True,
 ) -> jax.Array:
     """The output layer, for use inside a compact method: features [B, F] -> logits [B, num_classes].
 
@@ -97,7 +103,7 @@ def classify(
     no other code depends on the head.
     """
     units = 1 if head == "sigmoid" else num_classes
-    logits = nn.Dense(units, dtype=dtype, kernel_init=kernel_init, name="output")(x)
+    logits = nn.Dense(units, use_bias, dtype=dtype, kernel_init=kernel_init, name="output")(x)
     return jnp.concatenate([jnp.zeros_like(logits), logits], axis=-1) if head == "sigmoid" else logits
 
 

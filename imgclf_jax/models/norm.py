@@ -42,12 +42,14 @@ class BatchNorm(nn.Module):
     epsilon: float = 1e-5
     dtype: Any = jnp.float32
     axis_name: str | None = None  # of the device axis, if each device sees only its part of a batch
+    use_scale: bool = True  # otherwise it is 1
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         """With `train`: uses the statistics of the batch and updates the running ones."""
         channels = (x.shape[-1],)
-        scale = self.param("scale", nn.initializers.ones, channels, jnp.float32)
+        ones = nn.initializers.ones
+        scale = self.param("scale", ones, channels, jnp.float32) if self.use_scale else jnp.ones(channels, jnp.float32)
         bias = self.param("bias", nn.initializers.zeros, channels, jnp.float32)
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, channels, jnp.float32)
         running_var = self.variable("batch_stats", "var", jnp.ones, channels, jnp.float32)

@@ -38,11 +38,11 @@ def pays(config: ConfigDict) -> bool:
     Those of a dense network are; others train one on each device.
     """
     try:
-        _, info = validate(config)
+        plan, info = validate(config)
     except UserError:  # The run itself will report it.
         return False
     strategy = parallel.create(config, info.image_bytes)
-    here = not (strategy.streamed or strategy.sharded_data)
+    here = not (strategy.streamed or strategy.sharded_data or len(plan.stages) > 1)
     return here and (strategy.devices > 1 or members.is_dense(config, info.image_shape))
 
 

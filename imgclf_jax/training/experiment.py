@@ -23,6 +23,7 @@ from imgclf_jax.training.exact_evaluation import make_evaluate
 from imgclf_jax.training.placed import placement
 from imgclf_jax.training.plan import Plan
 from imgclf_jax.training.sampling import Sampler
+from imgclf_jax.training.stages import Stage, input_shape, resized
 from imgclf_jax.training.state import TrainState, init_state
 from imgclf_jax.training.steps import make_eval_step, make_train_step
 
@@ -44,8 +45,8 @@ class Experiment:
         schedule: step -> learning rate.
         sampler: which examples a step sees.
         init: (key, variables that are known, by path) -> the state before the first step; see `init_state`.
-        train_step: see `imgclf_jax.training.steps`.
-        run_steps: see `imgclf_jax.training.multistep`.
+        train_step: see `imgclf_jax.training.steps`; that of the last stage of the plan.
+        run_steps: see `imgclf_jax.training.multistep`; that of the last stage.
         evaluate: see `imgclf_jax.training.exact_evaluation`.
         measures: the metrics, by name.
         programs: what `compiled` keeps, by name.
@@ -128,10 +129,18 @@ class Experiment:
         return jax.eval_shape(self.init, jax.eval_shape(lambda: jax.random.key(0)))
 
     def network_flops(self) -> tuple[int, int]:
-        """Returns the FLOPs of a forward pass and of a training step; see `imgclf_jax.models.cost.network_flops`."""
-        variables = self.variable_shapes()
-        forward, step = cost.network_flops(self.model, variables, self.input_shape, self.sampler.batch_size)
-        return forward, step * (2 if self.config.optim.sam_rho else 1)
+        """Returns the FLOPs of a forward pass and of a training step; see `imgclf_jax.models.cost.network_flops`.
+
+        If the size of the images changes, they are means over the run.
+        """
+        variables, size, plan = self.variable_shapes(), self.sampler.batch_size, self.plan
+        ends = [*(stage.first for stage in plan.stages[1:]), plan.steps]
+        forward = step = 0.0
+        for stage, end in zip(plan.stages, ends, strict=True):
+            each = cost.network_flops(self.model, variables, input_shape(self.input_shape, stage.side), size)
+            part = (end - stage.first) / plan.steps
+            forward, step = forward + part * each[0], step + part * each[1]
+        return round(forward), round(step * (2 if self.config.optim.sam_rho else 1))
 
     def template(self) -> dict[str, Any]:
         """Returns stand-ins for the content of a checkpoint: `state`, `meter` and `inputs`, the normalization."""
@@ -156,11 +165,20 @@ class Experiment:
         """
         return self.compile_init()(key, self.strategy.put(dict(known))) if known else self.compile_init()(key)
 
-    def compile_run_steps(self) -> Any:
-        """Returns `run_steps`, not yet lowered. The buffers of the state are reused for the result."""
+    def compile_run_steps(self, stage: Stage | None = None) -> Any:
+        """Returns the `run_steps` of a stage, not yet lowered. The buffers of the state are reused for the result.
+
+        Args:
+            stage: one of those of the plan; by default, the last one.
+        """
         out_shardings = self.strategy.state_sharding(self.state_shapes()), self.strategy.replicated
         shardings = {"data": placement(self.strategy).training_shardings(self.strategy)}
-        return self.strategy.compile(self.run_steps, ("state",), shardings, out_shardings)
+        run_steps = self.run_steps if stage in (None, self.plan.stages[-1]) else self._run_steps(stage)
+        return self.strategy.compile(run_steps, ("state",), shardings, out_shardings)
+
+    def _run_steps(self, stage):
+        step = step_of(self.config, self.plan, self.model, len(self.class_names), self.strategy, stage)
+        return multistep.make_run_steps(step, self.sampler, self.strategy, alternates(self.config))
 
     def compile_evaluate(self) -> Any:
         """Returns `evaluate`, not yet lowered."""
@@ -199,7 +217,7 @@ def build(
     train_step = step_of(config, plan, model, len(class_names), strategy)
     measures = metrics.create(config.metrics)
     eval_step = make_eval_step(model, lambda images: augment.central(config.augment, images), measures)
-    input_shape = augment.input_shape(config, image_shape)
+    shape = augment.input_shape(config, image_shape)
     return Experiment(
         config=config,
         plan=plan,
@@ -209,7 +227,7 @@ def build(
         model=model,
         schedule=schedule,
         sampler=sampler,
-        init=lambda key, known=None: init_state(model, optimizer, key, input_shape, config.optim.ema_decay > 0, known),
+        init=lambda key, known=None: init_state(model, optimizer, key, shape, config.optim.ema_decay > 0, known),
         train_step=train_step,
         run_steps=multistep.make_run_steps(train_step, sampler, strategy, alternates(config)),
         evaluate=make_evaluate(eval_step, config.eval.batch_size, strategy),
@@ -268,15 +286,27 @@ def _sampler(config, plan):
     )
 
 
-def step_of(config: Any, plan: Plan, model: nn.Module, classes: int, strategy: Parallel) -> Callable[..., Any]:
-    """Returns the training step of a config, whose `NUMBERS` (see `imgclf_jax.training.members`) may be traced."""
+def step_of(
+    config: Any, plan: Plan, model: nn.Module, classes: int, strategy: Parallel, stage: Stage | None = None
+) -> Callable[..., Any]:
+    """Returns the training step of a config, whose `NUMBERS` (see `imgclf_jax.training.members`) may be traced.
+
+    Args:
+        config: the whole config.
+        plan: its durations.
+        model: its network.
+        classes: the number of classes.
+        strategy: the placement of arrays on devices.
+        stage: one of those of the plan; by default, the last one.
+    """
+    stage = stage or plan.stages[-1]
     schedule = optim.create_schedule(config.optim, plan.steps, plan.warmup_steps)
     counts = np.bincount(np.frombuffer(plan.labels, np.int32), minlength=classes) if plan.labels else None
     frozen = config.init.freeze
     train_step = make_train_step(
-        freezing.network(model, frozen),
+        freezing.network(model, (*frozen, *stage.frozen)),
         optim.create_optimizer(config.optim, schedule, frozen),
-        functools.partial(augment.augment, config.augment),
+        resized(functools.partial(augment.augment, config.augment), stage.side),
         mix=augment.mixing(config.augment),
         classes=classes,
         loss=losses.create(config.loss, classes, counts),

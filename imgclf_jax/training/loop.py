@@ -61,7 +61,8 @@ class Work(NamedTuple):
     """The work that the loop repeats.
 
     Attributes:
-        run_steps: (state, meter, data, count) -> (state, meter), compiled; the buffers of `state` are reused.
+        run_steps: (state, meter, data, count, step) -> (state, meter), compiled; the buffers of `state` are reused.
+            `step` is that of the state, and known on the host.
         feed: (step, wanted) -> the data from that step on, and the number of steps it covers, at most `wanted`.
         empty_meter: returns a meter with all sums at zero, on the devices.
         batch_size: examples per step.
@@ -71,7 +72,7 @@ class Work(NamedTuple):
         means: meter on the host -> what `Progress.means` holds; see `imgclf_jax.training.multistep.means`.
     """
 
-    run_steps: Callable[[TrainState, multistep.Meter, Any, int], tuple[TrainState, multistep.Meter]]
+    run_steps: Callable[[TrainState, multistep.Meter, Any, int, int], tuple[TrainState, multistep.Meter]]
     feed: Callable[[int, int], tuple[Any, int]]
     empty_meter: Callable[[], multistep.Meter]
     batch_size: int
@@ -108,7 +109,7 @@ def run(plan: Plan, hooks: Hooks, work: Work, state: TrainState, meter: multiste
             with flight.watch.waiting():
                 data, served = work.feed(step, plan.steps - step)
             count = min(flight.longest, served, _until_due(step, plan))
-            state, meter = work.run_steps(state, meter, data, count)
+            state, meter = work.run_steps(state, meter, data, count, step)
         step += count
         flight.send(step, count, served, meter)
         evaluating = _due(step, plan.eval_every, plan.steps)
@@ -180,9 +181,10 @@ class _Flight:
 
 
 def _until_due(step, plan):
-    """Returns the number of steps until a row, an evaluation or a checkpoint is due, or until the end."""
+    """Returns the number of steps until a row, an evaluation or a checkpoint is due, or until the stage or run ends."""
     every = (plan.log_every, plan.eval_every, plan.checkpoint_every)
-    return min([plan.steps - step, *(steps - step % steps for steps in every if steps)])
+    ends = [stage.first for stage in plan.stages if stage.first > step] + [plan.steps]
+    return min(min(ends) - step, *(steps - step % steps for steps in every if steps))
 
 
 def _due(step, every, steps):

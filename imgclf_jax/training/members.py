@@ -131,6 +131,7 @@ def training(
     experiment: Experiment,
     split: Any,
     normalization: augment.Normalization,
+    known: dict[str, np.ndarray],
 ) -> Training:
     """Returns the parts that train all members, with stacked states and meters; see `imgclf_jax.training.session`.
 
@@ -141,6 +142,7 @@ def training(
         experiment: the experiment of one of them.
         split: the training split on the devices.
         normalization: on the devices.
+        known: see `imgclf_jax.training.session.prepare`.
     """
     strategy = where.strategy
     keys = [experiment.strategy.put(jax.random.key_data(jax.random.key(config.seed))) for config in configs]
@@ -149,7 +151,7 @@ def training(
         trees = [each.tree for each in restored if each.tree]
         state, meter = where.join([tree["state"] for tree in trees]), where.join([tree["meter"] for tree in trees])
     else:
-        known = restored[0].ancestor.known if restored[0].ancestor else None
+        known = known | (restored[0].ancestor.known if restored[0].ancestor else {})
         state, meter = (
             where.join([experiment.initial(key, known) for key in keys]),
             empty_meter(where, experiment.measures),
@@ -171,7 +173,7 @@ def training(
     name = f"{where.members} members that differ in {', '.join(fixed['varying']) or 'the seed'}"
     compiled = experiment.compiled(name, compile_steps)
 
-    def run_steps(state, meter, data, count):
+    def run_steps(state, meter, data, count, step):
         return compiled(state=state, meter=meter, data=data, count=strategy.put(np.int32(count)), **fixed)
 
     return Training(state, meter, run_steps, feed)

@@ -7,6 +7,7 @@ from ml_collections import ConfigDict
 
 from imgclf_jax.errors import UserError
 from imgclf_jax.training import sampling
+from imgclf_jax.training.stages import WHOLE, Stage, stages
 
 
 class Plan(NamedTuple):
@@ -21,6 +22,7 @@ class Plan(NamedTuple):
         log_every: steps between rows of the metrics files.
         train_count: examples in the training split.
         valid_count: examples in the validation split; 0 if there is none.
+        stages: parts of the run with programs of their own, at least one.
         labels: the bytes of the training labels, int32, if training depends on all of them; see `with_labels`.
     """
 
@@ -33,6 +35,7 @@ class Plan(NamedTuple):
     train_count: int
     valid_count: int
     labels: bytes = b""
+    stages: tuple[Stage, ...] = (WHOLE,)
 
 
 def with_labels(plan: Plan, config: ConfigDict, labels: np.ndarray) -> Plan:
@@ -58,8 +61,9 @@ def plan(config: ConfigDict, counts: dict[str, int]) -> Plan:
         raise UserError(problems[0])
     epoch = sampling.steps_per_epoch(train_count, config.train.batch_size, config.train.last_batch)
     every = _steps(config.eval.every_steps, config.eval.every_epochs, epoch)
+    steps = _steps(config.train.steps, config.train.epochs, epoch)
     return Plan(
-        steps=_steps(config.train.steps, config.train.epochs, epoch),
+        steps=steps,
         steps_per_epoch=epoch,
         warmup_steps=_steps(config.optim.warmup_steps, config.optim.warmup_epochs, epoch),
         eval_every=every,
@@ -67,6 +71,7 @@ def plan(config: ConfigDict, counts: dict[str, int]) -> Plan:
         log_every=config.log.every_steps,
         train_count=train_count,
         valid_count=counts.get("valid", 0),
+        stages=stages(config, steps),
     )
 
 

@@ -106,7 +106,10 @@ class Feed:
 
 @functools.lru_cache(maxsize=16)
 def _order(sampler, strategy):
-    return strategy.jit(sampler.order)
+    """The order of an epoch, compiled: during training, nothing compiles."""
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    arguments = strategy.stand_ins((key, jax.ShapeDtypeStruct((), np.int32)))
+    return strategy.jit(sampler.order).lower(*arguments).compile()
 
 
 place = Resident

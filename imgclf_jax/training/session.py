@@ -13,13 +13,15 @@ from imgclf_jax import augment, data
 from imgclf_jax.data import statistics
 from imgclf_jax.devices import processes
 from imgclf_jax.errors import UserError
-from imgclf_jax.training import multistep
+from imgclf_jax.training import multistep, stages
 from imgclf_jax.training.ancestor import Ancestor
 from imgclf_jax.training.exact_evaluation import evaluate_split
 from imgclf_jax.training.experiment import Experiment
 from imgclf_jax.training.state import TrainState
 from imgclf_jax.workdir import checkpoint_folder
 from imgclf_jax.workdir.checkpoint import Checkpoints, OtherModel
+
+IMAGES = 5000  # the most training images that initial variables are computed from
 
 
 class Session(NamedTuple):
@@ -30,7 +32,7 @@ class Session(NamedTuple):
         normalization: the normalization of the inputs, on the devices. Every checkpoint stores it.
         state: the state to start from.
         meter: the sums since the last row, to continue from.
-        run_steps: (state, meter, data, count) -> (state, meter), compiled; see `imgclf_jax.training.multistep`.
+        run_steps: (state, meter, data, count, step) -> (state, meter), compiled; see `imgclf_jax.training.loop.Work`.
         feed: the source of the data of `run_steps`; see `imgclf_jax.training.placed`.
         evaluate: (split name, state) -> exact result.
         agree: see `imgclf_jax.training.loop.Hooks`.
@@ -131,8 +133,8 @@ def prepare(
         experiment: the functions of the config.
         dataset: its data.
         progress: called during passes over images on disk.
-        training: (experiment, training split on the devices, normalization) -> the parts that train, such as `one_run`
-            with a restored state.
+        training: (experiment, training split on the devices, normalization, initial variables that are computed from
+            training images, by path) -> the parts that train, such as `one_run` with a restored state.
 
     Raises:
         UserError: an image cannot be read.
@@ -140,7 +142,7 @@ def prepare(
     strategy = experiment.strategy
     splits = {name: experiment.place(split) for name, split in dataset.splits.items()}
     normalization = strategy.put(_normalization(experiment, dataset, progress))
-    parts = training(experiment, splits["train"], normalization)
+    parts = training(experiment, splits["train"], normalization, from_images(experiment, dataset, normalization))
     evaluate = experiment.compile_evaluate()
 
     def evaluate_by_name(name: str, state: TrainState) -> dict[str, float | int]:
@@ -166,18 +168,45 @@ def prepare(
     )
 
 
-def one_run(restored: Restored, experiment: Experiment, split: Any, normalization: augment.Normalization) -> Training:
-    """Returns the parts that train one run from a restored state."""
+def one_run(
+    restored: Restored,
+    experiment: Experiment,
+    split: Any,
+    normalization: augment.Normalization,
+    known: dict[str, np.ndarray],
+) -> Training:
+    """Returns the parts that train one run from a restored state, or from `known` variables; see `prepare`."""
     strategy, config = experiment.strategy, experiment.config
     key = strategy.jit(lambda: experiment.key)()
     if restored.tree:
         state, meter = restored.tree["state"], restored.tree["meter"]
     else:
-        known = restored.ancestor.known if restored.ancestor else None
+        known = known | (restored.ancestor.known if restored.ancestor else {})
         state, meter = experiment.initial(key, known), strategy.put(multistep.empty_meter(experiment.measures))
     feed = split.feed(experiment.sampler, experiment.plan.steps, key, config.data.workers)
     # Compile now, so that compile time does not count towards the first images/s.
-    return Training(state, meter, _compile(experiment, state, meter, normalization, key), feed)
+    return Training(state, meter, _compile(experiment, state, meter, normalization, key, restored.step), feed)
+
+
+def from_images(
+    experiment: Experiment, dataset: data.Dataset, normalization: augment.Normalization
+) -> dict[str, np.ndarray]:
+    """Returns the initial variables that a network computes from the first training images, by path.
+
+    Only a model with a method `from_images` has any; see `imgclf_jax.models.speednet`.
+
+    Args:
+        experiment: the functions of the config.
+        dataset: its data.
+        normalization: of its inputs.
+    """
+    make = getattr(experiment.model, "from_images", None)
+    if make is None:
+        return {}
+    split = dataset.splits["train"]
+    images = jnp.asarray(split.images[: min(IMAGES, len(split))])
+    seen = normalization(augment.central(experiment.config.augment, images))
+    return make(np.asarray(seen))
 
 
 def _finite(tree):
@@ -192,19 +221,23 @@ def _normalization(experiment, dataset, progress):
     return augment.normalization(config, experiment.image_shape, sums)
 
 
-def _compile(experiment, state, meter, normalization, key):
+def _compile(experiment, state, meter, normalization, key, start):
     """Returns `run_steps`, compiled. All its arguments must be on the devices; see the transfer guard in `loop.py`."""
-    strategy = experiment.strategy
+    strategy, plan = experiment.strategy, experiment.plan
 
-    def compile_run_steps():
+    def compile_stage(stage):
         arguments = {"data": experiment.data_stand_ins(), "normalization": normalization, "key": key}
         count = strategy.put(np.int32(1))
-        return experiment.compile_run_steps().lower(state=state, meter=meter, count=count, **arguments).compile()
+        return experiment.compile_run_steps(stage).lower(state=state, meter=meter, count=count, **arguments).compile()
 
-    compiled = experiment.compiled("run_steps", compile_run_steps)
+    left = plan.stages[plan.stages.index(stages.at(plan.stages, start)) :]
+    programs = {
+        stage: experiment.compiled(f"run_steps from {stage.first}", functools.partial(compile_stage, stage))
+        for stage in left
+    }
 
-    def run_steps(state, meter, data, count):
-        count = strategy.put(np.int32(count))
-        return compiled(state=state, meter=meter, normalization=normalization, data=data, count=count, key=key)
+    def run_steps(state, meter, data, count, step):
+        program, count = programs[stages.at(plan.stages, step)], strategy.put(np.int32(count))
+        return program(state=state, meter=meter, normalization=normalization, data=data, count=count, key=key)
 
     return run_steps

@@ -11,7 +11,7 @@ from imgclf_jax.augment import extra
 from imgclf_jax.data import splits
 from imgclf_jax.devices import problems as parallel_problems
 from imgclf_jax.errors import UserError
-from imgclf_jax.training import ancestor, losses, metrics, optim, ranges
+from imgclf_jax.training import ancestor, losses, metrics, optim, ranges, stages
 from imgclf_jax.training.plan import Plan, epoch_problems, plan
 
 CHOICES = {
@@ -82,10 +82,11 @@ def validate(config: ConfigDict) -> tuple[Plan, data.Info]:
             problems.append(
                 f"train.patience={config.train.patience} needs a validation split; give one, or set train.patience=0"
             )
-    if problems or info is None:
+    if problems or info is None or input_shape is None:
         raise UserError("\n".join(_first_of_each_field(problems)))
-    if unmatched := ancestor.freeze_problems(config, input_shape, len(info.class_names)):
-        raise UserError("\n".join(unmatched))
+    network = config, input_shape, len(info.class_names)
+    if wrong := ancestor.freeze_problems(*network) + stages.problems(*network):
+        raise UserError("\n".join(wrong))
     durations = plan(config, info.split_sizes)
     if too_long := _too_long(config, durations):
         raise UserError("\n".join(too_long))
