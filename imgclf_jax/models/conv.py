@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from imgclf_jax.models import depthwise
+from imgclf_jax.models import depthwise, onednn
 
 Padding = Literal["SAME", "VALID"]
 Pads = tuple[tuple[int, int], ...]  # (above, below), (left, right) of the images, in pixels
@@ -80,6 +80,8 @@ def convolve(
         return _conv(images, kernel, windows)
     if kernel.shape[2] == 1 and groups > 1:
         return depthwise.convolve(images, kernel, pads, strides, dilation)
+    if groups == 1 and strides == dilation == (1, 1) and min(images.shape[1:3]) < min(kernel.shape[:2]):
+        return _whole_image(images, kernel, pads)
     return _conv_cpu(images, kernel, windows)
 
 
@@ -160,6 +162,23 @@ def _cropped(images, kernel, windows):
     (top, bottom), (left, right) = crop
     images = images[:, top : images.shape[1] - bottom, left : images.shape[2] - right]
     return _conv(images, kernel, windows._replace(pads=tuple((max(0, a), max(0, b)) for a, b in windows.pads)))
+
+
+def _whole_image(images, kernel, pads):
+    """The convolution of images that are smaller than the kernel, as one matrix product.
+
+    XLA would exchange the two, and the result is a convolution that its kernels do not serve.
+    """
+    batch, height, width, channels = images.shape
+    (top, bottom), (left, right) = pads
+    rows, columns = height + top + bottom - kernel.shape[0] + 1, width + left + right - kernel.shape[1] + 1
+    # Around the kernel, there are zeros for the pixels that an output does not see.
+    around = [(length + side, length + side) for length, side in zip((height, width), kernel.shape[:2], strict=True)]
+    padded = jnp.pad(kernel, (*around, (0, 0), (0, 0)))
+    starts = [(around[0][0] + top - row, around[1][0] + left - column) for row in range(rows) for column in range(columns)]
+    seen = jnp.stack([padded[y : y + height, x : x + width] for y, x in starts], axis=3)
+    products = images.reshape(batch, -1) @ seen.reshape(height * width * channels, -1)
+    return products.reshape(batch, rows, columns, -1)
 
 
 def _is_product(kernel, windows):
@@ -259,6 +278,8 @@ def _kernel_gradient(images, kernel, gradient, windows):
         return (rows.T @ gradient.reshape(-1, gradient.shape[-1])).reshape(kernel.shape)
     _, strides, dilation, groups = windows
     pads = depthwise.full_pads(images.shape, kernel.shape, gradient.shape, *windows[:3])
+    if groups == 1 and onednn.used():
+        return onednn.kernel_gradient(images, gradient, pads, strides, dilation)
     batch, height, width, channels = images.shape
     images = images.reshape(batch, height, width, groups, channels // groups).transpose(4, 1, 2, 3, 0)
     images = images.reshape(channels // groups, height, width, groups * batch)

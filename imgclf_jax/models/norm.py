@@ -53,11 +53,10 @@ class BatchNorm(nn.Module):
         bias = self.param("bias", nn.initializers.zeros, channels, jnp.float32)
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, channels, jnp.float32)
         running_var = self.variable("batch_stats", "var", jnp.ones, channels, jnp.float32)
-        x = x.astype(jnp.float32)
         if not train:
             inverse = jax.lax.rsqrt(running_var.value + self.epsilon)
             mean, factor, bias = _like(x, running_mean.value, inverse * scale, bias)
-            return ((x - mean) * factor + bias).astype(self.dtype)
+            return ((x.astype(jnp.float32) - mean) * factor + bias).astype(self.dtype)
         y, mean, var = batch_norm(x, scale, bias, self.epsilon, self.axis_name)
         if not self.is_initializing():
             running_mean.value = self.momentum * running_mean.value + (1 - self.momentum) * mean
@@ -69,8 +68,11 @@ def channel_mean(x: jax.Array) -> jax.Array:
     """Mean over all axes but the last: float32 [..., C] -> [C]."""
     if jax.default_backend() != "cpu":
         return x.mean(axis=tuple(range(x.ndim - 1)))
-    # On the CPU, a matrix product is several times faster than a reduction over the leading axes. It needs more than
-    # one row: XLA compiles the product with a vector to a loop.
+    if jax.version.__version_info__ >= (0, 12):
+        # In two steps, so that rounding errors do not add up over a million values.
+        return x.sum(axis=tuple(range(1, x.ndim - 1))).sum(axis=0) * (x.shape[-1] / x.size)
+    # Before 0.12, a matrix product is several times faster on the CPU than a reduction over the leading axes. It needs
+    # more than one row: XLA compiles the product with a vector to a loop.
     rows = x.reshape(-1, x.shape[-1])
     return jnp.matmul(jnp.full((8, rows.shape[0]), 1 / rows.shape[0]), rows)[0]
 
@@ -92,7 +94,7 @@ def batch_norm(
     """Normalizes each channel to zero mean and unit variance, then applies `scale` and `bias`.
 
     Args:
-        x: float32 [..., C].
+        x: float [..., C].
         scale: float32 [C].
         bias: float32 [C].
         epsilon: added to the variance.
@@ -106,12 +108,13 @@ def batch_norm(
 
 
 def _forward(x, scale, bias, epsilon, axis_name):
-    mean = _over_devices(channel_mean(x), axis_name)
-    centered = x - _like(x, mean)[0]
+    mean = _over_devices(channel_mean(x.astype(jnp.float32)), axis_name)
+    centered = x.astype(jnp.float32) - _like(x, mean)[0]
     var = _over_devices(channel_mean(jnp.square(centered)), axis_name)
     inverse = jax.lax.rsqrt(var + epsilon)
     factor, bias = _like(x, inverse * scale, bias)
-    return (centered * factor + bias, mean, var), (centered, inverse, scale)
+    # `x` is kept in its own dtype, which may be half as large, and centered again.
+    return (centered * factor + bias, mean, var), (x, mean, inverse, scale)
 
 
 def _backward(epsilon, axis_name, saved, gradients):
@@ -120,15 +123,15 @@ def _backward(epsilon, axis_name, saved, gradients):
     The gradient of `x` uses the means over the global batch. Those of `scale` and `bias` use the means over the part of
     this device, because gradients of parameters are summed over the devices later.
     """
-    centered, inverse, scale = saved
-    gradient = gradients[0]
+    x, mean, inverse, scale = saved
+    centered, gradient = x.astype(jnp.float32) - _like(x, mean)[0], gradients[0]
     local_mean = channel_mean(gradient)
     local_along = channel_mean(gradient * centered) * inverse
     count = centered.size // centered.shape[-1]
     mean, along = _over_devices((local_mean, local_along), axis_name)
     mean, slope, factor = _like(centered, mean, inverse * along, inverse * scale)
     dx = (gradient - mean - centered * slope) * factor
-    return dx, local_along * count, local_mean * count
+    return dx.astype(x.dtype), local_along * count, local_mean * count
 
 
 batch_norm.defvjp(_forward, _backward)
