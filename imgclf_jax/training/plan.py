@@ -74,7 +74,12 @@ def _steps(steps, epochs, epoch):
     """Returns a duration in steps, at least 1, or 0 if it is not given."""
     if steps:
         return steps
-    return max(1, round(epochs * epoch)) if epochs else 0
+    return in_steps(epochs, epoch) if epochs else 0
+
+
+def in_steps(epochs: float, steps_per_epoch: int) -> int:
+    """Returns a duration of more than 0 epochs in steps, at least 1."""
+    return max(1, round(epochs * steps_per_epoch))
 
 
 def epoch_problems(config: ConfigDict, count: int) -> list[str]:
