@@ -245,8 +245,8 @@ def _init() -> dict[str, Any]:
 
 def _optim() -> dict[str, Any]:
     return {
-        # sgd, adam, adamw, rmsprop, muon or muon_sgd (Muon for the kernels of convolutions, whose norms are set, and SGD
-        # for all else); or "module:name" of a function that returns an optax.GradientTransformation, such as
+        # sgd, adam, adamw, rmsprop, muon or muon_sgd (Muon for the kernels of convolutions, whose norms are set, and
+        # SGD for all else); or "module:name" of a function that returns an optax.GradientTransformation, such as
         # "optax:lion". It gets the learning rate, as a schedule, and the options; weight_decay and clip_norm are
         # applied to the gradient before, and the other fields of ours do not apply.
         "name": "sgd",

@@ -60,7 +60,7 @@ def problems(config: ConfigDict, steps: int) -> list[str]:
     if found is None or found.start + found.every <= steps:
         return []
     return [
-        f"optim.lookahead_every={found.every}: the first time would be step {found.start + found.every}, after the last "
-        f"step, {steps}, so the network of step {found.start} would be evaluated; for example "
+        f"optim.lookahead_every={found.every}: the first time would be step {found.start + found.every}, but the last "
+        f"step is {steps}, so the network of step {found.start} would be evaluated; for example "
         "--config.optim.lookahead_every=1 or --config.optim.lookahead_from=0.0"
     ]

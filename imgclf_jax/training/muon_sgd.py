@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+PRECISION = jnp.bfloat16  # of the products of `orthogonal`
 EPSILON = 1e-7  # keeps gradients and kernels of norm 0 from becoming nan
 
 
@@ -47,8 +48,8 @@ def muon_sgd(
         newton_schulz_steps: iterations of `orthogonal`.
         coefficients: of `orthogonal`.
         decoupled_decay: after an update, Muon's kernels are multiplied by 1 - rate · decoupled_decay.
-        norm_every: before an update, Muon's kernels are scaled to the Frobenius norm sqrt(output channels), in the first
-            step that is this many steps or more after the last such step (or the start). 0: never.
+        norm_every: before an update, Muon's kernels are scaled to the Frobenius norm sqrt(output channels), in each
+            step that is at least so many steps after the last one with this (or the start). 0: never.
         norm_growth: norm_every grows linearly by so much over the run, rounded down.
     """
     sgd = [optax.add_decayed_weights(weight_decay, mask), optax.sgd(learning_rate, sgd_momentum, nesterov)]
@@ -107,7 +108,7 @@ class Iteration(NamedTuple):
 def orthogonal(matrices: jax.Array, iteration: Iteration) -> jax.Array:
     """Returns the matrices with the same singular vectors and singular values of about 1, bfloat16 [N, rows, columns].
 
-    The quintic Newton-Schulz iteration of Muon, in bfloat16. Its usual coefficients are not for convergence: singular
+    This is the quintic Newton-Schulz iteration of Muon. Its usual coefficients are not for convergence: singular
     values come out between about 0.7 and 1.2, and small ones below that.
 
     Args:
@@ -116,7 +117,7 @@ def orthogonal(matrices: jax.Array, iteration: Iteration) -> jax.Array:
     """
     a, b, c = iteration.coefficients
     norms = jnp.sqrt(jnp.sum(jnp.square(matrices), axis=(1, 2), keepdims=True))
-    x = (matrices / (norms + EPSILON)).astype(jnp.bfloat16)
+    x = (matrices / (norms + EPSILON)).astype(PRECISION)
     tall = x.shape[1] > x.shape[2]
     for _ in range(iteration.steps):
         gram = jnp.einsum("nij,nik->njk" if tall else "nji,nki->njk", x, x)  # of the shorter side

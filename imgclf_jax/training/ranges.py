@@ -129,7 +129,7 @@ TUPLES = {
     "parallel.mesh": Tuple(2, True, Range(1, 2**20), "(4, 2)"),
 }
 PAIRS = {
-    "optim.factors": Pairs(None, POSITIVE, "(('*/bias', 2.0),)"),
+    "optim.factors": Pairs(None, Range(1e-6, 1e6), "(('*/bias', 2.0),)"),
     "optim.freeze_after": Pairs(None, Range(0, STEPS, open_low=True), "(('conv1', 3.0),)"),
     "optim.knots": Pairs(Range(0, 1), NOT_NEGATIVE, "((0, 0.2), (0.25, 1.0), (1, 0.0))"),
 }
