@@ -7,7 +7,7 @@ import pytest
 from synthetic import make_config
 
 from imgclf_jax.config import set_option
-from imgclf_jax.training import muon_sgd, optim
+from imgclf_jax.training import members, muon_sgd, optim
 from imgclf_jax.training.plan import Plan
 
 STEPS = 9
@@ -162,6 +162,24 @@ def test_factors_are_ratios_of_the_other_rates_to_that_of_muon(float32):
     factors = {"conv1/bias": 2.5, "output/kernel": 0.5, "conv2/kernel": 3.0}
     found = train(config_of(factors=tuple(factors.items())))
     assert_same(found, by_hand(factors=factors))
+
+
+def test_numbers_may_be_traced():
+    # Those of several runs in one program.
+    fields = {"name": "muon_sgd", "decay_mask": "all", "factors": (("*/bias", 2.0),), "schedule": "linear"}
+    whole = make_config({f"optim.{name}": value for name, value in fields.items()})
+    numbers = {"optim.learning_rate": 0.24, "optim.momentum": 0.6, "optim.weight_decay": 0.02}
+    params, gradients = draw(100), draw(0)
+
+    @jax.jit
+    def change(numbers):
+        config = members._filled(whole, numbers).optim
+        optimizer = optim.create_optimizer(config, optim.create_schedule(config, STEPS, 0), (), plan_of(STEPS))
+        return optimizer.update(gradients, optimizer.init(params), params)[0]
+
+    first = by_hand(factors={"conv1/bias": 2.0})[1]
+    for path, update in flat(change(jax.tree.map(np.float32, numbers))).items():
+        assert np.linalg.norm(flat(params)[path] + update - first[path]) < 0.02 * np.linalg.norm(first[path]), path
 
 
 def test_frozen_kernels_stay():
