@@ -158,6 +158,31 @@ def option_problems(part: Any, name: str, section: str, options: Mapping[str, An
     return lines
 
 
+def known_option_problems(
+    owner: str, section: str, options: Mapping[str, Any], defaults: Mapping[str, Any]
+) -> list[str]:
+    """Returns one line for each option that a part of ours does not have, or whose type is not that of its default.
+
+    Args:
+        owner: the part in words, such as "model vit".
+        section: that of the options, such as "model.options".
+        options: those that the config gives.
+        defaults: all options of the part, with their defaults. One of type float accepts whole numbers.
+    """
+    lines = []
+    for name, value in options.items():
+        if name not in defaults:
+            close = difflib.get_close_matches(name, defaults, 1)
+            rest = f"did you mean {close[0]}?" if close else f"it has {', '.join(defaults) or 'none'}"
+            lines.append(f"{section}.{name}: {owner} has no such option; {rest}")
+            continue
+        expected = type(defaults[name])
+        fits = isinstance(value, expected) and not (expected is int and isinstance(value, bool))
+        if not fits and not (expected is float and type(value) is int):
+            lines.append(f"{section}.{name}={value!r} must be of type {expected.__name__}")
+    return lines
+
+
 def parameters(part: Callable[..., Any]) -> dict[str, inspect.Parameter] | None:
     """Returns the parameters of a function or class by name; `None` if they are not known.
 

@@ -248,15 +248,25 @@ def _init() -> dict[str, Any]:
 
 def _optim() -> dict[str, Any]:
     return {
-        # sgd, adam, adamw, rmsprop or muon; or "module:name" of a function that returns an
-        # optax.GradientTransformation, such as "optax:lion". It gets the learning rate, as a schedule, and the options;
-        # weight_decay and clip_norm are applied to the gradient before, and the other fields of ours do not apply.
+        # sgd, adam, adamw, rmsprop, muon or muon_sgd (Muon for the kernels of convolutions, whose norms are set, and
+        # SGD for all else); or "module:name" of a function that returns an optax.GradientTransformation, such as
+        # "optax:lion". It gets the learning rate, as a schedule, and the options; weight_decay and clip_norm are
+        # applied to the gradient before, and the other fields of ours do not apply.
         "name": "sgd",
-        # Keyword arguments of an optimizer of your own.
+        # Keyword arguments of an optimizer of your own, or of muon_sgd; see imgclf_jax/training/muon_sgd.py.
         "options": {},
         # Peak of the schedule.
         "learning_rate": 0.1,
-        # constant, linear, cosine, exponential (the last three fall to final_fraction of the peak), one_cycle or step.
+        # Pairs (pattern, factor) of parameters with another learning rate, with patterns as in init.freeze, such as
+        # (("*/bias", 64.0), ("output", 0.1)). The first pattern that matches counts. The decay of the weights in a step
+        # stays the same: the weight decay of these parameters is divided by the factor.
+        "factors": (),
+        # Pairs (pattern, epochs) of parameters that stop training, with patterns as in init.freeze, such as
+        # (("conv1", 3.0),). Their learning rate does not follow the schedule: it falls linearly to 0, and from then on
+        # they are frozen. Of several patterns that match, the one with the fewest epochs counts.
+        "freeze_after": (),
+        # constant, linear, cosine, exponential (the last three fall to final_fraction of the peak), one_cycle, step or
+        # knots.
         # Or "module:name" of a function that returns int step -> learning rate; it gets the options below and, if it
         # takes them, the number of steps and the learning rate above as `steps` and `peak`.
         "schedule": "constant",
@@ -267,18 +277,22 @@ def _optim() -> dict[str, Any]:
         # 2016). The warm-up is part of the run.
         "milestones": (0.5, 0.75),
         "decay_factor": 0.1,
+        # For knots: pairs (fraction of the run, factor), such as ((0, 0.2), (0.25, 1.0), (1, 0.0)). The learning rate
+        # is linear between them.
+        "knots": (),
         # Steps or epochs of linear warm-up from 0 (for one_cycle: the rising part).
         "warmup_steps": config_dict.placeholder(int),
         "warmup_epochs": config_dict.placeholder(float),
-        # For sgd, rmsprop and muon.
+        # For sgd, rmsprop, muon and muon_sgd (for what that updates by Muon).
         "momentum": 0.9,
-        # For sgd, rmsprop and muon; no effect without momentum.
+        # For sgd, rmsprop, muon and muon_sgd; no effect without momentum.
         "nesterov": True,
         # For adam and adamw, and for what muon leaves to Adam; b2 is also the decay of rmsprop.
         "b1": 0.9,
         "b2": 0.999,
         "eps": 1e-8,
-        # Added to the gradient (sgd, adam, rmsprop) or subtracted from the weights (adamw, muon).
+        # Added to the gradient (sgd, adam, rmsprop; muon_sgd for what it updates by SGD) or subtracted from the weights
+        # (adamw, muon).
         "weight_decay": 0.0,
         # "kernels": biases, normalization parameters, class tokens and position embeddings do not decay. "all": every
         # parameter decays.
@@ -295,6 +309,15 @@ def _optim() -> dict[str, Any]:
         # (1 + s) / (10 + s), so that the initial parameters are soon forgotten: 0.9 is reached at step 80, 0.99 at 890,
         # 0.999 at 8,990 and 0.9999 at 89,990. Before that, a larger value makes no difference.
         "ema_decay": 0.0,
+        # Lookahead (Zhang et al. 2019): a slow copy of the parameters and of the batch normalization statistics. Each
+        # time after so many steps, slow = decay * slow + (1 - decay) * fast, and training goes on from there: fast =
+        # slow. Evaluation uses the slow copy. 0: off.
+        "lookahead_every": 0,
+        # The decay at the end of the run. After the fraction f of the run, it is lookahead_decay * f**lookahead_power.
+        "lookahead_decay": 0.5,
+        "lookahead_power": 0.0,
+        # The fraction of the run at which the slow copy is made. Until then, evaluation uses the parameters themselves.
+        "lookahead_from": 0.0,
     }
 
 

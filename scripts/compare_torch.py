@@ -168,6 +168,9 @@ def shortened(config: ConfigDict) -> ConfigDict:
     for path, needed in (
         ("model.dtype", "float32"),
         ("optim.ema_decay", 0.0),
+        ("optim.lookahead_every", 0),
+        ("optim.factors", ()),
+        ("optim.freeze_after", ()),
         ("train.accumulate", 1),
         ("parallel.devices", 1),
     ):

@@ -147,6 +147,21 @@ def test_options_are_checked_against_the_signature(part, options, call, expected
     assert all(text in line for text, line in zip(expected, lines, strict=True))
 
 
+def test_options_of_our_parts_have_the_types_of_their_defaults():
+    defaults = {"depth": 2, "rate": 0.5, "name": "x", "flag": True, "sizes": (1, 2)}
+
+    def found(**options):
+        return components.known_option_problems("model net", "model.options", options, defaults)
+
+    assert found(depth=3, rate=1, name="y", flag=False, sizes=()) == found() == []
+    assert found(dept=3) == ["model.options.dept: model net has no such option; did you mean depth?"]
+    assert found(q=3) == ["model.options.q: model net has no such option; it has depth, rate, name, flag, sizes"]
+    wrong = {"depth": True, "rate": "a", "name": 1, "flag": 1, "sizes": 3}
+    assert [line.partition(" must be of type ")[::2] for line in found(**wrong)] == [
+        (f"model.options.{name}={value!r}", type(defaults[name]).__name__) for name, value in wrong.items()
+    ]
+
+
 def test_the_sources_of_a_part_are_its_file_and_those_that_it_imports(module, tmp_path):
     helper = module("WIDTH = 1\n")
     name = module(f"import json, numpy\ndef f():\n    from {helper} import WIDTH\n    return WIDTH\nf()\n")

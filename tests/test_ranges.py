@@ -1,5 +1,7 @@
 """ranges.py: a value is refused in a line that names the field, or a step can be built with it."""
 
+import ast
+
 import jax
 import jax.numpy as jnp
 import pytest
@@ -24,7 +26,7 @@ BASE = {
 }
 FIELDS = {path: (value, required) for path, value, required in ranges.all_fields()}
 NUMERIC = [path for path, (_, required) in FIELDS.items() if required in (int, float)]
-TEXTS = {"init.freeze"}  # a tuple, but not of numbers
+TEXTS = {"init.freeze"}  # a tuple, but neither of numbers nor of pairs
 NUMBERS = [float("nan"), float("inf"), -1, 0, 1e-50, 1 - 1e-12, 1e39, 2**31]
 
 
@@ -59,6 +61,7 @@ def test_every_number_has_a_range():
     assert set(NUMERIC) == set(ranges.NUMBERS)
     assert {path for path, (_, required) in FIELDS.items() if required is tuple} - TEXTS == {
         *ranges.TUPLES,
+        *ranges.PAIRS,
         *ranges.PARTS,
     }
 
@@ -99,6 +102,33 @@ def test_any_tuple_is_refused_by_name_or_valid(path, items):
         assert path in str(error), error
     else:
         assert all(isinstance(item, int | float) and 0 <= item < 10**6 for item in items)
+
+
+@pytest.mark.parametrize("path", ranges.PAIRS)
+@pytest.mark.parametrize("number", NUMBERS)
+def test_any_pair_is_refused_by_name_or_can_be_trained_with(path, number):
+    first = "dense1" if ranges.PAIRS[path].first is None else 0.5
+    config = make(path, ((first, number),))
+    if path == "optim.knots":
+        config.optim.schedule, config.optim.knots = "knots", (*config.optim.knots, (1, number))
+    try:
+        build(config)
+    except UserError as error:
+        assert path in str(error), error
+    else:
+        assert 0 <= number <= 2**31
+
+
+@pytest.mark.parametrize("path", ranges.PAIRS)
+@pytest.mark.parametrize(
+    "value", [(1,), ("a", 1), (("a",),), ((1, "a"),), (("a", "b"),), (("", 1),), ((2.0, 1),), [None]]
+)
+def test_pairs_of_something_else_are_refused_with_an_example_that_is_accepted(path, value):
+    (line,) = ranges.problems(make(path, value), path)
+    assert line.startswith(f"{path}=") and "pairs" in line
+    flag, _, text = line.partition("for example --config.")[2].partition("=")
+    assert flag == path
+    assert ranges.problems(make(path, ast.literal_eval(text.strip('"'))), path) == []
 
 
 @pytest.mark.parametrize("path", FIELDS)

@@ -1,7 +1,6 @@
 """Models by name. A model is a Flax Linen module: images float [B, H, W, C] -> logits [B, classes]."""
 
 import dataclasses
-import difflib
 from typing import Any
 
 import flax.linen as nn
@@ -172,21 +171,12 @@ def _options(config):
 
 def _option_problems(config):
     """One line for each option that the model does not have, and for each of the wrong type."""
-    known = {f.name: f for f in dataclasses.fields(MODELS[config.name]) if f.name not in SHARED}
-    lines = []
-    for name, value in _options(config).items():
-        if name in known:
-            expected = type(known[name].default)
-            fits = isinstance(value, expected) and not (expected is int and isinstance(value, bool))
-            if not fits and not (expected is float and type(value) is int):
-                lines.append(f"model.options.{name}={value!r} must be of type {expected.__name__}")
-        elif name in UNSET and name in _fields(config.name):
-            lines.append(f"model.options.{name}: this option has a field of its own; set model.{name}")
-        else:
-            close = difflib.get_close_matches(name, known, 1)
-            rest = f"; did you mean {close[0]}?" if close else f"; it has {', '.join(known) or 'none'}"
-            lines.append(f"model.options.{name}: model {config.name} has no such option{rest}")
-    return lines
+    fields, options = _fields(config.name), _options(config)
+    misplaced = [name for name in options if name in UNSET and name in fields]
+    lines = [f"model.options.{name}: this option has a field of its own; set model.{name}" for name in misplaced]
+    known = {f.name: f.default for f in dataclasses.fields(MODELS[config.name]) if f.name not in SHARED}
+    rest = {name: value for name, value in options.items() if name not in misplaced}
+    return lines + components.known_option_problems(f"model {config.name}", "model.options", rest, known)
 
 
 def _fields(name):

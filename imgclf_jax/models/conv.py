@@ -175,7 +175,9 @@ def _whole_image(images, kernel, pads):
     # Around the kernel, there are zeros for the pixels that an output does not see.
     around = [(length + side, length + side) for length, side in zip((height, width), kernel.shape[:2], strict=True)]
     padded = jnp.pad(kernel, (*around, (0, 0), (0, 0)))
-    starts = [(around[0][0] + top - row, around[1][0] + left - column) for row in range(rows) for column in range(columns)]
+    starts = [
+        (around[0][0] + top - row, around[1][0] + left - column) for row in range(rows) for column in range(columns)
+    ]
     seen = jnp.stack([padded[y : y + height, x : x + width] for y, x in starts], axis=3)
     products = images.reshape(batch, -1) @ seen.reshape(height * width * channels, -1)
     return products.reshape(batch, rows, columns, -1)

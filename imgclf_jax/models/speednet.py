@@ -112,7 +112,9 @@ class Group(nn.Module):
         first = jnp.zeros(())
         for index in range(1, self.depth + 1):
             pool = 2 if index == 1 else 1
-            conv = Conv(self.width, pool=pool, use_bias=False, dtype=self.dtype, kernel_init=_dirac, name=f"conv{index}")
+            conv = Conv(
+                self.width, pool=pool, use_bias=False, dtype=self.dtype, kernel_init=_dirac, name=f"conv{index}"
+            )
             norm = BatchNorm(
                 self.norm_momentum, 1e-12, self.dtype, self.axis_name, use_scale=False, name=f"norm{index}"
             )

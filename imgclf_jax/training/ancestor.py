@@ -9,15 +9,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
 from imgclf_jax import config as configs
-from imgclf_jax import models
 from imgclf_jax.devices import processes
 from imgclf_jax.errors import UserError
-from imgclf_jax.training import freezing
 from imgclf_jax.training.experiment import Experiment
 from imgclf_jax.workdir import checkpoint_folder, record, saved_config
 from imgclf_jax.workdir.checkpoint import Checkpoints
@@ -81,21 +78,6 @@ def field_problems(config: ConfigDict) -> list[str]:
         f"init.freeze={tuple(config.freeze)!r} must hold patterns of parameters; for example "
         "--config.init.freeze=\"('conv*', 'norm*')\""
     ] * bool(wrong)
-
-
-def freeze_problems(config: ConfigDict, input_shape: Any, classes: int) -> list[str]:
-    """Returns one line per problem with `init.freeze` and the network of an otherwise valid config.
-
-    Args:
-        config: the config.
-        input_shape: (H, W, C) of the network's input.
-        classes: the number of classes.
-    """
-    if not config.init.freeze:
-        return []
-    model, images = models.create(config.model, classes), jnp.zeros((1, *input_shape))
-    shapes: Any = jax.eval_shape(lambda: model.init(jax.random.key(0), images, train=False))
-    return freezing.problems(config.init.freeze, shapes)
 
 
 def _find(text):

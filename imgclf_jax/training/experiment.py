@@ -17,7 +17,7 @@ from imgclf_jax.data.types import Split
 from imgclf_jax.devices.parallel import Parallel
 from imgclf_jax.errors import UserError
 from imgclf_jax.models import cost
-from imgclf_jax.training import freezing, losses, metrics, multistep, optim
+from imgclf_jax.training import freezing, lookahead, losses, metrics, multistep, optim
 from imgclf_jax.training.batches import Data
 from imgclf_jax.training.exact_evaluation import make_evaluate
 from imgclf_jax.training.placed import placement
@@ -119,7 +119,7 @@ class Experiment:
     def evaluation_template(self) -> dict[str, Any]:
         """Returns stand-ins for the part of a checkpoint that evaluation needs; see `for_evaluation`."""
         state: dict[str, Any] = self.variable_shapes()
-        averages = self.config.optim.ema_decay > 0
+        averages = optim.averages(self.config.optim)
         state |= {"ema": state["params"] if averages else {}, "ema_stats": state["batch_stats"] if averages else {}}
         inputs = augment.stand_in(self.config, self.image_shape)._asdict()
         return self.strategy.stand_ins({"state": state, "inputs": inputs})
@@ -212,7 +212,8 @@ def build(
     """
     model = models.create(config.model, len(class_names), strategy.axis_name)
     schedule = optim.create_schedule(config.optim, plan.steps, plan.warmup_steps)
-    optimizer = optim.create_optimizer(config.optim, schedule, config.init.freeze)
+    optimizer = optim.create_optimizer(config.optim, schedule, config.init.freeze, plan)
+    averages = optim.averages(config.optim)
     sampler = _sampler(config, plan)
     train_step = step_of(config, plan, model, len(class_names), strategy)
     measures = metrics.create(config.metrics)
@@ -227,7 +228,7 @@ def build(
         model=model,
         schedule=schedule,
         sampler=sampler,
-        init=lambda key, known=None: init_state(model, optimizer, key, shape, config.optim.ema_decay > 0, known),
+        init=lambda key, known=None: init_state(model, optimizer, key, shape, averages, known),
         train_step=train_step,
         run_steps=multistep.make_run_steps(train_step, sampler, strategy, alternates(config)),
         evaluate=make_evaluate(eval_step, config.eval.batch_size, strategy),
@@ -305,7 +306,7 @@ def step_of(
     frozen = config.init.freeze
     train_step = make_train_step(
         freezing.network(model, (*frozen, *stage.frozen)),
-        optim.create_optimizer(config.optim, schedule, frozen),
+        optim.create_optimizer(config.optim, schedule, frozen, plan),
         resized(functools.partial(augment.augment, config.augment), stage.side),
         mix=augment.mixing(config.augment),
         classes=classes,
@@ -314,6 +315,7 @@ def step_of(
         label_smoothing=config.optim.label_smoothing,
         sam_rho=config.optim.sam_rho,
         ema_decay=config.optim.ema_decay,
+        lookahead=lookahead.create(config.optim, plan.steps),
         accumulate=config.train.accumulate,
         all_sum=strategy.all_sum,
     )

@@ -3,6 +3,9 @@
 A path is that of a parameter or of a statistic, such as "conv1/kernel" or "norm1/mean". A pattern in the syntax of
 `fnmatch`, in which "*" also stands for "/", matches a path if it matches all of it or a beginning that ends before a
 "/": "conv1" and "conv*" match "conv1/kernel".
+
+Parameters of `optim.freeze_after` freeze in the course of a run. `ends` says when; `imgclf_jax.training.groups` has the
+part of the optimizer.
 """
 
 import contextlib
@@ -13,8 +16,10 @@ from typing import Any
 import flax.linen as nn
 import jax
 import optax
+from ml_collections import ConfigDict
 
 from imgclf_jax.models.norm import BatchNorm
+from imgclf_jax.training.plan import Plan, in_steps
 
 
 def matches(patterns: Sequence[str], path: str) -> bool:
@@ -22,6 +27,20 @@ def matches(patterns: Sequence[str], path: str) -> bool:
     parts = path.split("/")
     beginnings = ["/".join(parts[: end + 1]) for end in range(len(parts))]
     return any(fnmatch.fnmatchcase(beginning, pattern) for pattern in patterns for beginning in beginnings)
+
+
+def ends(config: ConfigDict, plan: Plan) -> tuple[tuple[str, int], ...]:
+    """Returns the pairs (pattern, step) of parameters that freeze during the run, in the order of the steps.
+
+    From that step on, counted from 0, parameters that match have no update. Of several matching patterns, the earliest
+    counts, so that at any step all patterns up to it are frozen. A step may come after the end of the run.
+
+    Args:
+        config: the `optim` section.
+        plan: the durations.
+    """
+    found = [(pattern, in_steps(epochs, plan.steps_per_epoch)) for pattern, epochs in config.freeze_after]
+    return tuple(sorted(found, key=lambda pair: pair[1]))
 
 
 def paths(tree: Any) -> list[str]:
@@ -35,7 +54,7 @@ def without(optimizer: optax.GradientTransformation, patterns: Sequence[str]) ->
         return optimizer
 
     def labels(params):
-        return _map(lambda path, _: "frozen" if matches(patterns, path) else "trained", params)
+        return map_paths(lambda path, _: "frozen" if matches(patterns, path) else "trained", params)
 
     return optax.multi_transform({"trained": optimizer, "frozen": optax.set_to_zero()}, labels)
 
@@ -50,7 +69,7 @@ class _Frozen:
         return getattr(self._model, name)
 
     def apply(self, variables, *arguments, **options):
-        fixed = _map(lambda path, leaf: self._stop(path, leaf), variables["params"])
+        fixed = map_paths(lambda path, leaf: self._stop(path, leaf), variables["params"])
         with nn.intercept_methods(self._normalize):
             return self._model.apply({**variables, "params": fixed}, *arguments, **options)
 
@@ -98,7 +117,7 @@ def step(train_step: Callable[..., Any], patterns: Sequence[str]) -> Callable[..
 
     def kept(state, *arguments):
         after, sums = train_step(state, *arguments)
-        stats = _map(
+        stats = map_paths(
             lambda path, new, old: old if matches(patterns, path) else new, after.batch_stats, state.batch_stats
         )
         return after.replace(batch_stats=stats), sums
@@ -114,18 +133,27 @@ def problems(patterns: Sequence[str], variables: dict[str, Any]) -> list[str]:
         variables: the variables of the network, or their shapes.
     """
     params, stats = paths(variables["params"]), paths(variables.get("batch_stats", {}))
-    known = ", ".join(dict.fromkeys(path.partition("/")[0] for path in params))
-    lines = [
-        f"init.freeze={pattern!r} matches no parameter; the network has {known}"
-        for pattern in patterns
-        if not any(matches([pattern], path) for path in (*params, *stats))
-    ]
+    lines = unmatched("init.freeze", patterns, params, stats)
     if not lines and all(matches(patterns, path) for path in params):
-        lines.append(f"init.freeze={tuple(patterns)!r} leaves nothing to train; the network has {known}")
+        lines.append(f"init.freeze={tuple(patterns)!r} leaves nothing to train; {_layers(params)}")
     return lines
 
 
-def _map(function, tree, *others):
+def unmatched(field: str, patterns: Sequence[str], params: Sequence[str], others: Sequence[str] = ()) -> list[str]:
+    """Returns one line for each pattern of a config field that matches no path of a parameter, or of the others."""
+    return [
+        f"{field}={pattern!r} matches no parameter; {_layers(params)}"
+        for pattern in patterns
+        if not any(matches([pattern], path) for path in (*params, *others))
+    ]
+
+
+def _layers(params):
+    return f"the network has {', '.join(dict.fromkeys(path.partition('/')[0] for path in params))}"
+
+
+def map_paths(function: Callable[..., Any], tree: Any, *others: Any) -> Any:
+    """Returns a tree of `function(path, leaf, ...)`, with the leaves of all trees."""
     return jax.tree_util.tree_map_with_path(lambda path, *leaves: function(_name(path), *leaves), tree, *others)
 
 

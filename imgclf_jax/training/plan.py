@@ -71,7 +71,7 @@ def plan(config: ConfigDict, counts: dict[str, int]) -> Plan:
         log_every=config.log.every_steps,
         train_count=train_count,
         valid_count=counts.get("valid", 0),
-        stages=stages(config, steps),
+        stages=stages(config, steps, [(in_steps(end, epoch), pattern) for pattern, end in config.optim.freeze_after]),
     )
 
 
@@ -79,7 +79,12 @@ def _steps(steps, epochs, epoch):
     """Returns a duration in steps, at least 1, or 0 if it is not given."""
     if steps:
         return steps
-    return max(1, round(epochs * epoch)) if epochs else 0
+    return in_steps(epochs, epoch) if epochs else 0
+
+
+def in_steps(epochs: float, steps_per_epoch: int) -> int:
+    """Returns a duration of more than 0 epochs in steps, at least 1."""
+    return max(1, round(epochs * steps_per_epoch))
 
 
 def epoch_problems(config: ConfigDict, count: int) -> list[str]:

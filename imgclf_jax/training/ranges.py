@@ -42,6 +42,14 @@ class Tuple(NamedTuple):
     example: str
 
 
+class Pairs(NamedTuple):
+    """Tuples of pairs: of a pattern of parameters and a number or, if `first` is a range, of two numbers."""
+
+    first: Range | None
+    second: Range
+    example: str
+
+
 # Devices count steps in int32, and some computations look one epoch ahead.
 STEPS = 2**30
 EXAMPLES = 2**24  # in a batch; positions in it are int32 too
@@ -87,6 +95,10 @@ NUMBERS = {
     "optim.label_smoothing": FRACTION,
     "optim.ema_decay": FRACTION,
     "optim.sam_rho": NOT_NEGATIVE,
+    "optim.lookahead_every": DURATION,
+    "optim.lookahead_decay": FRACTION,
+    "optim.lookahead_power": NOT_NEGATIVE,
+    "optim.lookahead_from": FRACTION,
     "train.batch_size": Range(1, EXAMPLES),
     "train.steps": DURATION,
     "train.epochs": DURATION,
@@ -115,6 +127,11 @@ TUPLES = {
     "model.widths": Tuple(None, True, Range(1, 2**20), "(32, 64)"),
     "model.hidden": Tuple(None, True, Range(1, 2**20), "(128,)"),
     "parallel.mesh": Tuple(2, True, Range(1, 2**20), "(4, 2)"),
+}
+PAIRS = {
+    "optim.factors": Pairs(None, Range(1e-6, 1e6), "(('*/bias', 2.0),)"),
+    "optim.freeze_after": Pairs(None, Range(0, STEPS, open_low=True), "(('conv1', 3.0),)"),
+    "optim.knots": Pairs(Range(0, 1), NOT_NEGATIVE, "((0, 0.2), (0.25, 1.0), (1, 0.0))"),
 }
 # Tuples of names of your own parts.
 PARTS = ("augment.extra", "metrics", "log.writers")
@@ -167,6 +184,10 @@ def _wrong_type(path, value, required):
     if path in PARTS:
         fits = isinstance(value, tuple | list) and all(isinstance(name, str) for name in value)
         return None if fits else 'a tuple of names, such as "module:name"'
+    if path in PAIRS:
+        first = str if PAIRS[path].first is None else float
+        fits = isinstance(value, tuple | list) and all(_is_pair(pair, first) for pair in value)
+        return None if fits else _describe_pairs(PAIRS[path])
     if path not in TUPLES:
         return None if _is(value, required) else NAMES[required]
     item = int if TUPLES[path].whole else float
@@ -177,6 +198,10 @@ def _wrong_type(path, value, required):
 def _out_of_range(path, value, required):
     if path in NUMBERS:
         return None if NUMBERS[path].holds(value) else f"{NAMES[required]}, {NUMBERS[path]}"
+    if path in PAIRS:
+        pairs = PAIRS[path]
+        fits = all((first if pairs.first is None else pairs.first.holds(first)) for first, _ in value)
+        return None if fits and all(pairs.second.holds(second) for _, second in value) else _describe_pairs(pairs)
     if path not in TUPLES:
         return None
     kind = TUPLES[path]
@@ -189,6 +214,15 @@ def _describe(kind):
     return f"() or a tuple of {size}, each {NAMES[int if kind.whole else float]}, {kind.range}"
 
 
+def _is_pair(pair, first):
+    return isinstance(pair, tuple | list) and len(pair) == 2 and _is(pair[0], first) and _is(pair[1], float)
+
+
+def _describe_pairs(pairs):
+    first = "a pattern of parameters" if pairs.first is None else f"a number, {pairs.first}"
+    return f"() or a tuple of pairs: {first}, and a number, {pairs.second}"
+
+
 def _is(value: Any, required: type) -> bool:
     """Returns whether a field accepts a value. Float fields accept whole numbers; numeric fields reject bools."""
     if required is bool or isinstance(value, bool | np.bool_):
@@ -198,8 +232,8 @@ def _is(value: Any, required: type) -> bool:
 
 
 def _flag(path, standard, required):
-    if path in TUPLES:
-        return f'--config.{path}="{TUPLES[path].example}"'
+    if path in TUPLES or path in PAIRS:
+        return f'--config.{path}="{(TUPLES | PAIRS)[path].example}"'
     if path in PARTS:
         return f"--config.{path}=\"('my_parts:name',)\""
     if standard is None:

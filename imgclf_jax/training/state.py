@@ -20,7 +20,7 @@ class TrainState(flax.struct.PyTreeNode):
         params: the network's parameters, float32.
         batch_stats: running means and variances of batch normalization; empty without it.
         opt_state: the state of the optimizer.
-        ema: moving average of `params`; empty if none is kept.
+        ema: moving average of `params`, or the slow weights of lookahead; empty if there is neither.
         ema_stats: moving average of `batch_stats`, with the same decay as `ema`; empty if either of them is.
     """
 
@@ -57,7 +57,7 @@ def init_state(
         optimizer: see `imgclf_jax.training.optim`.
         key: the experiment's key, from which the "init" stream is derived.
         image_shape: (H, W, C) of the network's input, after cropping.
-        ema: whether to keep a moving average of the parameters and of the statistics.
+        ema: whether to keep an average of the parameters and of the statistics.
         known: the values of variables that are not to be random, by path, such as "params/conv1/kernel".
     """
     variables = model.init(stream(key, "init"), jnp.zeros((1, *image_shape)), train=False)

@@ -13,6 +13,7 @@ from imgclf_jax.augment.mixing import Mix
 from imgclf_jax.config import is_on
 from imgclf_jax.rng import StepKeys, image_keys
 from imgclf_jax.training import metrics
+from imgclf_jax.training.lookahead import Lookahead
 from imgclf_jax.training.losses import Loss
 from imgclf_jax.training.state import TrainState
 
@@ -31,6 +32,7 @@ def make_train_step(
     label_smoothing: float = 0.0,
     sam_rho: float = 0.0,
     ema_decay: float = 0.0,
+    lookahead: Lookahead | None = None,
     accumulate: int = 1,
     all_sum: Callable[[Any], Any] = lambda tree: tree,
 ) -> Callable[[TrainState, Batch, Normalization, StepKeys], tuple[TrainState, metrics.Sums]]:
@@ -53,6 +55,7 @@ def make_train_step(
             and the running statistics are those of the first gradient. 0: off.
         ema_decay: decay of the moving average of the parameters and of the running statistics. It is lower in the first
             steps, see `_average`. 0: no average.
+        lookahead: averages the parameters and the running statistics instead, and goes on from the average.
         accumulate: the number of equal parts that the batch is split into, with one forward and backward pass each. The
             step is the same, except that batch normalization sees each part alone.
         all_sum: sums a pytree over all devices that take this step together, each with a share of the batch.
@@ -132,6 +135,8 @@ def make_train_step(
         averages = state.ema, state.ema_stats
         if is_on(ema_decay):
             averages = _average(averages, (params, batch_stats), ema_decay, state.step)
+        if lookahead:
+            averages, (params, batch_stats) = lookahead(averages, (params, batch_stats), state.step + 1)
         new_state = TrainState(
             step=state.step + 1,
             params=params,

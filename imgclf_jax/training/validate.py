@@ -1,8 +1,10 @@
 """Reports all problems of a config before any data is read, and converts its durations to steps."""
 
 import re
+from typing import Any
 
 import jax
+import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from imgclf_jax import augment, components, data, models
@@ -11,7 +13,7 @@ from imgclf_jax.augment import extra
 from imgclf_jax.data import splits
 from imgclf_jax.devices import problems as parallel_problems
 from imgclf_jax.errors import UserError
-from imgclf_jax.training import ancestor, losses, metrics, optim, ranges, stages
+from imgclf_jax.training import ancestor, freezing, lookahead, losses, metrics, optim, ranges, stages
 from imgclf_jax.training.plan import Plan, epoch_problems, plan
 
 CHOICES = {
@@ -85,11 +87,11 @@ def validate(config: ConfigDict) -> tuple[Plan, data.Info]:
     if problems or info is None or input_shape is None:
         raise UserError("\n".join(_first_of_each_field(problems)))
     network = config, input_shape, len(info.class_names)
-    if wrong := ancestor.freeze_problems(*network) + stages.problems(*network):
+    if wrong := _parameter_problems(*network) + stages.problems(*network):
         raise UserError("\n".join(wrong))
     durations = plan(config, info.split_sizes)
-    if too_long := _too_long(config, durations):
-        raise UserError("\n".join(too_long))
+    if wrong_durations := _too_long(config, durations) or lookahead.problems(config.optim, durations.steps):
+        raise UserError("\n".join(wrong_durations))
     return durations, info
 
 
@@ -159,6 +161,16 @@ def _durations(config):
     return lines
 
 
+def _parameter_problems(config, input_shape, classes):
+    """Returns one line per problem with the fields of an otherwise valid config that name parameters."""
+    if not (config.init.freeze or config.optim.factors or config.optim.freeze_after or config.optim.name == "muon_sgd"):
+        return []
+    model, images = models.create(config.model, classes), jnp.zeros((1, *input_shape))
+    shapes: Any = jax.eval_shape(lambda: model.init(jax.random.key(0), images, train=False))
+    lines = freezing.problems(config.init.freeze, shapes) if config.init.freeze else []
+    return lines + optim.parameter_problems(config.optim, shapes["params"])
+
+
 def _too_long(config, plan):
     """Returns one line for each duration that overflows the int32 counters of steps, or of examples between rows."""
     durations = {
@@ -172,6 +184,12 @@ def _too_long(config, plan):
         f"example --config.{path}=10"
         for path, steps in durations.items()
         if _get(config, path) and steps > ranges.STEPS
+    ]
+    lines += [
+        f"optim.freeze_after={tuple(config.optim.freeze_after)!r}: the epochs of {pattern!r} amount to {steps:.4g} "
+        f"steps, but at most {ranges.STEPS} can be counted"
+        for pattern, steps in freezing.ends(config.optim, plan)
+        if steps > ranges.STEPS
     ]
     row, most = min(plan.log_every, plan.steps), (2**31 - 1) // config.train.batch_size
     if row > most and not lines:
