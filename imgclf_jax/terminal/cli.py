@@ -212,7 +212,8 @@ def show_warning(message, category, filename, lineno, file=None, line=None):
 def _cache_warning(text):
     """One line about an unusable compilation cache, then empty strings: JAX warns for every program."""
     global cache_warned
-    if cache_warned:
+    # Programs that call oneDNN cannot be kept (JAX 0.12). They compile in seconds.
+    if cache_warned or "std::bad_alloc" in text:
         return ""
     cache_warned = True
     import jax  # It is imported already: the warning comes from it.
