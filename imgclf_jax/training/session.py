@@ -169,7 +169,8 @@ def prepare(
 def one_run(restored: Restored, experiment: Experiment, split: Any, normalization: augment.Normalization) -> Training:
     """Returns the parts that train one run from a restored state."""
     strategy, config = experiment.strategy, experiment.config
-    key = strategy.jit(lambda: experiment.key)()
+    # The seed is an argument: the program serves all seeds.
+    key = experiment.compiled("key", lambda: strategy.jit(jax.random.key))(strategy.put(np.uint32(config.seed)))
     if restored.tree:
         state, meter = restored.tree["state"], restored.tree["meter"]
     else:
