@@ -155,8 +155,6 @@ def theirs(config: ConfigDict, size: int, compiled: bool, console: Console) -> d
 
     loaded = unrecorded.load(config, console)
     experiment = unrecorded.build(*loaded[:2], loaded.dataset.image_shape, loaded.dataset.class_names, loaded.strategy)
-    if type(experiment.model).__name__ != "SpeedNet":
-        raise UserError(f"model.name={config.model.name!r}: the published training is that of speednet")
     split, shape = loaded.dataset.splits["train"], torch_speednet.of(experiment.model)
     recipe = torch_speednet.Recipe(batch_size=config.train.batch_size)
     names = ("autocast", "half") if config.model.dtype == "bfloat16" else ("float32",)

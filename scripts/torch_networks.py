@@ -38,7 +38,7 @@ def create(model: flax_nn.Module, image_shape: tuple[int, int, int]) -> nn.Modul
     Raises:
         UserError: this model has no PyTorch version.
     """
-    if _is_speednet(model):
+    if torch_speednet.is_ours(model):
         return torch_speednet.SpeedNet(torch_speednet.of(model))
     channels = image_shape[-1]
     stages: list[tuple[str, nn.Module]] = []
@@ -61,10 +61,6 @@ def create(model: flax_nn.Module, image_shape: tuple[int, int, int]) -> nn.Modul
     features = math.prod(_features(nn.Sequential(OrderedDict(stages)), image_shape))
     head = _head(features, hidden, dropout, model.num_classes)
     return nn.Sequential(OrderedDict([*stages, *head]))
-
-
-def _is_speednet(model):
-    return type(model).__name__ == "SpeedNet"
 
 
 def _stages(channels: int, widths: tuple[int, ...], *, padding: int, pooled: int, normed: bool) -> Layers:

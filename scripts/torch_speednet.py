@@ -19,6 +19,8 @@ import torch_zoo
 from torch import nn
 from torch.nn import functional
 
+from imgclf_jax.errors import UserError
+
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)  # of CIFAR-10, as published with the recipe
 PRECISIONS = ("float32", "autocast", "half")
 POOLS = ("window", "global")
@@ -153,8 +155,15 @@ class SpeedNet(nn.Module):
         return self.output(x.flatten(1)) / (self.shape.divisor or self.shape.widths[-1])
 
 
+def is_ours(model: flax_nn.Module) -> bool:
+    """Whether a model is our `SpeedNet`."""
+    return type(model).__name__ == "SpeedNet"
+
+
 def of(model: flax_nn.Module) -> Shape:
-    """Returns the structure of our network, an unbound `SpeedNet`."""
+    """Returns the structure of our network, an unbound `SpeedNet`. Raises `UserError` if the model is another one."""
+    if not is_ours(model):
+        raise UserError(f"model {type(model).__name__}: the published training is that of speednet")
     known: Any = model
     given = {name: getattr(known, name) for name in Shape._fields if hasattr(known, name)}
     return Shape(**given | {"classes": known.num_classes, "widths": tuple(known.widths) or Shape().widths})
