@@ -1,7 +1,8 @@
 """The networks of `imgclf_jax.models` in PyTorch, and their training step, for `bench_step.py` to compare with.
 
 Layers, widths, order (pooling before normalization and ReLU) and parameter names are the same as ours. If PyTorch has a
-faster way to compute the same thing, it is used: in-place ReLUs, fused optimizers.
+faster way to compute the same thing, it is used: in-place ReLUs, fused optimizers. `torch_speednet.py` has the network
+of the time-to-accuracy recipes.
 """
 
 import math
@@ -12,6 +13,7 @@ from typing import Any
 import flax.linen as flax_nn
 import numpy as np
 import torch
+import torch_speednet
 from ml_collections import ConfigDict
 from torch import nn
 from torch.nn import functional
@@ -23,7 +25,7 @@ from imgclf_jax.models.linear import MLP, Softmax
 Layers = Iterator[tuple[str, nn.Module]]
 
 
-def create(model: flax_nn.Module, image_shape: tuple[int, int, int]) -> nn.Sequential:
+def create(model: flax_nn.Module, image_shape: tuple[int, int, int]) -> nn.Module:
     """Makes the PyTorch version of `model`, with PyTorch's own initial parameters.
 
     Args:
@@ -36,6 +38,8 @@ def create(model: flax_nn.Module, image_shape: tuple[int, int, int]) -> nn.Seque
     Raises:
         UserError: this model has no PyTorch version.
     """
+    if torch_speednet.is_ours(model):
+        return torch_speednet.SpeedNet(torch_speednet.of(model))
     channels = image_shape[-1]
     stages: list[tuple[str, nn.Module]] = []
     hidden: tuple[int, ...]
@@ -92,7 +96,7 @@ def _features(stages: nn.Sequential, image_shape: tuple[int, int, int]) -> tuple
     return tuple(shape)
 
 
-def load(network: nn.Sequential, variables: dict[str, Any], image_shape: tuple[int, int, int]) -> None:
+def load(network: nn.Module, variables: dict[str, Any], image_shape: tuple[int, int, int]) -> None:
     """Copies our parameters and batch statistics into the PyTorch network of the same model.
 
     Args:
@@ -100,6 +104,9 @@ def load(network: nn.Sequential, variables: dict[str, Any], image_shape: tuple[i
         variables: "params" and, with batch normalization, "batch_stats".
         image_shape: (H, W, C) of the network's input.
     """
+    if isinstance(network, torch_speednet.SpeedNet):
+        torch_speednet.load(network, variables)
+        return
     layers = dict(network.named_children())
     before = list(layers.items())[: list(layers).index("flatten")]
     channels, height, width = _features(nn.Sequential(OrderedDict(before)), image_shape)
@@ -121,16 +128,20 @@ def load(network: nn.Sequential, variables: dict[str, Any], image_shape: tuple[i
     network.load_state_dict({name: torch.from_numpy(value.copy()) for name, value in values.items()})
 
 
-def create_optimizer(config: ConfigDict, network: nn.Module) -> torch.optim.Optimizer:
+def create_optimizer(config: ConfigDict, network: nn.Module) -> torch.optim.Optimizer | torch_speednet.Optimizers:
     """Makes the optimizer of `config.optim` at a constant rate: the time that a schedule takes is negligible.
 
-    PyTorch's RMSprop has no Nesterov momentum; plain momentum costs as much.
+    "muon_sgd" has the numbers of the published recipe, because others take the same time. PyTorch's RMSprop has no
+    Nesterov momentum; plain momentum costs as much.
 
     Raises:
         UserError: this optimizer has no PyTorch version.
     """
-    kernels = [parameter for parameter in network.parameters() if parameter.ndim > 1]
-    others = [parameter for parameter in network.parameters() if parameter.ndim <= 1]
+    if config.name == "muon_sgd" and isinstance(network, torch_speednet.SpeedNet):
+        return torch_speednet.Optimizers(network, torch_speednet.Recipe())
+    trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    kernels = [parameter for parameter in trained if parameter.ndim > 1]
+    others = [parameter for parameter in trained if parameter.ndim <= 1]
     decay_others = config.weight_decay if config.decay_mask == "all" else 0.0
     groups = [{"params": kernels, "weight_decay": config.weight_decay}]
     groups += [{"params": others, "weight_decay": decay_others}] if others else []

@@ -177,7 +177,8 @@ def one_run(
 ) -> Training:
     """Returns the parts that train one run from a restored state, or from `known` variables; see `prepare`."""
     strategy, config = experiment.strategy, experiment.config
-    key = strategy.jit(lambda: experiment.key)()
+    # The seed is an argument: the program serves all seeds.
+    key = experiment.compiled("key", lambda: strategy.jit(jax.random.key))(strategy.put(np.uint32(config.seed)))
     if restored.tree:
         state, meter = restored.tree["state"], restored.tree["meter"]
     else:
