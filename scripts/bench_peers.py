@@ -125,10 +125,7 @@ def numbers(values: list[str]) -> list[int]:
 def at_size(config: ConfigDict, size: int) -> ConfigDict:
     """Returns the config of the same training on images of one size."""
     config = config.copy_and_resolve_references()
-    if "sizes" in config.augment:
-        config.augment.sizes = (size,)
-    else:
-        config.augment.crop = (size, size)
+    config.augment.sizes = (size,)
     return config
 
 

@@ -20,6 +20,7 @@ from torch import nn
 from torch.nn import functional
 
 from imgclf_jax.errors import UserError
+from imgclf_jax.models import speednet
 
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)  # of CIFAR-10, as published with the recipe
 PRECISIONS = ("float32", "autocast", "half")
@@ -157,7 +158,7 @@ class SpeedNet(nn.Module):
 
 def is_ours(model: flax_nn.Module) -> bool:
     """Whether a model is our `SpeedNet`."""
-    return type(model).__name__ == "SpeedNet"
+    return isinstance(model, speednet.SpeedNet)
 
 
 def of(model: flax_nn.Module) -> Shape:
@@ -165,8 +166,9 @@ def of(model: flax_nn.Module) -> Shape:
     if not is_ours(model):
         raise UserError(f"model {type(model).__name__}: the published training is that of speednet")
     known: Any = model
-    given = {name: getattr(known, name) for name in Shape._fields if hasattr(known, name)}
-    return Shape(**given | {"classes": known.num_classes, "widths": tuple(known.widths) or Shape().widths})
+    divisor = 1 / known.logit_scale if known.logit_scale else 0.0
+    options = known.depth, known.activation, known.pool, divisor, known.norm_momentum
+    return Shape(known.num_classes, tuple(known.widths), *options)
 
 
 def load(network: SpeedNet, variables: dict[str, Any]) -> None:

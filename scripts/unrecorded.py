@@ -21,7 +21,7 @@ from imgclf_jax.training import ancestor, loop, multistep
 from imgclf_jax.training.experiment import Experiment, build
 from imgclf_jax.training.plan import Plan, with_labels
 from imgclf_jax.training.plan import plan as make_plan
-from imgclf_jax.training.session import Restored, Session, Training, one_run, prepare
+from imgclf_jax.training.session import Restored, Session, Training, from_images, one_run, prepare
 from imgclf_jax.training.state import TrainState
 from imgclf_jax.training.validate import validate
 
@@ -49,11 +49,13 @@ class Ready(NamedTuple):
         session: its compiled parts. Its state is that before the first step of the config's own seed.
         split: the training split on the devices.
         restored: what a run starts from.
+        dataset: the data on the host.
     """
 
     session: Session
     split: Any
     restored: Restored
+    dataset: data.Dataset
 
     @property
     def plan(self) -> Plan:
@@ -86,24 +88,29 @@ def ready(loaded: Loaded, console: Console, more: Mapping[str, Split] | None = N
     restored = Restored(None, 0, {}, {}, ancestor.load(experiment))
     splits: list[Any] = []
 
-    def first(experiment: Experiment, split: Any, normalization: Any) -> Training:
+    def first(experiment: Experiment, split: Any, *rest: Any) -> Training:
         splits.append(split)
-        return one_run(restored, experiment, split, normalization)
+        return one_run(restored, experiment, split, *rest)
 
     dataset = dataclasses.replace(dataset, splits={**dataset.splits, **(more or {})})
     with xla.quiet():
         session = prepare(experiment, dataset, console.task, first)
     console.finish()
-    return Ready(session, splits[0], restored)
+    return Ready(session, splits[0], restored, dataset)
 
 
 def begin(ready: Ready, seed: int) -> Training:
-    """Makes the state before the first step of a run with a seed, and what trains it. It compiles nothing large."""
+    """Makes the state before the first step of a run with a seed, and what trains it. It compiles nothing large.
+
+    What the network computes from training images is computed anew.
+    """
     experiment = ready.session.experiment
     config = experiment.config.copy_and_resolve_references()
     config.seed = seed
+    normalization = ready.session.normalization
     with xla.quiet():
-        return one_run(ready.restored, experiment.repeated(config), ready.split, ready.session.normalization)
+        known = from_images(experiment, ready.dataset, normalization)
+        return one_run(ready.restored, experiment.repeated(config), ready.split, normalization, known)
 
 
 def take(
@@ -143,7 +150,7 @@ def at_step(ready: Ready, training: Training, step: int) -> Training:
 
 def stages(ready: Ready) -> list[int]:
     """Returns the steps from which another program takes the steps; the first is 0."""
-    return [0]
+    return [stage.first for stage in ready.plan.stages]
 
 
 def flops(ready: Ready) -> int:
@@ -153,9 +160,8 @@ def flops(ready: Ready) -> int:
 
 def evaluate(ready: Ready, split: str, state: TrainState) -> dict[str, float | int]:
     """Returns the result of exact evaluation on a split, with test-time augmentation if the config asks for it."""
-    tta = ready.session.experiment.config.eval.get("tta", "none") != "none"
     with xla.quiet():
-        return ready.session.evaluate(split, state, **{"tta": True} if tta else {})
+        return ready.session.evaluate(split, state, tta=True)
 
 
 def seconds_of(call: Callable[[], Any]) -> float:
