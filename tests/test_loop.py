@@ -58,7 +58,7 @@ def run(monkeypatch, steps, chunk, *, start=0, rates_from=0, every=10, eval_ever
             clock.now += READ
         return (), min(wanted, chunk - within)
 
-    def run_steps(state, meter, data, count):
+    def run_steps(state, meter, data, count, step):
         ready = clock.compute(COMPUTE * int(count))
         return State(state.step + int(count)), Sums(clock, ready, count)
 
@@ -110,8 +110,9 @@ class Recorder:
         self.events, self.stop_at, self.bad_step, self.chunk = [], stop_at, bad_step, chunk
         self.step = 0
 
-    def run_steps(self, state, meter, data, count):
-        self.step = state.step + count
+    def run_steps(self, state, meter, data, count, step):
+        assert step == state.step
+        self.step = step + count
         self.events.append(("run", self.step))
         bad = -1 if self.bad_step is None or self.step < self.bad_step else self.bad_step
         sums = {"count": np.int32(count * BATCH), "steps": np.int32(count), "bad_step": np.int32(bad)}

@@ -42,12 +42,12 @@ def together(configs, steps=STEPS):
     first = Trainer(configs[0], IMAGES, LABELS)
     where = members.stack(first.experiment, len(configs))
     start = [Restored(None, 0, {}, {})] * len(configs)
-    parts = members.training(configs, start, where, first.experiment, Split(first.data), first.normalization)
+    parts = members.training(configs, start, where, first.experiment, Split(first.data), first.normalization, {})
     state, meter, step = parts.state, parts.meter, 0
     while step < steps:
         data, served = parts.feed(step, steps - step)
         count = min(served, DISPATCH)
-        state, meter = parts.run_steps(state, meter, data, count)
+        state, meter = parts.run_steps(state, meter, data, count, step)
         step += count
     each = [where.member(state, index, first.strategy) for index in range(len(configs))]
     return jax.device_get(each), members.means(jax.device_get(meter))
