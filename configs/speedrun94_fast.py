@@ -20,7 +20,7 @@ images from the 2,001st on (200 runs).
 
 from imgclf_jax.config import default
 
-BATCH, STEPS, DECAY_STEPS, RATE = 1536, 284, 272, 0.2255
+BATCH, STEPS, DECAY_STEPS, RATE = 1536, 304, 292, 0.2255
 DECAY = 1.0418e-6 * BATCH  # of the weights in a step, at the peak of the schedule
 
 
@@ -68,7 +68,7 @@ def get_config():
     config.optim.label_smoothing = 0.09
 
     config.train.batch_size = BATCH
-    config.train.epochs = 8.875
+    config.train.epochs = 9.5
     config.eval.train = False
     config.eval.tta = "flip_shift"
     config.log.every_steps = 25
