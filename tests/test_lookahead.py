@@ -10,7 +10,7 @@ from synthetic import IDENTITY, SMALL_CNN, make_config, make_data, make_experime
 
 from imgclf_jax.config import set_option
 from imgclf_jax.rng import step_keys
-from imgclf_jax.training import lookahead
+from imgclf_jax.training import lookahead, trained
 
 STEPS = 12
 IMAGES, LABELS = make_data(8)
@@ -120,3 +120,7 @@ def test_a_run_with_all_of_it_is_resumed_to_the_bit(tmp_path):
     run(config, part)
     assert rows(part) == rows(whole) and bits(part, 12) == bits(whole, 12)
     assert record(part)["results"] == record(whole)["results"]
+    saved = {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in bits(whole, 12)}
+    for path, leaf in jax.tree.leaves_with_path(trained.load(whole).variables["params"]):
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        assert np.asarray(leaf).tobytes() == saved[f"state/ema/{name}"]

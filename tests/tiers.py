@@ -16,6 +16,7 @@ FAST = (
     "test_loading.py",
     "test_loop.py",
     "test_metrics.py",
+    "test_muon_sgd.py",
     "test_network.py",
     "test_optim.py",
     "test_output.py",

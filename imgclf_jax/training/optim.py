@@ -88,8 +88,13 @@ def create_optimizer(
         config: the `optim` section.
         schedule: step -> learning rate.
         frozen: patterns of parameters without an update; see `imgclf_jax.training.freezing`.
-        plan: the durations; `freeze_after` and "muon_sgd" need them.
+        plan: the durations; `freeze_after` and the option `norm_growth` of "muon_sgd" need them.
+
+    Raises:
+        ValueError: the plan is missing, but needed.
     """
+    if plan is None and (config.freeze_after or config.options.get("norm_growth")):
+        raise ValueError("optim.freeze_after and optim.options.norm_growth need a plan")
     clip = [optax.clip_by_global_norm(config.clip_norm)] if is_on(config.clip_norm) else []
     if config.factors or config.freeze_after:
         rates = schedule, config.learning_rate, config.weight_decay
