@@ -45,6 +45,7 @@ def get_config():
     config.model.options.activation = "silu"
     config.model.options.pool = "global"
     config.model.options.logit_scale = 1 / 256
+    config.model.options.norm_momentum = 0.5566
 
     config.init.freeze = ("whiten/kernel",)
 

@@ -16,6 +16,8 @@ Losses are means here and sums there, so the learning rate is theirs times the b
 It has not been run, so there is no accuracy to quote. The author published 95.01 % with the 6 views (200 runs).
 """
 
+import math
+
 from imgclf_jax.config import default
 
 STEPS, RATE = 720, 10.0
@@ -39,6 +41,8 @@ def get_config():
     config.model.options.activation = "gelu"
     config.model.options.pool = "window"
     config.model.options.logit_scale = 1 / 9
+    config.model.options.head_std = 1 / math.sqrt(3 * config.model.widths[-1])
+    config.model.options.whiten_bias = False
 
     config.init.freeze = ("whiten/kernel",)
 

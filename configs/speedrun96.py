@@ -17,6 +17,8 @@ Losses are means here and sums there, so the learning rate is theirs times the b
 It has not been run, so there is no accuracy to quote. The author published 96.03 % with the 6 views (400 runs).
 """
 
+import math
+
 from imgclf_jax.config import default
 
 STEPS, RATE = 1776, 9.0
@@ -41,6 +43,9 @@ def get_config():
     config.model.options.activation = "gelu"
     config.model.options.pool = "window"
     config.model.options.logit_scale = 1 / 9
+    config.model.options.head_std = 1 / math.sqrt(3 * config.model.widths[-1])
+    config.model.options.whiten_bias = False
+    config.model.options.norm_momentum = 0.9
 
     config.init.freeze = ("whiten/kernel",)
 

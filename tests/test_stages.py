@@ -23,7 +23,8 @@ STAGED = (
     "--config.train.epochs=0",
     "--config.train.steps=7",
     "--config.optim.freeze_after=(('whiten/bias', 0.02),)",
-    "--config.optim.lookahead_from=0.5",
+    "--config.optim.lookahead_every=2",
+    "--config.optim.lookahead_from=0.0",
     "--config.augment.sizes=(16, 24)",
     "--config.eval.tta=none",
 )
