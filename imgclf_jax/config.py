@@ -330,6 +330,12 @@ def _eval() -> dict[str, Any]:
         "report": "last",
         # Also evaluate the whole training split, unaugmented, at the end.
         "train": True,
+        # Test-time augmentation: "flip" averages the logits of an image and its mirror image; "flip_shift" also those
+        # of both shifted by one pixel, see imgclf_jax/augment/tta.py. The results get tta_accuracy and tta_loss beside
+        # accuracy and loss, which stay those of the image itself. It applies to the validation and test splits at the
+        # end, and to --mode=eval; not to the training split, nor to evaluations during training, by which checkpoints
+        # are chosen. "none": off.
+        "tta": "none",
     }
 
 
@@ -386,6 +392,7 @@ NOT_MATHEMATICS = (
     "data.workers",
     "eval.batch_size",
     "eval.train",
+    "eval.tta",
     "log.",
     "metrics",
     "checkpoint.",

@@ -52,13 +52,13 @@ def evaluate_run(config: ConfigDict, folder: Path, split: str, which: str) -> di
     trained.check_classes(network, dataset)
     with xla.quiet():
         result = exact_evaluation.evaluate_split(
-            network.experiment.compile_evaluate(),
+            network.experiment.compile_evaluate(tta=True),
             network.experiment.place(dataset.splits[split]),
             network.variables,
             strategy.put(network.normalization),
             config.eval.batch_size,
             functools.partial(console.task, f"evaluating {split}"),
-            network.experiment.measures,
+            network.experiment.evaluated(tta=True),
         )
     console.finish()
     console.print(

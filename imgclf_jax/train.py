@@ -19,7 +19,7 @@ from imgclf_jax.training.run import Calls, Run
 from imgclf_jax.training.session import Session, one_run, prepare
 from imgclf_jax.training.summary import show_model, show_results
 from imgclf_jax.training.validate import validate
-from imgclf_jax.workdir import resume
+from imgclf_jax.workdir import resume, saved_config
 
 
 def train(
@@ -76,6 +76,10 @@ def _run(run: Run) -> int:
         early = "stopped_early" in run.writer.record.content
         taken = f"stopped early at step {restored.step}" if early else f"all {plan.steps:,} steps were taken before"
         run.console.print(f"complete: {taken}; nothing is left to do")
+        if processes.is_first() and (measured := saved_config.load_config(run.folder).eval.tta) != run.config.eval.tta:
+            run.console.print(
+                f"the results are those with eval.tta={measured}; add --mode=eval for those of this config"
+            )
         seconds = run.writer.record.content.get("wall_time_seconds", 0.0)
         show_results(run.console, run.folder, dataset.name, results, seconds)
         return 0

@@ -311,6 +311,27 @@ def test_another_validation_split_matters_to_metrics_of_that_split_only(tmp_path
     assert "data.valid_split" in refused(tmp_path, metric="valid.loss")
 
 
+def test_accuracies_with_test_time_augmentation_are_compared_over_the_same_views(tmp_path):
+    def write(seed, mode, changes, value):
+        fields = {} if mode == "none" else {"tta_accuracy": value, "tta_loss": 1 - value}
+        results = {"test": result(0.5) | fields}
+        write_run(tmp_path / f"{seed}{len(changes)}", {"eval.tta": mode, **changes}, seed, results=results)
+
+    for seed, mode in enumerate(("flip", "flip", "none")):
+        write(seed, mode, {}, 0.8 + seed / 100)
+        write(seed, mode, FLIP, 0.9 + seed / 100)
+    for metric, values in (("tta_accuracy", [0.805, 0.905]), ("tta_loss", [0.195, 0.095])):
+        made = table(tmp_path, metric=f"test.{metric}")
+        # Whether a run has it is no part of the experiment.
+        assert [group.mean for group in made.groups] == pytest.approx(values)
+        assert [line.seed for line in made.missing] == [2, 2]
+        assert by_name(made)["augment.flip=True"].comparison.verdict == "better"
+    assert "80.50" in formats.plain(table(tmp_path, metric="test.tta_accuracy"))
+    write(3, "flip_shift", {}, 0.8)
+    assert "different views, eval.tta: 'flip' -> 'flip_shift'" in refused(tmp_path, metric="test.tta_accuracy")
+    assert table(tmp_path).groups
+
+
 def test_unknown_data_are_noted(tmp_path):
     write_run(tmp_path / "a")
     write_run(tmp_path / "b", FLIP, data=None)

@@ -1,5 +1,6 @@
 """Augmentation and normalization: pure, batched functions (key, images) -> network inputs, on the device."""
 
+from imgclf_jax.augment import tta
 from imgclf_jax.augment.batch import (
     PAD_MODES,
     alternating,
@@ -45,4 +46,5 @@ __all__ = [
     "random_resized_crop",
     "random_saturation",
     "stand_in",
+    "tta",
 ]

@@ -12,7 +12,8 @@ Runs whose configs differ in the seed (or fold) alone are one group, and one row
 and p, and what a run costs. "not shown (36 seeds)" means that the runs do not show a difference, and that it would take
 36 seeds per group to show the observed one. Runs that are not complete are listed below the table with the reason.
 
-Metrics: SPLIT.accuracy, SPLIT.error, SPLIT.loss, wall_time_seconds, images_per_second.
+Metrics: SPLIT.accuracy, SPLIT.error, SPLIT.loss, wall_time_seconds, images_per_second; SPLIT.tta_accuracy and
+SPLIT.tta_loss of runs with eval.tta; and your own ones, SPLIT.NAME.
 
 Formats: table; markdown; csv (one row per group, all digits); latex (a tabular for the package booktabs); json (all
 values); html (a page with charts: intervals, learning curves, cost, the fields of a search, and, if the runs have

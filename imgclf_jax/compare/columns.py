@@ -8,7 +8,7 @@ from imgclf_jax.compare.groups import Group, Table
 from imgclf_jax.compare.statistics import Interval
 from imgclf_jax.terminal.console import count, duration
 
-PERCENT = ("accuracy", "error")
+PERCENT = ("accuracy", "tta_accuracy", "error")
 
 
 class Column(NamedTuple):

@@ -21,7 +21,7 @@ OF_RUN = ("wall_time_seconds", "images_per_second")
 COUNTS = ("correct", "count", "not_finite")
 EARLY = "before it wrote run.json"  # Reasons of runs without a value.
 PLANNED = "planned in sweep.json"
-LOWER_IS_BETTER = ("loss", "error", "wall_time_seconds")
+LOWER_IS_BETTER = ("loss", "tta_loss", "error", "wall_time_seconds")
 
 
 class Group(NamedTuple):
@@ -120,7 +120,8 @@ def make_table(found: Found, metric: str = METRIC, baseline: str | None = None) 
 
     Args:
         found: the runs and the sweeps.
-        metric: "SPLIT.accuracy", "SPLIT.error", "SPLIT.loss" or one of `OF_RUN`.
+        metric: "SPLIT.FIELD" with a field of the results, such as accuracy, loss or tta_accuracy, or error; or one of
+            `OF_RUN`.
         baseline: the name of a group. Default: the first.
 
     Raises:

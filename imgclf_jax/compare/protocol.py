@@ -22,14 +22,14 @@ def check(runs: Sequence[Run], metric: str) -> list[str]:
         UserError: two runs may not be compared. One line names them and the difference.
     """
     first = runs[0]
-    split = metric.partition(".")[0]
+    split, _, field = metric.partition(".")
     known = [run for run in runs if "fingerprint" in _data(run)]
     unknown = [run for run in runs if "fingerprint" not in _data(run)]
     for run in known[1:]:
         if reason := _data_difference(known[0], run):
             raise _refuse(known[0], run, f"different data ({reason})")
     for run in runs[1:]:
-        for name, values in _facts(first, run, split).items():
+        for name, values in _facts(first, run, split, field).items():
             if None not in values and values[0] != values[1]:
                 raise _refuse(first, run, f"{name}: {values[0]!r} -> {values[1]!r}")
     if not unknown:
@@ -38,7 +38,7 @@ def check(runs: Sequence[Run], metric: str) -> list[str]:
     return [f"run.json of {unknown[0].folder}{more} does not say which data the run used, so this was not checked"]
 
 
-def _facts(one: Run, other: Run, split: str) -> dict[str, tuple[Any, Any]]:
+def _facts(one: Run, other: Run, split: str, field: str) -> dict[str, tuple[Any, Any]]:
     """What two runs must have in common; `None` if it is not known."""
     pair = one, other
     facts: dict[str, tuple[Any, Any]] = {
@@ -47,12 +47,19 @@ def _facts(one: Run, other: Run, split: str) -> dict[str, tuple[Any, Any]]:
         "different folds, data.folds": (one.folds, other.folds),
         "reported by different rules, eval.report": (one.config.eval.report, other.config.eval.report),
     }
+    if field.startswith("tta_"):
+        facts["different views, eval.tta"] = _views(one), _views(other)
     if split == "valid" and not one.folds:
         facts["different data.valid_split"] = one.config.data.valid_split, other.config.data.valid_split
     if split in ("valid", "train") and not one.folds:
         first, second = (_count(run, split) for run in pair)
         facts[f"{split} splits of different sizes"] = first, second
     return facts
+
+
+def _views(run: Run) -> str | None:
+    """The views that the logits were averaged over; `None` without any: the run is then listed as one without value."""
+    return None if run.config.eval.tta == "none" else run.config.eval.tta
 
 
 def _data_difference(one: Run, other: Run) -> str | None:

@@ -26,7 +26,14 @@ def results(run: Run) -> Markup:
         (split, f"{value['accuracy']:.4f}", f"{value['correct']:,}", f"{value['count']:,}", f"{value['loss']:.4f}")
         for split, value in by_split.items()
     ]
-    return table(("split", "accuracy", "correct", "examples", "loss"), rows)
+    heads = ("split", "accuracy", "correct", "examples", "loss")
+    fields = [field for field in ("tta_accuracy", "tta_loss") if any(field in value for value in by_split.values())]
+    augmented = [tuple(_number(value.get(field)) for field in fields) for value in by_split.values()]
+    return table((*heads, *fields), [(*row, *more) for row, more in zip(rows, augmented, strict=True)])
+
+
+def _number(value):
+    return "–" if value is None else f"{value:.4f}"
 
 
 def settings(run: Run) -> Markup:

@@ -47,6 +47,7 @@ class Experiment:
         train_step: see `imgclf_jax.training.steps`.
         run_steps: see `imgclf_jax.training.multistep`.
         evaluate: see `imgclf_jax.training.exact_evaluation`.
+        evaluate_tta: the same with the views of `eval.tta`, if there are any.
         measures: the metrics, by name.
         programs: what `compiled` keeps, by name.
     """
@@ -63,6 +64,7 @@ class Experiment:
     train_step: Callable[..., Any]
     run_steps: Callable[..., Any]
     evaluate: Callable[..., Any]
+    evaluate_tta: Callable[..., Any]
     measures: metrics.Metrics = dataclasses.field(default_factory=lambda: metrics.METRICS)
     programs: dict[str, Any] = dataclasses.field(default_factory=dict)
 
@@ -162,10 +164,24 @@ class Experiment:
         shardings = {"data": placement(self.strategy).training_shardings(self.strategy)}
         return self.strategy.compile(self.run_steps, ("state",), shardings, out_shardings)
 
-    def compile_evaluate(self) -> Any:
-        """Returns `evaluate`, not yet lowered."""
+    def evaluated(self, tta: bool = False) -> tuple[str, ...]:
+        """Returns the names of what an evaluation measures.
+
+        Args:
+            tta: whether it has the views of `eval.tta`.
+        """
+        return (*self.measures, *(metrics.TTA if tta and augment.tta.is_on(self.config.eval.tta) else ()))
+
+    def compile_evaluate(self, tta: bool = False) -> Any:
+        """Returns `evaluate`, not yet lowered.
+
+        Args:
+            tta: whether it has the views of `eval.tta`.
+        """
+        views = tta and augment.tta.is_on(self.config.eval.tta)
+        name, function = ("evaluate_tta", self.evaluate_tta) if views else ("evaluate", self.evaluate)
         shardings = {"data": placement(self.strategy).evaluation_shardings(self.strategy)}
-        return self.compiled("evaluate", lambda: self.strategy.compile(self.evaluate, shardings=shardings))
+        return self.compiled(name, lambda: self.strategy.compile(function, shardings=shardings))
 
     def place(self, split: Split) -> Any:
         """Places a split: copies it to the devices, or prepares to stream it; see `placement`."""
@@ -198,7 +214,6 @@ def build(
     sampler = _sampler(config, plan)
     train_step = step_of(config, plan, model, len(class_names), strategy)
     measures = metrics.create(config.metrics)
-    eval_step = make_eval_step(model, lambda images: augment.central(config.augment, images), measures)
     input_shape = augment.input_shape(config, image_shape)
     return Experiment(
         config=config,
@@ -212,7 +227,8 @@ def build(
         init=lambda key, known=None: init_state(model, optimizer, key, input_shape, config.optim.ema_decay > 0, known),
         train_step=train_step,
         run_steps=multistep.make_run_steps(train_step, sampler, strategy, alternates(config)),
-        evaluate=make_evaluate(eval_step, config.eval.batch_size, strategy),
+        evaluate=_evaluation(config, model, measures, strategy),
+        evaluate_tta=_evaluation(config, model, measures, strategy, config.eval.tta),
         measures=measures,
     )
 
@@ -234,7 +250,6 @@ def for_evaluation(
     except UserError as error:  # Only evaluation needs them, and the network does not.
         warnings.warn(f"{error}; the metric is left out", stacklevel=3)
         measures = metrics.METRICS
-    eval_step = make_eval_step(model, lambda images: augment.central(config.augment, images), measures)
     return Experiment(
         config=config,
         plan=plan,
@@ -247,9 +262,15 @@ def for_evaluation(
         init=_not_built,
         train_step=_not_built,
         run_steps=_not_built,
-        evaluate=make_evaluate(eval_step, config.eval.batch_size, strategy),
+        evaluate=_evaluation(config, model, measures, strategy),
+        evaluate_tta=_evaluation(config, model, measures, strategy, config.eval.tta),
         measures=measures,
     )
+
+
+def _evaluation(config, model, measures, strategy, views="none"):
+    eval_step = make_eval_step(model, lambda images: augment.central(config.augment, images), measures, views)
+    return make_evaluate(eval_step, config.eval.batch_size, strategy)
 
 
 def _not_built(*arguments: Any) -> Any:

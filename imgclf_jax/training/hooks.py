@@ -88,5 +88,5 @@ def ran_out(run: Run, step: int, accuracy: float | None = None) -> bool:
 
 def write_row(writer: Writer, experiment: Experiment, step: int, split: str, result: dict[str, Any]) -> None:
     """Writes the result of an evaluation as a row of the metrics files."""
-    means = {name: result[name] for name in experiment.measures}
+    means = {name: result[name] for name in experiment.evaluated(tta=True) if name in result}
     writer.files.write(step=step, epoch=step / experiment.plan.steps_per_epoch, split=split, **means)

@@ -4,6 +4,7 @@ The meter of the training loop, the sums of exact evaluation, the columns of the
 console follow from that dictionary. A checkpoint without a metric is restored with its sum at zero.
 """
 
+import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -59,12 +60,15 @@ def is_finite(logits: jax.Array) -> jax.Array:
 # or integers are summed exactly, as int32, all others as float32. The means over the examples are reported.
 METRICS: dict[str, Callable[[jax.Array, jax.Array], jax.Array]] = {"loss": cross_entropy, "accuracy": is_correct}
 
+# The same, of the logits averaged over the views of `eval.tta`; see `imgclf_jax.augment.tta`.
+TTA = {f"tta_{name}": metric for name, metric in METRICS.items()}
+
 COLUMNS = (*METRICS, "grad_norm")  # of the metrics files; `grad_norm` is a mean over steps
 SLOT = "metrics"
 Metrics = Mapping[str, Callable[[jax.Array, jax.Array], jax.Array]]
 # Names that stand for something else in rows and results.
 RESERVED = (*METRICS, "grad_norm", "count", "steps", "bad_step", "correct", "not_finite", "step", "epoch", "split")
-RESERVED = (*RESERVED, "learning_rate", "images_per_second")
+RESERVED = (*RESERVED, *TTA, "learning_rate", "images_per_second")
 
 
 def create(names: Iterable[str]) -> Metrics:
@@ -127,7 +131,8 @@ def add_up(values: dict[str, jax.Array], mask: jax.Array | None = None) -> Sums:
 
 def zeros(measures: Iterable[str] = METRICS) -> Sums:
     """Returns the sum of nothing for each metric, as host arrays. Sums of metrics that are not ours are float32."""
-    like = jax.eval_shape(per_example, jax.ShapeDtypeStruct((1, 2), jnp.float32), jax.ShapeDtypeStruct((1,), jnp.int32))
+    ours = functools.partial(per_example, measures=METRICS | TTA)
+    like = jax.eval_shape(ours, jax.ShapeDtypeStruct((1, 2), jnp.float32), jax.ShapeDtypeStruct((1,), jnp.int32))
     return {name: np.zeros((), _dtype(like[name]) if name in like else np.float32) for name in measures}
 
 

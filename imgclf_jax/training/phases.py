@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
-from imgclf_jax import components, data
+from imgclf_jax import augment, components, data
 from imgclf_jax.config import own_parts
 from imgclf_jax.devices import parallel, processes, xla
 from imgclf_jax.errors import UserError
@@ -84,8 +84,10 @@ def opened(
         if line := placement(strategy).notice(config, info):
             console.print(line)
         record = RunRecord(folder, before.record, first)
-        columns = metrics.columns(metrics.create(config.metrics))
-        writer = Writer(folder, config, claimed, record, how.config_file, columns=columns, parts=parts)
+        measured = [*metrics.create(config.metrics), *(metrics.TTA if augment.tta.is_on(config.eval.tta) else ())]
+        writer = Writer(
+            folder, config, claimed, record, how.config_file, columns=metrics.columns(measured), parts=parts
+        )
         processes.when_lost(writer.fail)
         yield Run(config, folder, strategy, before, how.allow_config_change, console, writer, signal, calls)
 
@@ -184,7 +186,7 @@ def finish(
     for split in missing:
         if not _interrupted(run, ended.stopped):
             with xla.quiet():
-                results[split] = session.evaluate(split, state)
+                results[split] = session.evaluate(split, state, tta=split != "train")
     if ended.stopped == PRUNED:
         run.writer.end(status="pruned", step=ended.step)
         run.console.print(f"pruned at step {ended.step} of {plan.steps}; saved. The same command continues it")

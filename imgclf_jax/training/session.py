@@ -32,7 +32,7 @@ class Session(NamedTuple):
         meter: the sums since the last row, to continue from.
         run_steps: (state, meter, data, count) -> (state, meter), compiled; see `imgclf_jax.training.multistep`.
         feed: the source of the data of `run_steps`; see `imgclf_jax.training.placed`.
-        evaluate: (split name, state) -> exact result.
+        evaluate: (split name, state, whether with the views of `eval.tta`; by default not) -> exact result.
         agree: see `imgclf_jax.training.loop.Hooks`.
         is_finite: state -> whether all its parameters and statistics are finite.
         flops: FLOPs of the matrix products and convolutions of a step.
@@ -44,7 +44,7 @@ class Session(NamedTuple):
     meter: multistep.Meter
     run_steps: Callable[..., tuple[TrainState, multistep.Meter]]
     feed: Any
-    evaluate: Callable[[str, TrainState], dict[str, float | int]]
+    evaluate: Callable[..., dict[str, float | int]]
     agree: Callable[..., jax.Array] | None
     is_finite: Callable[[TrainState], bool]
     flops: int
@@ -141,12 +141,12 @@ def prepare(
     splits = {name: experiment.place(split) for name, split in dataset.splits.items()}
     normalization = strategy.put(_normalization(experiment, dataset, progress))
     parts = training(experiment, splits["train"], normalization)
-    evaluate = experiment.compile_evaluate()
 
-    def evaluate_by_name(name: str, state: TrainState) -> dict[str, float | int]:
+    def evaluate_by_name(name: str, state: TrainState, tta: bool = False) -> dict[str, float | int]:
         show = functools.partial(progress, f"evaluating {name}")
         variables, batch_size = state.eval_variables(), experiment.config.eval.batch_size
-        return evaluate_split(evaluate, splits[name], variables, normalization, batch_size, show, experiment.measures)
+        evaluate, measured = experiment.compile_evaluate(tta), experiment.evaluated(tta)
+        return evaluate_split(evaluate, splits[name], variables, normalization, batch_size, show, measured)
 
     finite = experiment.compiled("finite", lambda: strategy.jit(_finite))
     agree = strategy.highest if processes.several() else None

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from imgclf_jax.augment import Normalization
+from imgclf_jax.augment import Normalization, tta
 from imgclf_jax.augment.mixing import Mix
 from imgclf_jax.config import is_on
 from imgclf_jax.rng import StepKeys, image_keys
@@ -147,7 +147,10 @@ def make_train_step(
 
 
 def make_eval_step(
-    model: nn.Module, crop: Callable[[jax.Array], jax.Array], measures: metrics.Metrics = metrics.METRICS
+    model: nn.Module,
+    crop: Callable[[jax.Array], jax.Array],
+    measures: metrics.Metrics = metrics.METRICS,
+    views: str = "none",
 ) -> Callable[[dict[str, Any], Normalization, Batch], metrics.Sums]:
     """Builds `eval_step(variables, normalization, batch) -> sums`, over the examples whose `mask` is set.
 
@@ -155,18 +158,31 @@ def make_eval_step(
         model: images float32 [B, H, W, C] -> logits [B, classes].
         crop: images uint8 [B, H, W, C] -> the images to evaluate, float32 in [0, 1].
         measures: the metrics to sum.
+        views: a value of `eval.tta`: the views whose logits are averaged for `metrics.TTA`.
 
     Returns:
-        The step. `batch` holds `image`, `label` and `mask` bool [B]. `sums` holds the sums of the `metrics`; and, as
-        int32, the number of examples as `count`, and that of the examples with a logit that is not finite, which are
-        never counted as correct, as `not_finite`.
+        The step. `batch` holds `image`, `label` and `mask` bool [B]. `sums` holds the sums of the `metrics`, for the
+        images themselves; if there are views, the sums of `metrics.TTA`; and, as int32, the number of examples as
+        `count`, and that of the examples with a logit that is not finite, which are never counted as correct, as
+        `not_finite`.
     """
 
     def eval_step(variables, normalization, batch):
-        logits: Any = model.apply(variables, normalization(crop(batch["image"])), train=False)
-        logits, mask = logits.astype(jnp.float32), batch["mask"]
+        def network(images):
+            logits: Any = model.apply(variables, normalization(images), train=False)
+            return logits.astype(jnp.float32)
+
+        images, labels, mask, averaged = crop(batch["image"]), batch["label"], batch["mask"], {}
+        if tta.is_on(views):
+            seen, weights = tta.views(images, views)
+            # One after the other, because all at once would need the memory of a larger batch.
+            each = jax.lax.map(network, seen)
+            mean = (weights[:, None, None] * each).sum(0)
+            logits, averaged = each[0], metrics.per_example(mean, labels, metrics.TTA)
+        else:
+            logits = network(images)
         counts = {"count": mask, "not_finite": ~metrics.is_finite(logits)}
-        return metrics.add_up(metrics.per_example(logits, batch["label"], measures) | counts, mask)
+        return metrics.add_up(metrics.per_example(logits, labels, measures) | averaged | counts, mask)
 
     return eval_step
 

@@ -21,6 +21,7 @@ CHOICES = {
     "train.sampling": ("epoch", "replacement", "balanced"),
     "train.last_batch": ("drop", "wrap"),
     "eval.report": ("last", "best"),
+    "eval.tta": tuple(augment.tta.WEIGHTS),
     "log.progress": ("auto", "bar", "lines", "none"),
 }
 _FIELD = re.compile(r"[\w.]+=")  # the beginning of a line about a field's value

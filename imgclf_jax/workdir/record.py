@@ -73,8 +73,11 @@ DATA = {
     "counts": {ANY: NATURAL},
     "labels": {"file": TEXT, "sha256": TEXT, "changed": NATURAL},
 }
+ACCURACY = _Kind("a number from 0 to 1", lambda value: is_number(value) and 0 <= value <= 1)
 RESULT = {
-    "accuracy": _Kind("a number from 0 to 1", lambda value: is_number(value) and 0 <= value <= 1),
+    "accuracy": ACCURACY,
+    "tta_accuracy": ACCURACY,
+    "tta_loss": LOSS.or_null(),
     "loss": LOSS.or_null(),
     "correct": NATURAL,
     "count": NATURAL,
