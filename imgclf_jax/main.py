@@ -15,7 +15,7 @@ from pathlib import Path
 from absl import flags
 
 from imgclf_jax.errors import UserError
-from imgclf_jax.terminal import cli, streams
+from imgclf_jax.terminal import cli, output, streams
 from imgclf_jax.workdir import provenance
 
 FLAGS = flags.FLAGS
@@ -32,6 +32,11 @@ def define_flags() -> None:
         "rerun", None, "Train a recorded run again, in a new workdir, and compare: its workdir, or the run.json in it."
     )
     flags.DEFINE_bool("allow_config_change", False, "Resume even if the config has changed.")
+    flags.DEFINE_string(
+        "profile",
+        None,
+        "Trace a few training steps into this folder, for Perfetto and XProf, and print the slowest operations.",
+    )
     flags.DEFINE_string("split", "test", "With --mode=eval: train, valid, test, or a split in TFDS syntax.")
     flags.DEFINE_enum("checkpoint", "last", ["last", "best"], "With --mode=eval: the checkpoint to evaluate.")
     flags.DEFINE_string(
@@ -57,6 +62,8 @@ def main(argv: list[str]) -> int:
         raise UserError("--mode=eval needs --workdir, the folder that training printed")
     if FLAGS.rerun is None and config is None and FLAGS.mode != "eval":
         raise UserError("--config is missing; for example --config=configs/cnn.py")
+    if FLAGS.profile and (problems := output.folder_problems(Path(FLAGS.profile), "--profile", missing=True)):
+        raise UserError("\n".join(problems))
 
     file = cli.config_path(argv)
     config_file = provenance.describe_file(Path(file)) if file else None  # Read it now, before somebody edits it.
@@ -87,6 +94,12 @@ def _unused(config) -> list[str]:
         for name in ("split", "checkpoint")
         if FLAGS[name].present and FLAGS.mode != "eval"
     ]
+    if FLAGS.profile is not None:
+        if FLAGS.rerun is not None or FLAGS.mode != "train":
+            other = f"--mode={FLAGS.mode}" if FLAGS.rerun is None else "--rerun"
+            problems.append(f"--profile has no effect with {other}; use it with --config, to train")
+        elif not FLAGS.profile:
+            problems.append("--profile has no value; for example --profile=trace")
     if FLAGS.rerun is not None:
         if FLAGS.mode != "train":
             problems.append(f"--rerun trains; leave out --mode={FLAGS.mode}")
@@ -135,13 +148,18 @@ def _dispatch(config, argv, config_file, recorded) -> int:
 
         return rerun(recorded, Path(FLAGS.workdir) if FLAGS.workdir else None, command)
     folder = Path(FLAGS.workdir) if FLAGS.workdir else default_path(cli.config_path(argv) or "")
+    calls = Calls(resume_command=command)
+    if FLAGS.profile:
+        from imgclf_jax.profile import recorder
+
+        calls = calls._replace(watch=recorder.watch(Path(FLAGS.profile)))
     return train(
         config,
         folder,
         new=not FLAGS.workdir,
         allow_config_change=FLAGS.allow_config_change,
         config_file=config_file,
-        calls=Calls(resume_command=command),
+        calls=calls,
     )
 
 

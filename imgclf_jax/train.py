@@ -107,15 +107,16 @@ def _loop(run: Run, session: Session, start: int, plan: Plan) -> phases.Ended:
     ahead = session.feed.begin(start, plan.steps - start)
     run.console.start(start)
     run.signal.defer()  # Up to here, an exception loses no training.
-    work = loop.Work(
-        session.run_steps,
-        session.feed,
-        lambda: strategy.put(multistep.empty_meter(session.experiment.measures)),
-        run.config.train.batch_size,
-        run.config.train.steps_per_dispatch,
-        rates_from=start + ahead,
-    )
-    ended = phases.Ended(*loop.run(plan, make_hooks(run, session), work, session.state, session.meter))
+    with run.calls.watch(session, run.console) as run_steps:
+        work = loop.Work(
+            run_steps,
+            session.feed,
+            lambda: strategy.put(multistep.empty_meter(session.experiment.measures)),
+            run.config.train.batch_size,
+            run.config.train.steps_per_dispatch,
+            rates_from=start + ahead,
+        )
+        ended = phases.Ended(*loop.run(plan, make_hooks(run, session), work, session.state, session.meter))
     session.feed.stop()
     run.console.finish()
     run.writer.wait()

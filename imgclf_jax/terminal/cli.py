@@ -19,7 +19,7 @@ from imgclf_jax.terminal import config_file, interrupt, streams
 from imgclf_jax.terminal.config_file import config_path as config_path
 
 FLAGS = flags.FLAGS
-PATH_FLAGS = ("workdir", "rerun", "output", "save_dir", "image", "parts")  # of all tools
+PATH_FLAGS = ("workdir", "rerun", "output", "save_dir", "image", "parts", "profile")  # of all tools
 cache_warned = False
 EXIT_STATUS = """Exit status:
     0        success

@@ -1,6 +1,8 @@
 """The objects that the parts of a run share."""
 
+import contextlib
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,6 +25,8 @@ class Calls(NamedTuple):
         prune: (step, length of the run, validation accuracy) -> whether to save and stop there. It can be resumed.
         conclude: called in the first process with the workdir when the run is complete or has diverged. `run.json`
             gets the fields that it returns.
+        watch: (session, console) -> a context around the training loop, whose value takes the steps in place of
+            `Session.run_steps` and computes the same.
     """
 
     resume_command: Callable[[Path], str] = lambda folder: ""
@@ -30,6 +34,9 @@ class Calls(NamedTuple):
     on_data: Callable[[dict[str, Any]], None] = lambda facts: None
     prune: Callable[[int, int, float], bool] = lambda step, steps, accuracy: False
     conclude: Callable[[Path], dict[str, Any]] = lambda folder: {}
+    watch: Callable[..., AbstractContextManager[Callable[..., Any]]] = lambda session, console: contextlib.nullcontext(
+        session.run_steps
+    )
 
 
 class Run(NamedTuple):

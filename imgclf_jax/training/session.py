@@ -33,6 +33,7 @@ class Session(NamedTuple):
         state: the state to start from.
         meter: the sums since the last row, to continue from.
         run_steps: (state, meter, data, count, step) -> (state, meter), compiled; see `imgclf_jax.training.loop.Work`.
+        program: step -> the compiled program that takes it, for a single run.
         feed: the source of the data of `run_steps`; see `imgclf_jax.training.placed`.
         evaluate: (split name, state, whether with the views of `eval.tta`; by default not) -> exact result.
         agree: see `imgclf_jax.training.loop.Hooks`.
@@ -45,6 +46,7 @@ class Session(NamedTuple):
     state: TrainState
     meter: multistep.Meter
     run_steps: Callable[..., tuple[TrainState, multistep.Meter]]
+    program: Callable[[int], Any]
     feed: Any
     evaluate: Callable[..., dict[str, float | int]]
     agree: Callable[..., jax.Array] | None
@@ -160,6 +162,7 @@ def prepare(
         state=parts.state,
         meter=parts.meter,
         run_steps=parts.run_steps,
+        program=lambda step: experiment.programs[_program_name(stages.at(experiment.plan.stages, step))],
         feed=parts.feed,
         evaluate=evaluate_by_name,
         agree=agree,
@@ -222,6 +225,10 @@ def _normalization(experiment, dataset, progress):
     return augment.normalization(config, experiment.image_shape, sums)
 
 
+def _program_name(stage):
+    return f"run_steps from {stage.first}"
+
+
 def _compile(experiment, state, meter, normalization, key, start):
     """Returns `run_steps`, compiled. All its arguments must be on the devices; see the transfer guard in `loop.py`."""
     strategy, plan = experiment.strategy, experiment.plan
@@ -233,7 +240,7 @@ def _compile(experiment, state, meter, normalization, key, start):
 
     left = plan.stages[plan.stages.index(stages.at(plan.stages, start)) :]
     programs = {
-        stage: experiment.compiled(f"run_steps from {stage.first}", functools.partial(compile_stage, stage))
+        stage: experiment.compiled(_program_name(stage), functools.partial(compile_stage, stage))
         for stage in left
     }
 
