@@ -25,9 +25,10 @@ ALLOWED: dict[str, set[str]] = {
     "training": BELOW_DOORS,
     "predict": BELOW_DOORS,
     "report": BELOW_DOORS,
+    "profile": BELOW_DOORS,
     "sweep": BELOW_DOORS | {"train"},
     "compare": GROUND | {"terminal", "workdir", "report"},
-    **dict.fromkeys(DOORS, BELOW_DOORS | DOORS | {"predict", "report", "compare"}),
+    **dict.fromkeys(DOORS, BELOW_DOORS | DOORS | {"predict", "report", "compare", "profile"}),
 }
 # (module, what it imports although its room must not). To be emptied, not extended.
 EXCEPTIONS: set[tuple[str, str]] = set()

@@ -63,6 +63,13 @@ def test_images_smaller_than_the_kernel_are_one_product(shape):
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-4)
 
 
+def test_the_library_is_asked_for_where_there_is_one(monkeypatch):
+    """The tests' own set-up has configured XLA, and what the user sets counts."""
+    assert onednn.used() == (jax.version.__version_info__ >= (0, 12))
+    monkeypatch.setenv("XLA_FLAGS", f"{onednn.FLAG}=false")
+    assert not onednn.used()
+
+
 @pytest.mark.skipif(not onednn.used(), reason="XLA has no oneDNN in this version, or it is switched off")
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 @pytest.mark.parametrize("shape", [(64, 16, 16, 24), (64, 7, 7, 128)])

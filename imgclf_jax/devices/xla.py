@@ -10,7 +10,6 @@ from pathlib import Path
 import jax
 
 from imgclf_jax.devices import native_errors
-from imgclf_jax.models import onednn
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of glibc's malloc.h
 
@@ -30,7 +29,7 @@ def configure_xla() -> None:
     # these.
     if jax.version.__version_info__ < (0, 13):
         _set("--xla_cpu_experimental_ynn_fusion_type", "-individual_convolution")
-        _set(onednn.FLAG, "true")
+        _set("--xla_cpu_experimental_onednn_custom_call", "true")  # models/onednn.py asks for it
     _keep_freed_memory()
 
 

@@ -19,7 +19,7 @@ MOST_BYTES = 12 * 2**20  # of the operand that oneDNN packs; larger ones do not 
 
 
 def used() -> bool:
-    """Whether convolutions and products on the CPU are oneDNN's: set by `imgclf_jax.devices.xla`, or by the user."""
+    """Whether convolutions and products on the CPU are oneDNN's: as `imgclf_jax.devices.xla` or the user has set it."""
     return f"{FLAG}=true" in os.environ.get("XLA_FLAGS", "") and jax.version.__version_info__ >= (0, 12)
 
 
