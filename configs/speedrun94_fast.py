@@ -3,19 +3,24 @@
     python -m imgclf_jax.main --config=configs/speedrun94_fast.py
 
 The recipe is that of runners/recipes/e1.py of https://github.com/fulcrumresearch/cifar-10-speedrun, which continues
-that of https://github.com/hiverge/cifar10-speedrun: 284 steps of 1,536 images, a third of them each at 24, 28 and 32
-pixels. The learning rate falls towards 0 at step 272 but not below 5 %, with lookahead from step 264 on. It trains on
+that of https://github.com/hiverge/cifar10-speedrun: steps of 1,536 images, a third of them each at 24, 28 and 32
+pixels. The learning rate falls towards 0 at step 292 but not below 5 %, with lookahead from step 284 on. It trains on
 all 50,000 training images without a validation split, and evaluates 6 views of each test image beside the image alone.
+
+With the 6 views, it reaches 94.26 ± 0.22 % on the test split, and 93.46 ± 0.14 % without (3 seeds), in 557 ± 33 s of
+training (at most 589 s): `python scripts/speedrun.py --config=configs/speedrun94_fast.py --runs=3`, Python 3.13, 2
+cores of an Intel Xeon with AMX, 2026-11-29. With 284 steps and without the last 5,000 training images, it reached
+93.90 % on these (1 seed), which is how the length was chosen.
 
 Losses are means here and sums there, so the learning rates of SGD are theirs times the batch size. Besides:
 
+- It takes 304 steps instead of 284, for some distance from 94 %.
 - The sizes change after thirds of the run. There they change after 3 and 6 epochs, which is up to 3 steps later.
 - There, images are made brighter and changed in contrast after they are standardized, with contrast about 0, by up to
   0.1399 and 13.08 %. Here this comes before, with contrast about the mean of each image, and values are clipped.
 - Layers compute in bfloat16 instead of float16, and batch normalization in float32; momentum is float32.
 
-It has not been run, so there is no accuracy to quote. The authors published 94.05 % with the 6 views, on the test
-images from the 2,001st on (200 runs).
+The authors published 94.05 % with the 6 views, on the test images from the 2,001st on (200 runs).
 """
 
 from imgclf_jax.config import default

@@ -231,7 +231,9 @@ def backward_part(setup: Setup) -> Callable[[int], None]:
 def update_part(setup: Setup) -> Callable[[int], None]:
     """The update: new parameters from summed gradients, with the gradients' norm and the moving average."""
     config, size = setup.experiment.config, setup.experiment.config.train.batch_size
-    optimizer = optim.create_optimizer(config.optim, setup.experiment.schedule, (), setup.experiment.plan)
+    optimizer = optim.create_optimizer(
+        config.optim, setup.experiment.schedule, config.init.freeze, setup.experiment.plan
+    )
     decay = config.optim.ema_decay
 
     def body(_, carry, unused):

@@ -57,11 +57,11 @@ def main(argv: list[str]) -> int:
     for side, inputs, outputs in layers:
         runs, flops = contenders(side, inputs, outputs)
         medians = measure(runs, FLAGS.rounds)
-        shown = [f"{1e3 * seconds:.1f} ms, {flops / seconds / 1e9:.0f}" for seconds in medians.values()]
+        shown = [f"{1e3 * seconds:.1f} ({flops / seconds / 1e9:.0f})" for seconds in medians.values()]
         rows.append((f"{side}×{side}, {inputs} to {outputs}", *shown))
         console.task("layers", len(rows), len(layers))
     console.finish()
-    console.print(f"batch {FLAGS.batch}, {FLAGS.dtype}; milliseconds and GFLOP/s, padding included:")
+    console.print(f"batch {FLAGS.batch}, {FLAGS.dtype}; milliseconds (GFLOP/s, padding included):")
     console.table(("layer", "forward", "to images", "one", "taps", "rows", "parts"), rows)
     return 0
 

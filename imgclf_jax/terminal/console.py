@@ -46,7 +46,9 @@ class Console:
         for row in rows:
             table.add_row(*(str(cell) for cell in row))
         if self._mode not in ("none", "silent"):
-            self._rich.print(table)
+            # Wider than the terminal if need be: a number that is cut off is of no use.
+            table.width = self._rich.measure(table, options=self._rich.options.update(width=10_000)).maximum
+            self._rich.print(table, crop=False, no_wrap=True, overflow="ignore")
 
     def task(self, description: str, done: int, total: int) -> None:
         """Shows progress of work other than training, such as decoding or downloading, in units of the caller."""

@@ -240,8 +240,7 @@ def _compile(experiment, state, meter, normalization, key, start):
 
     left = plan.stages[plan.stages.index(stages.at(plan.stages, start)) :]
     programs = {
-        stage: experiment.compiled(_program_name(stage), functools.partial(compile_stage, stage))
-        for stage in left
+        stage: experiment.compiled(_program_name(stage), functools.partial(compile_stage, stage)) for stage in left
     }
 
     def run_steps(state, meter, data, count, step):
