@@ -146,7 +146,7 @@ def warm_up(ready: unrecorded.Ready, splits: list[str]) -> None:
     with xla.quiet():
         for start in [0] if whole else unrecorded.stages(ready):
             training = unrecorded.at_step(ready, unrecorded.begin(ready, FLAGS.first_seed), start)
-            state = unrecorded.take(ready, training, last if whole else min(start + FLAGS.warmup_steps, last))
+            state = unrecorded.take(ready, training, last if whole else min(start + max(FLAGS.warmup_steps, 1), last))
         for split in splits:
             unrecorded.evaluate(ready, split, state)
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from imgclf_jax import augment, data
 from imgclf_jax.data import statistics
-from imgclf_jax.devices import processes
+from imgclf_jax.devices import processes, xla
 from imgclf_jax.errors import UserError
 from imgclf_jax.training import multistep, stages
 from imgclf_jax.training.ancestor import Ancestor
@@ -230,21 +230,35 @@ def _program_name(stage):
 
 
 def _compile(experiment, state, meter, normalization, key, start):
-    """Returns `run_steps`, compiled. All its arguments must be on the devices; see the transfer guard in `loop.py`."""
+    """Returns `run_steps`. All its arguments must be on the devices; see the transfer guard in `loop.py`.
+
+    The program of the first steps is compiled at once, and those of later stages when they begin.
+    """
     strategy, plan = experiment.strategy, experiment.plan
+    # The arrays themselves are given away to the first step.
+    like = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), (state, meter)
+    )
 
     def compile_stage(stage):
         arguments = {"data": experiment.data_stand_ins(), "normalization": normalization, "key": key}
         count = strategy.put(np.int32(1))
-        return experiment.compile_run_steps(stage).lower(state=state, meter=meter, count=count, **arguments).compile()
+        return (
+            experiment.compile_run_steps(stage).lower(state=like[0], meter=like[1], count=count, **arguments).compile()
+        )
 
-    left = plan.stages[plan.stages.index(stages.at(plan.stages, start)) :]
-    programs = {
-        stage: experiment.compiled(_program_name(stage), functools.partial(compile_stage, stage)) for stage in left
-    }
+    def program_of(step):
+        stage = stages.at(plan.stages, step)
+        name = _program_name(stage)
+        if name not in experiment.programs:
+            with xla.quiet():
+                experiment.compiled(name, functools.partial(compile_stage, stage))
+        return experiment.programs[name]
+
+    program_of(start)
 
     def run_steps(state, meter, data, count, step):
-        program, count = programs[stages.at(plan.stages, step)], strategy.put(np.int32(count))
+        program, count = program_of(step), strategy.put(np.int32(count))
         return program(state=state, meter=meter, normalization=normalization, data=data, count=count, key=key)
 
     return run_steps
