@@ -187,7 +187,7 @@ def _augment() -> dict[str, Any]:
         "mixup": 0.0,
         "cutmix": 0.0,
         # Rows of the images in equal parts of the run, such as (24, 28, 32): after the operations above, they are
-        # resized to so many. Evaluation sees them in full size. Empty: training, too.
+        # resized to so many. Evaluation always sees them in full size. Empty: so does training.
         "sizes": (),
         # Your own functions, "module:name", after all others: (key, image) -> image for one image float32 [H, W, C] in
         # [0, 1]; or (keys [B], images, targets float32 [B, classes]) -> (images, targets) for a device's share of a
