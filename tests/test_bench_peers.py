@@ -99,7 +99,9 @@ def test_our_side_trains_at_the_size_and_scales_to_an_epoch(monkeypatch):
     config = default()
     config.data.source = "sample"
     config.data.train_split = "train[:5000]"
-    config.model.name = "softmax"
+    config.model.name = "speednet"
+    config.model.widths = (8, 8)
+    config.model.options.pool = "global"
     config.train.update(batch_size=50, epochs=1.0)
     config.parallel.devices = 1
     taken = []

@@ -36,8 +36,9 @@ def test_an_interrupted_job_saves_and_continues(run, tmp_path, monkeypatch):
     done = run(*BASE, "--launcher=slurm", f"--workdir={folder}", env={"PATH": "/nowhere"}, **MODULE)
     assert done.code == 2 and "there is no sbatch here" in done.err and not folder.exists(), done
     # Here SLURM refuses the job: the sweep is written, and the error says why.
-    (tmp_path / "sbatch").write_text("#!/bin/sh\necho invalid partition >&2\nexit 1\n")
-    (tmp_path / "sbatch").chmod(0o755)
+    for name in ("sbatch", "srun"):
+        (tmp_path / name).write_text("#!/bin/sh\necho invalid partition >&2\nexit 1\n")
+        (tmp_path / name).chmod(0o755)
     path = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
     done = run(*BASE, "--launcher=slurm", f"--workdir={folder}", env={"PATH": path}, **MODULE)
     assert done.code == 2, done

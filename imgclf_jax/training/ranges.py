@@ -121,6 +121,7 @@ TUPLES = {
     "augment.zoom": Tuple(2, False, Range(0, 1000, open_low=True), "(0.8, 1.2)"),
     "augment.crop": Tuple(2, True, Range(1, 2 * SIDE), "(24, 24)"),
     "augment.random_resized_crop": Tuple(2, False, Range(0, 1, open_low=True), "(0.08, 1.0)"),
+    "augment.sizes": Tuple(None, True, Range(1, SIDE), "(24, 28, 32)"),
     "augment.contrast": Tuple(2, False, Range(0, 1000), "(0.5, 1.5)"),
     "augment.saturation": Tuple(2, False, Range(0, 1000), "(0.5, 1.5)"),
     "optim.milestones": Tuple(None, False, Range(0, 1, open_low=True, open_high=True), "(0.5, 0.75)"),

@@ -251,7 +251,7 @@ def _compile(experiment, state, meter, normalization, key, start):
         stage = stages.at(plan.stages, step)
         name = _program_name(stage)
         if name not in experiment.programs:
-            with xla.quiet():
+            with xla.quiet(), jax.transfer_guard("allow"):  # Constants are copied.
                 experiment.compiled(name, functools.partial(compile_stage, stage))
         return experiment.programs[name]
 

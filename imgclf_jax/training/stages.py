@@ -82,8 +82,6 @@ def problems(config: ConfigDict, shape: tuple[int, int, int], classes: int) -> l
         classes: the number of classes.
     """
     sizes = config.augment.sizes
-    if not all(isinstance(side, int) and not isinstance(side, bool) and side > 0 for side in sizes):
-        return [f"augment.sizes={sizes!r} must be a tuple of numbers of rows; for example (24, 28, 32)"]
     if sizes and config.data.pixels == "mean_image":
         return ['augment.sizes needs an image of each size; set --config.data.pixels=standardized, or "unit"']
     lines = []
