@@ -42,7 +42,7 @@ def _set(flag, value):
 def _keep_freed_memory():
     """Keeps the memory of a dispatch for the next one, instead of returning it to the system.
 
-    New pages must be cleared: for a step of 2,000 images, that takes as long as several convolutions.
+    The system clears new pages, in each dispatch as many as its activations take.
     """
     if sys.platform == "linux":
         with contextlib.suppress(OSError, AttributeError):
