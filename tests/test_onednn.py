@@ -45,7 +45,7 @@ def test_it_is_the_gradient_of_the_kernel(shape, kernel, strides, pad, most):
     np.testing.assert_allclose(ours, reference(images, kernel_shape, gradient, windows), rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("shape", [(2, 2, 3, 3), (1, 4, 3, 3), (2, 3, 5, 3)])
+@pytest.mark.parametrize("shape", [(2, 2, 3, 3), (1, 4, 5, 5), (1, 4, 3, 3), (2, 3, 5, 3), (2, 60, 3, 3)])
 def test_images_smaller_than_the_kernel_are_one_product(shape):
     height, width, *sides = shape
     pads = tuple(((side - 1) // 2, side // 2) for side in sides)

@@ -228,6 +228,18 @@ def test_a_profiler_that_fails_is_a_warning(tmp_path, monkeypatch, capsys):
     assert error.count("Only one profile may be run at a time.") == 1 and len(error.splitlines()) == 1
 
 
+def test_it_ends_with_its_program(tmp_path, monkeypatch):
+    """The table is that of one program: steps of the next stage are not in it."""
+    ended, fake = [], Fake()
+    monkeypatch.setattr(jax.profiler, "start_trace", lambda *_, **__: None)
+    monkeypatch.setattr(jax.profiler, "stop_trace", lambda: ended.append(fake.calls.copy()))
+    one = recorder.Recorder(tmp_path, fake, lambda step: "first" if step < 6 else None, Console("none"))
+    state = 0
+    for count in (1, 1, 4, 3, 3):
+        state, _ = one(state, None, None, count, state)
+    assert (state, ended) == (12, [[1, 1, 4]])
+
+
 # Whole runs
 
 

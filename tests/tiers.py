@@ -12,6 +12,7 @@ FAST = (
     "test_data.py",
     "test_decode.py",
     "test_folder_layout.py",
+    "test_groups.py",
     "test_learning.py",
     "test_loading.py",
     "test_loop.py",

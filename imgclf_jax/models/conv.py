@@ -20,6 +20,7 @@ from imgclf_jax.models import depthwise, onednn
 Padding = Literal["SAME", "VALID"]
 Pads = tuple[tuple[int, int], ...]  # (above, below), (left, right) of the images, in pixels
 NHWC = ("NHWC", "HWIO", "NHWC")
+FEW_PIXELS = 16  # of an image; its convolution as one product takes the square of them
 DTYPES = (jnp.float32, jnp.bfloat16)  # others are left to JAX
 
 
@@ -80,7 +81,8 @@ def convolve(
         return _conv(images, kernel, windows)
     if kernel.shape[2] == 1 and groups > 1:
         return depthwise.convolve(images, kernel, pads, strides, dilation)
-    if groups == 1 and strides == dilation == (1, 1) and min(images.shape[1:3]) < min(kernel.shape[:2]):
+    tiny = math.prod(images.shape[1:3]) <= FEW_PIXELS and max(images.shape[1:3]) < min(kernel.shape[:2])
+    if tiny and groups == 1 and strides == dilation == (1, 1):
         return _whole_image(images, kernel, pads)
     return _conv_cpu(images, kernel, windows)
 

@@ -60,8 +60,11 @@ def kernel_gradient(
     if parts == 1:
         return of_part(images, gradient)
 
+    # Every `parts`th example, because the first axis may be divided among devices.
+    divided = [x.reshape(batch // parts, parts, *x.shape[1:]) for x in (images, gradient)]
+
     def add(index, total):
-        some = [lax.dynamic_slice_in_dim(x, index * (batch // parts), batch // parts) for x in (images, gradient)]
+        some = [lax.dynamic_index_in_dim(x, index, 1, keepdims=False) for x in divided]
         return total + of_part(*some).astype(jnp.float32)
 
     shape = jax.eval_shape(of_part, images[: batch // parts], gradient[: batch // parts]).shape

@@ -56,7 +56,8 @@ class Recorder:
         """
         self._folder, self._run_steps, self._program, self._console = folder, run_steps, program, console
         self._first = processes.is_first()
-        self._dispatches = self._steps = self._start = 0
+        self._dispatches = self._steps = 0
+        self._traced: Any = None
         self._seconds = 0.0
         self._tracing = self._over = False
 
@@ -64,6 +65,8 @@ class Recorder:
         """Takes `count` steps; see `imgclf_jax.training.loop.Work.run_steps`."""
         self._dispatches += 1
         traced = 0
+        if self._steps and self._program(step) is not self._traced:
+            self.finish()  # The table is that of one program.
         if self._dispatches > SKIPPED and not self._over:
             traced = min(count, STEPS - self._steps)
             state, meter = self._trace(state, meter, data, traced, step)
@@ -73,12 +76,11 @@ class Recorder:
     def _trace(self, state, meter, data, count, step):
         jax.block_until_ready((state, meter))
         if not self._steps:
-            self._start = step
             self._begin()
         began = time.perf_counter()
         state, meter = jax.block_until_ready(self._run_steps(state, meter, data, count, step))
         self._seconds += time.perf_counter() - began
-        self._steps += count
+        self._steps, self._traced = self._steps + count, self._program(step)
         if self._steps == STEPS:
             self.finish()
         return state, meter
@@ -107,7 +109,7 @@ class Recorder:
             self._show(next(path for path in _traces(self._folder) if path not in before))
 
     def _show(self, path):
-        program = Program(self._program(self._start).as_text())
+        program = Program(self._traced.as_text())
         found = table.rows(program, path, self._steps)
         if not found:
             self._console.print(f"profile {path}: it has no events of the operations of {program.module}")

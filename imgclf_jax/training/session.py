@@ -33,7 +33,7 @@ class Session(NamedTuple):
         state: the state to start from.
         meter: the sums since the last row, to continue from.
         run_steps: (state, meter, data, count, step) -> (state, meter), compiled; see `imgclf_jax.training.loop.Work`.
-        program: step -> the compiled program that takes it, for a single run.
+        program: step -> the compiled program that takes it, for a single run; `None` before its stage begins.
         feed: the source of the data of `run_steps`; see `imgclf_jax.training.placed`.
         evaluate: (split name, state, whether with the views of `eval.tta`; by default not) -> exact result.
         agree: see `imgclf_jax.training.loop.Hooks`.
@@ -162,7 +162,7 @@ def prepare(
         state=parts.state,
         meter=parts.meter,
         run_steps=parts.run_steps,
-        program=lambda step: experiment.programs[_program_name(stages.at(experiment.plan.stages, step))],
+        program=lambda step: experiment.programs.get(_program_name(stages.at(experiment.plan.stages, step))),
         feed=parts.feed,
         evaluate=evaluate_by_name,
         agree=agree,
