@@ -99,7 +99,7 @@ def run(plan: Plan, hooks: Hooks, work: Work, state: TrainState, meter: multiste
         UserError: `work.feed` cannot read the data.
     """
     # It is the same for all, if several runs train together. On the host: `np.max` of a device array is a program.
-    step = int(np.max(jax.device_get(state.step)))
+    step = int(np.asarray(state.step).max())
     flight = _Flight(plan, hooks, work)
     flight.stopping = hooks.over()
     while step < plan.steps and not flight.stopping:
