@@ -123,42 +123,36 @@ def feature_layer(logits_of: Callable[[jax.Array], jax.Array], images: Any) -> t
         (path of the module, number of its call, from 0); `None` if there is no such output.
     """
     found: list[tuple[str, int]] = []
+    traces: list[Any] = []
     height, width = images.shape[1:3]
 
     def note(layer: tuple[str, int], module: nn.Module, output: Any) -> Any:
         shape: tuple[int, ...] = getattr(output, "shape", ())
-        # The parts of attention are [B, tokens, heads, channels].
+        # The parts of attention are [B, tokens, heads, channels]. What is inside of `nn.scan` or `nn.remat` belongs to
+        # another trace, and cannot be taken out.
         if len(shape) == 4 and min(shape[1:3]) >= SMALLEST and not isinstance(module, nn.DenseGeneral):
             ratio = (height / shape[1]) / (width / shape[2])
-            if 1 / 2 <= ratio <= 2:
+            if 1 / 2 <= ratio <= 2 and getattr(output, "_trace", None) is traces[0]:
                 found.append(layer)
         return output
 
-    def traced(interceptor: Any) -> None:
-        def fresh(images: jax.Array) -> jax.Array:  # JAX remembers the trace of a function that it has seen.
-            with nn.intercept_methods(interceptor):
-                return logits_of(images)
+    def fresh(images: jax.Array) -> jax.Array:  # JAX remembers the trace of a function that it has seen.
+        traces.append(getattr(images, "_trace", None))
+        with nn.intercept_methods(_calls(note)):
+            return logits_of(images)
 
-        jax.eval_shape(fresh, jax.ShapeDtypeStruct(images.shape, images.dtype))
-
-    traced(_calls(note))
-    for layer in reversed(found):
-        try:
-            _shape(logits_of, images.shape, layer)
-        except jax.errors.UnexpectedTracerError:  # inside of `nn.scan` or `nn.remat`
-            continue
-        return layer
-    return None
+    jax.eval_shape(fresh, jax.ShapeDtypeStruct(images.shape, images.dtype))
+    return found[-1] if found else None
 
 
-def _shape(logits_of, images_shape, layer):
-    """The shape and dtype of a feature map. It raises `UnexpectedTracerError` if the map cannot be taken out."""
+def _shape(logits_of, images_shape, layer, stop=False):
+    """The shape and dtype of a feature map. With `stop`, what follows it need not fit images of this shape."""
 
     def features(images):
         kept: list[Any] = []
-        with contextlib.suppress(_Found), nn.intercept_methods(_changing(layer, None, kept)):
+        with contextlib.suppress(_Found), nn.intercept_methods(_changing(layer, None, kept, stop)):
             logits_of(images)
-        return kept[0] + 0
+        return kept[0]
 
     return jax.eval_shape(features, jax.ShapeDtypeStruct(images_shape, jnp.float32))
 
@@ -171,7 +165,7 @@ def _steps(logits_of, images_shape, layer, shape):
     """
     batch, height, width, channels = images_shape
     try:
-        larger = _shape(logits_of, (batch, height + MORE, width + MORE, channels), layer).shape
+        larger = _shape(logits_of, (batch, height + MORE, width + MORE, channels), layer, stop=True).shape
         return MORE / (larger[1] - shape[1]), MORE / (larger[2] - shape[2])
     except Exception:  # of any kind: the module may be anyone's
         return height / shape[1], width / shape[2]
@@ -191,16 +185,16 @@ def _spread(maps, axis, size, step):
     return _along(maps, axis, weights)
 
 
-def _changing(layer, change, kept):
+def _changing(layer, change, kept, stop=False):
     """Returns an interceptor that keeps the output of a layer, and adds `change` to it or ends the call there."""
 
     def at(this, module, output):
         if this != layer:
             return output
         kept.append(output)
-        if change is None:
+        if stop:
             raise _Found
-        return output + change
+        return output if change is None else output + change
 
     return _calls(at)
 
