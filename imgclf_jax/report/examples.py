@@ -1,9 +1,11 @@
 """Selects the examples worth looking at: mistakes, the hardest and easiest of each class, those of each confusion."""
 
 from collections.abc import Callable
+from pathlib import PurePath
 
 import numpy as np
 
+from imgclf_jax.report.markup import shorten
 from imgclf_jax.report.predictions import Predictions
 from imgclf_jax.report.thumbnails import LARGEST, Thumbnail, small, under
 
@@ -33,9 +35,9 @@ def mistakes(predictions: Predictions, explain: Explain | None = None) -> list[T
             predictions,
             index,
             (
-                f"is: {_name(predictions, predictions.labels[index])}",
+                f"is: {shorten(_name(predictions, predictions.labels[index]), 24)}",
                 *_prediction(predictions, index),
-                str(predictions.ids[index]),
+                PurePath(str(predictions.ids[index])).name,
             ),
         )
         for index in chosen
@@ -78,7 +80,11 @@ def hardest_and_easiest(predictions: Predictions) -> list[tuple[str, Thumbnail, 
         if len(members):
             hardest, easiest = members[own[members].argmin()], members[own[members].argmax()]
             both = (
-                _thumbnail(predictions, index, (*_prediction(predictions, index), f"{name}: {_percent(own[index])}"))
+                _thumbnail(
+                    predictions,
+                    index,
+                    (*_prediction(predictions, index), f"{shorten(name, 18)}: {_percent(own[index])}"),
+                )
                 for index in (hardest, easiest)
             )
             rows.append((name, *both))
@@ -87,7 +93,9 @@ def hardest_and_easiest(predictions: Predictions) -> list[tuple[str, Thumbnail, 
 
 def _thumbnail(predictions, index, caption, largest=LARGEST):
     true = _name(predictions, predictions.labels[index])
-    title = f"{predictions.ids[index]}, is {true}, {', '.join(_prediction(predictions, index))}"
+    guess = predictions.scores[index].argmax()
+    probability = _percent(predictions.scores[index, guess])
+    title = f"{predictions.ids[index]}, is {true}, guess: {_name(predictions, guess)}, {probability}"
     return Thumbnail(small(np.asarray(predictions.images[int(index)]), largest), caption, title)
 
 
@@ -97,7 +105,7 @@ def _name(predictions, label):
 
 def _prediction(predictions, index):
     guess = predictions.scores[index].argmax()
-    return (f"guess: {_name(predictions, guess)}, {_percent(predictions.scores[index, guess])}",)
+    return (f"guess: {shorten(_name(predictions, guess), 18)}, {_percent(predictions.scores[index, guess])}",)
 
 
 def _percent(score):

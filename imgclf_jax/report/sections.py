@@ -280,7 +280,7 @@ def _provenance(run):
 
 
 def _thumbnail(thumbnail: Thumbnail) -> Markup:
-    lines = [tag("span", name(line, 40)) for line in thumbnail.caption]
+    lines = [tag("span", name(line, 28)) for line in thumbnail.caption]
     alt = thumbnail.title or ", ".join(thumbnail.caption)
     pictures = [image(encode(thumbnail.image), alt, is_tiny(thumbnail.image))]
     if thumbnail.heat is not None:
