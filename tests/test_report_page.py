@@ -205,7 +205,7 @@ def test_the_confusion_matrix_leads_to_the_images_of_its_cells(undrawn):
 def test_the_images_of_cells_are_few(undrawn):
     predictions_of = make_run(names=[f"class {index}" for index in range(30)], count=3000).predictions
     found = examples.of_cells(predictions_of)
-    assert len(found) == 240 == sum(map(len, found.values()))
+    assert len(found) == 400 == sum(map(len, found.values()))
     assert all(true != predicted for true, predicted in found)  # mistakes come first
 
 

@@ -12,7 +12,7 @@ from imgclf_jax.report.thumbnails import LARGEST, Thumbnail, small, under
 MISTAKES = 12
 CLASSES = 50  # most classes to show examples of, to limit the length of the page
 OF_CELL = 8  # most examples of a cell of the confusion matrix
-OF_CELLS = 240  # and of all cells, to limit the size of the page
+OF_CELLS = 400  # and of all cells, to limit the size of the page
 CELL_SIZE = 96  # pixels; larger images are scaled down to this in a cell
 Explain = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]  # of `predict.heat_maps.explainer`
 

@@ -130,12 +130,17 @@ def _classes(predictions: Predictions, prefix):
     anchors = {cell: f"{prefix}-cell-{cell[0]}-{cell[1]}" for cell in cells}
     if numbered:
         parts = [
-            tag("p", "Rows are true classes, columns what the network said; darker = more often. ", _CLICK),
+            tag(
+                "p",
+                "Rows are true classes, columns what the network said; the stronger the color, the more often. ",
+                _CLICK,
+            ),
             confusion.table(matrix, names, anchors),
         ]
     else:
         caption = tag(
-            "figcaption", "Confusion matrix: rows are true classes, columns predicted ones; darker = more often"
+            "figcaption",
+            "Confusion matrix: rows are true classes, columns predicted ones; the stronger the color, the more often",
         )
         parts = [tag("figure", inline(picture, prefix), caption)]
     lists = [_by_class(matrix, names)]
