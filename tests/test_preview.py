@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageFont
 from runs import ROOT
 from synthetic import make_config, make_data
 
@@ -78,6 +78,16 @@ def test_captions_that_are_too_long_are_shortened():
     images = make_data(1)[0]
     short, long = (preview.grid([name], images, images[None]) for name in ("a", "a" * 500))
     assert short.size == long.size
+
+
+def test_names_are_drawn_with_their_accents():
+    font = ImageFont.truetype(preview._font(), size=13)
+    missing = bytes(font.getmask("\uffff"))
+    for letter in "äöüßéñłșžаαЖ":
+        assert bytes(font.getmask(letter)) != missing, letter
+    images = make_data(1)[0]
+    one, two = (preview.grid([name], images, images[None]) for name in ("Bl\u00e4tter", "Bla\u0308tter"))
+    assert one.tobytes() == two.tobytes()
 
 
 def test_gray_images():
