@@ -18,6 +18,7 @@ FAST = (
     "test_loop.py",
     "test_metrics.py",
     "test_muon_sgd.py",
+    "test_named.py",
     "test_network.py",
     "test_optim.py",
     "test_output.py",

@@ -10,6 +10,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from imgclf_jax.errors import UserError
+from imgclf_jax.terminal import tools
 from imgclf_jax.training import trained
 from imgclf_jax.training.trained import Trained
 
@@ -92,7 +93,7 @@ class Network:
         if isinstance(images, str | Path):
             raise UserError(
                 f"{images} is a path, but the network takes pixels; for files, use "
-                f"python -m imgclf_jax.predict --workdir={self._network.folder} {images}"
+                f"{tools.command('predict')} --workdir={self._network.folder} {images}"
             )
         return self._compiled[name](images if hasattr(images, "shape") else np.asarray(images))
 
