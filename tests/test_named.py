@@ -2,10 +2,10 @@
 
 import ast
 import importlib.util
-import os
 import subprocess
 import sys
 import tomllib
+from pathlib import Path
 
 import pytest
 from runs import ROOT, environment
@@ -23,7 +23,7 @@ def test_every_config_has_its_path_as_a_name():
     files = {path.relative_to(ROOT / "configs").with_suffix("").as_posix() for path in (ROOT / "configs").rglob("*.py")}
     assert set(named.names()) == files and {"cnn", "ablations/flip"} <= files
     for name in named.names():
-        assert os.path.samefile(named.file(name), ROOT / "configs" / f"{name}.py")
+        assert Path(named.file(name)).samefile(ROOT / "configs" / f"{name}.py")
 
 
 @pytest.fixture
@@ -106,8 +106,8 @@ def test_every_tool_starts_a_module_that_can_be_run():
     for name, (module, _) in tools.TOOLS.items():
         spec = importlib.util.find_spec(f"imgclf_jax.{module}")
         assert spec is not None, name
-        runs = ROOT / "imgclf_jax" / module / "__main__.py" if spec.submodule_search_locations else spec.origin
-        names = {node.name for node in ast.walk(ast.parse(open(runs).read())) if isinstance(node, ast.FunctionDef)}
+        path = ROOT / "imgclf_jax" / module / "__main__.py" if spec.submodule_search_locations else Path(spec.origin)
+        names = {node.name for node in ast.parse(path.read_text()).body if isinstance(node, ast.FunctionDef)}
         assert {"main", "define_flags"} <= names, name
 
 

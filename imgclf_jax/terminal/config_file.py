@@ -159,8 +159,8 @@ def loading(path: str | None) -> Iterator[None]:
         raise _failed(path, f"it ended the program with sys.exit({error.code!r})") from error
     except Exception as error:
         if isinstance(error, AttributeError) and "has no attribute 'get_config'" in str(error):
-            text = f"config file {named.label(path)} has no get_config(); define one that returns a config made by default()"
-            raise UserError(text) from error
+            what = f"config file {named.label(path)} has no get_config()"
+            raise UserError(f"{what}; define one that returns a config made by default()") from error
         if cause := _raised_by(path, error):
             raise _failed(path, _typed_reason(cause), cause) from error
         raise UserError(f"bad override of {named.label(path)}: {_reason(error)}") from error

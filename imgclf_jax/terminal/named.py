@@ -31,8 +31,8 @@ def names() -> list[str]:
 def file(value: str) -> str:
     """Returns the path of the config file that `--config=value` or the base of a sweep names.
 
-    A name goes before files and folders of that name in the current folder. Everything that is not a name (it has a dot,
-    for example) is a path, and returned as it is.
+    A name goes before files and folders of that name in the current folder. What is not a name (it has a dot, for example)
+    is a path, and is returned as it is.
 
     Raises:
         UserError: there is no config of that name, and no file or folder either.
@@ -55,7 +55,7 @@ def file(value: str) -> str:
 
 
 def hint(path: str) -> str:
-    """Returns the end of a message about the missing file `path`: the config of the package that may be meant, or ""."""
+    """Returns the end of a message about a missing file: the config of the package that may be meant, or ""."""
     name = Path(path).with_suffix("").as_posix().removeprefix("./").removeprefix("configs/")
     return f"; for the config of imgclf_jax, write --config={name}" if name in names() else ""
 
