@@ -3,6 +3,7 @@
 # `pytest -m fast` collects these alone: the numerics on a small scale, everything that needs no compiler, and every
 # tool once. About 100 s on two cores.
 FAST = (
+    "test_cache.py",
     "test_color.py",
     "test_compare.py",
     "test_compare_statistics.py",

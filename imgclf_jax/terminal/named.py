@@ -31,8 +31,8 @@ def names() -> list[str]:
 def file(value: str) -> str:
     """Returns the path of the config file that `--config=value` or the base of a sweep names.
 
-    A name goes before files and folders of that name in the current folder. What is not a name (it has a dot, for example)
-    is a path, and is returned as it is.
+    A name goes before files and folders of that name in the current folder. What is not a name (it has a dot, for
+    example) is a path, and is returned as it is.
 
     Raises:
         UserError: there is no config of that name, and no file or folder either.
