@@ -2,6 +2,7 @@
 
 import ast
 import importlib.util
+import re
 import subprocess
 import sys
 import tomllib
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 from runs import ROOT, environment
 
+from imgclf_jax import __main__ as overview
 from imgclf_jax import sweep
 from imgclf_jax.errors import UserError
 from imgclf_jax.sweep import loading
@@ -24,6 +26,7 @@ def test_every_config_has_its_path_as_a_name():
     assert set(named.names()) == files and {"cnn", "ablations/flip"} <= files
     for name in named.names():
         assert Path(named.file(name)).samefile(ROOT / "configs" / f"{name}.py")
+        assert re.fullmatch(".{20,120}", overview._summary(Path(named.file(name))))  # in the list of `imgclf`
 
 
 @pytest.fixture

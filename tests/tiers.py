@@ -25,6 +25,7 @@ FAST = (
     "test_output.py",
     "test_predict_parts.py",
     "test_problems.py",
+    "test_project_files.py",
     "test_record.py",
     "test_rng.py",
     "test_rows.py",
