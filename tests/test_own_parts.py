@@ -11,12 +11,14 @@ import jax.export
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 from runs import ROOT, bits, record, rows
 from synthetic import Trainer, assert_same_training, make_config, make_data, needs_eight_devices
 
 from imgclf_jax import components, models
 from imgclf_jax.errors import UserError
 from imgclf_jax.models.adapter import Adapter
+from imgclf_jax.models.conv import conv_general_dilated
 from imgclf_jax.training import losses, metrics, optim
 from imgclf_jax.training.sampling import balanced_order
 
@@ -222,6 +224,25 @@ class Sized(nn.Module):
         return nn.Dense(self.num_classes + 1, dtype=self.dtype)(x.mean((1, 2)))
 
 
+class Modern(nnx.Module):
+    """A network of Flax NNX."""
+
+    def __init__(self, num_classes, axis_name, rngs):
+        convolution = {"conv_general_dilated": conv_general_dilated, "rngs": rngs}
+        self.conv = nnx.Conv(3, 4, (3, 3), **convolution)
+        self.norm = nnx.BatchNorm(4, axis_name=axis_name, rngs=rngs)
+        self.dropout = nnx.Dropout(0.0, rngs=rngs)
+        self.output = nnx.Linear(4, num_classes, rngs=rngs)
+
+    def __call__(self, x, train):
+        x = nnx.relu(self.norm(self.conv(x), use_running_average=not train)).mean((1, 2))
+        return self.output(self.dropout(x, deterministic=not train))
+
+
+def bridged(num_classes, axis_name=None):
+    return nnx.bridge.to_linen(Modern, num_classes, axis_name)
+
+
 class Broken(nn.Module):
     @nn.compact
     def __call__(self, x):
@@ -240,10 +261,12 @@ def here(monkeypatch):
 
 
 @needs_eight_devices
-@pytest.mark.parametrize("strategy", ["jit", "shard_map", "pmap"])
-def test_stock_batch_normalization_sees_the_global_batch(here, strategy):
+@pytest.mark.parametrize(
+    ("network", "strategy"), [("Stock", "jit"), ("Stock", "shard_map"), ("Stock", "pmap"), ("bridged", "shard_map")]
+)
+def test_batch_normalization_sees_the_global_batch(here, network, strategy):
     images, labels = make_data(64)
-    changes = {"model.name": f"{here}:Stock", "train.batch_size": 16}
+    changes = {"model.name": f"{here}:{network}", "train.batch_size": 16}
     alone = Trainer(make_config(changes), images, labels)
     several = Trainer(make_config(changes, {"parallel.devices": 8, "parallel.strategy": strategy}), images, labels)
     assert_same_training(several.train(several.init(), 3), alone.train(alone.init(), 3))
@@ -266,6 +289,7 @@ def test_stock_dropout_is_a_function_of_the_keys():
     ("name", "expected"),
     [
         ("Stock", []),
+        ("bridged", []),
         ("Sized", ["maps images [2, 8, 8, 3] to [2, 11]; it must be logits [2, 10]"]),
         ("Broken", ["fails on images [8, 8, 3]: TypeError"]),
         ("means", ["model.options.logits is missing"]),

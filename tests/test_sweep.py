@@ -77,9 +77,11 @@ def test_the_same_command_does_what_is_missing(run, swept):
     ]
 
 
-def test_a_dry_run_writes_nothing(run, tmp_path):
+def test_a_dry_run_and_an_ancestor_that_is_missing_write_nothing(run, tmp_path):
     done = run(*BASE, VARIED, "--dry_run", f"--workdir={tmp_path / 'study'}", **MODULE)
     assert done.code == 0 and "waiting" in done.out
+    done = run(*BASE, "--vary=init.run=gone", f"--workdir={tmp_path / 'study'}", **MODULE)
+    assert done.code == 2 and "init.run=gone: there is no folder gone" in done.err and "failed" not in done.out
     assert list(tmp_path.iterdir()) == []
 
 

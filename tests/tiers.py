@@ -59,7 +59,7 @@ SLOW = (
     "test_older.py::test_a_checkpoint_from_before_is_completed_and_trains_on[none",
     "test_older.py::test_a_damaged_checkpoint_of_before_is_noticed",
     "test_own_parts.py::test_a_sweep_finds_them",
-    "test_own_parts.py::test_stock_batch_normalization_sees_the_global_batch[pmap",
+    "test_own_parts.py::test_batch_normalization_sees_the_global_batch[Stock-pmap",
     "test_parallel.py::test_the_same_numbers_as_with_jit_on_one_device[jit-2",
     "test_parallel.py::test_the_same_numbers_as_with_jit_on_one_device[pmap-2",
     "test_parallel.py::test_the_same_numbers_as_with_jit_on_one_device[shard_map-2",

@@ -39,11 +39,13 @@ class Adapter:
             axis_name: name of the device axis, if each device sees only its part of a batch.
         """
         self.module, self._axis_name = module, axis_name
-        self._takes = set(inspect.signature(type(module).__call__).parameters)
+        # What `nnx.bridge.to_linen` returns passes its arguments on to the class that it wraps.
+        wrapped = getattr(module, "nnx_class", type(module))
+        self._takes = set(inspect.signature(wrapped.__call__).parameters)
 
     def init(self, key: jax.Array, images: jax.Array, train: bool = False) -> Any:
         """Returns the initial variables; see `flax.linen.Module.init`."""
-        variables = self.module.init(key, images, **self._mode(train, None))
+        variables = self.module.init(_streams(key), images, **self._mode(train, None))
         return {name: value for name, value in variables.items() if name in KEPT}
 
     def apply(
@@ -70,6 +72,11 @@ class Adapter:
     def _mode(self, train, keys):
         options = {"train": train, "deterministic": not train, "keys": keys}
         return {name: value for name, value in options.items() if name in self._takes}
+
+
+def _streams(key):
+    """The random streams of an initialization: modules of Flax NNX want their dropout's stream when they are made."""
+    return {"params": key, "dropout": jax.random.fold_in(key, zlib.crc32(b"dropout"))}
 
 
 def _over_devices(axis_name, call, arguments, options, context):
@@ -104,7 +111,7 @@ def problems(module: Any, name: str, input_shape: tuple[int, int, int], classes:
     images = jax.ShapeDtypeStruct((2, *input_shape), jnp.float32)
     key = jax.eval_shape(lambda: jax.random.key(0))
     variables: Any = jax.eval_shape(
-        lambda key, images: module.init(key, images, **network._mode(False, None)), key, images
+        lambda key, images: module.init(_streams(key), images, **network._mode(False, None)), key, images
     )
     if others := sorted(set(variables) - {*KEPT, "intermediates", "losses"}):
         return f"has variables in {', '.join(others)}; only {' and '.join(KEPT)} are kept"

@@ -21,6 +21,8 @@ from imgclf_jax.sweep import folder as sweep_folder
 from imgclf_jax.sweep import halving, loading, local, plan_file, resolving, slurm, states, status
 from imgclf_jax.terminal import cli, streams, tools
 from imgclf_jax.terminal.console import Console
+from imgclf_jax.workdir import checkpoint_folder
+from imgclf_jax.workdir.trained_step import trained_step
 
 FLAGS = flags.FLAGS
 
@@ -75,6 +77,9 @@ def main(argv: list[str]) -> int:
     study = plan_file.keep_folders(study, old)
     plan = plan_file.content(study, loaded.config_file, old)
     left = [run for run in study.runs if states.read(folder / run.folder).name not in states.FINAL]
+    # A run that has begun no longer needs the network that it started from.
+    for text in {run.config.init.run for run in left if not checkpoint_folder.exists(folder / run.folder)} - {""}:
+        trained_step(text)
     parts = {"variant": len(study.groups), "seed": len(study.seeds), "fold": study.folds}
     size = " x ".join(_counted(number, name) for name, number in parts.items() if number)
     console.print(f"{_counted(len(study.runs), 'run')} ({size}), {len(study.runs) - len(left)} of them done")

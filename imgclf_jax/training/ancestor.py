@@ -5,7 +5,6 @@ and the random streams are those of a new run, and the inputs are normalized by 
 """
 
 import hashlib
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -16,8 +15,9 @@ from imgclf_jax import config as configs
 from imgclf_jax.devices import processes
 from imgclf_jax.errors import UserError
 from imgclf_jax.training.experiment import Experiment
-from imgclf_jax.workdir import checkpoint_folder, record, saved_config
+from imgclf_jax.workdir import saved_config
 from imgclf_jax.workdir.checkpoint import Checkpoints
+from imgclf_jax.workdir.trained_step import trained_step
 
 HEAD = "output"  # the output layer of our networks
 
@@ -54,7 +54,7 @@ def load(experiment: Experiment) -> Ancestor | None:
     text = experiment.config.init.run
     if not text:
         return None
-    found = _read(text, *processes.together(lambda: _find(text)))
+    found = _read(text, *processes.together(lambda: trained_step(text)))
     state, classes = experiment.state_shapes(), len(experiment.class_names)
     ours = _flat({"params": state.params, "batch_stats": state.batch_stats})
     anew = _heads(found, ours, classes)
@@ -78,29 +78,6 @@ def field_problems(config: ConfigDict) -> list[str]:
         f"init.freeze={tuple(config.freeze)!r} must hold patterns of parameters; for example "
         "--config.init.freeze=\"('conv*', 'norm*')\""
     ] * bool(wrong)
-
-
-def _find(text):
-    """Returns the workdir and the step that `init.run` names, and the content of `run.json`."""
-    path = Path(text)
-    folder = path.parent.parent if path.parent.name == checkpoint_folder.FOLDER and path.name.isdecimal() else path
-    if not folder.is_dir():
-        raise UserError(f"init.run={text}: there is no folder {folder}; give the workdir that training printed")
-    steps, content = checkpoint_folder.steps(folder), record.read(folder) or {}
-    if not steps:
-        raise UserError(f"init.run={text}: {folder} holds no checkpoint; give the workdir that training printed")
-    if folder != path:
-        if int(path.name) not in steps:
-            there = ", ".join(map(str, steps))
-            raise UserError(f"init.run={text}: there is no checkpoint of that step; there are those of step {there}")
-        return folder, int(path.name), content
-    reported = content.get("reported_step", steps[-1])
-    if reported not in steps:
-        raise UserError(
-            f"init.run={text}: the reported checkpoint, that of step {reported}, is missing; choose another one with "
-            f"--config.init.run={folder / checkpoint_folder.FOLDER / str(steps[-1])}"
-        )
-    return folder, reported, content
 
 
 def _read(text, folder, step, content):
