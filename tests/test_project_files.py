@@ -14,6 +14,7 @@ from packaging.utils import canonicalize_name
 from runs import ROOT, environment
 
 import imgclf_jax
+from imgclf_jax.terminal import cli
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 EXTRAS = PROJECT["optional-dependencies"]
@@ -102,3 +103,9 @@ def test_links_of_the_pages_lead_somewhere():
     for page in ("CONTRIBUTING.md", "CHANGELOG.md"):
         for link in re.findall(r"\]\((?!https?:)([^)#]+)", (ROOT / page).read_text()):
             assert (ROOT / link).exists(), link
+
+
+def test_readme_and_help_have_the_same_exit_statuses():
+    table = (ROOT / "README.md").read_text().partition("| exit status | |\n")[2].partition("\n\n")[0]
+    codes = re.findall(r"^\| (\d+(?: \+ N)?) \|", table, re.MULTILINE)
+    assert codes == re.findall(r"^    (\d+(?: \+ N)?)  ", cli.EXIT_STATUS, re.MULTILINE)
