@@ -15,7 +15,7 @@ COPY configs configs
 COPY imgclf_jax imgclf_jax
 RUN pip install --no-cache-dir --constraint=requirements/py313.txt ".${EXTRA:+[$EXTRA]}"
 
-RUN useradd --create-home imgclf
+RUN useradd --home-dir=/work --create-home imgclf
 USER imgclf
 ENV HOME=/work
 WORKDIR /work

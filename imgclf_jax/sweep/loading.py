@@ -66,11 +66,11 @@ def load(argv: list[str]) -> Loaded:
     _check_sweep(returned, path)
     config = _parse(argv, path, _base(returned.base, path))
     if _vary():
-        raise UserError(f"--vary cannot be added to {path}, which has get_sweep(); give a file with get_config()")
+        raise UserError(f"--vary cannot be added to {named.label(path)}, which has get_sweep(); give a config with get_config()")
     overridden = _overridden()
     for field in overridden:
         if returned.variants and all(field in variant.changes for variant in returned.variants):
-            raise UserError(f"--config.{field} has no effect: every variant of {path} sets {field}")
+            raise UserError(f"--config.{field} has no effect: every variant of {named.label(path)} sets {field}")
     changes = {field: value for field, value in returned.changes.items() if field not in overridden}
     return Loaded(Sweep(config, returned.variants, changes, returned.folds), path)
 
