@@ -66,7 +66,8 @@ def load(argv: list[str]) -> Loaded:
     _check_sweep(returned, path)
     config = _parse(argv, path, _base(returned.base, path))
     if _vary():
-        raise UserError(f"--vary cannot be added to {named.label(path)}, which has get_sweep(); give a config with get_config()")
+        shown = named.label(path)
+        raise UserError(f"--vary cannot be added to {shown}, which has get_sweep(); give a file with get_config()")
     overridden = _overridden()
     for field in overridden:
         if returned.variants and all(field in variant.changes for variant in returned.variants):
