@@ -7,11 +7,11 @@ random crops of 32×32 after padding with 4 zeros, and mirroring. It trains on a
 validation split.
 
 The full run is meant for an accelerator and has not been run, so there is no accuracy to quote. Its check
-(`--mode=check`) counts 11,173,962 parameters. Shortened runs
-of a narrower network reached 0.4695 ± 0.0045 validation accuracy, and 0.4767 ± 0.0121 in PyTorch, after first steps
-that agree. The difference, 0.0072, has a standard error of 0.0084. A start that is changed by one part in a million
-gives 0.4725 ± 0.0083. `python scripts/compare_torch.py --config=configs/resnet18.py --options=width=16 --images=5000
---epochs=4 --seeds=3 --rerun_perturbed`, Python 3.13, 2 cores of an Intel Xeon, 2026-11-29.
+(`--mode=check`) counts 11,173,962 parameters. Shortened runs of a narrower network reached 0.4695 ± 0.0045 validation
+accuracy, and 0.4767 ± 0.0121 in PyTorch, after first steps that agree. The difference, 0.0072, has a standard error of
+0.0084. A start that is changed by one part in a million gives 0.4725 ± 0.0083. `python scripts/compare_torch.py
+--config=configs/resnet18.py --options=width=16 --images=5000 --epochs=4 --seeds=3 --rerun_perturbed`, Python 3.13, 2
+cores of an Intel Xeon, 2026-11-29.
 """
 
 from imgclf_jax.config import default
