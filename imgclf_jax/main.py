@@ -15,7 +15,7 @@ from pathlib import Path
 from absl import flags
 
 from imgclf_jax.errors import UserError
-from imgclf_jax.terminal import cli, output, streams
+from imgclf_jax.terminal import cli, output, streams, tools
 from imgclf_jax.workdir import provenance
 
 FLAGS = flags.FLAGS
@@ -61,7 +61,7 @@ def main(argv: list[str]) -> int:
     if FLAGS.mode == "eval" and not FLAGS.workdir:
         raise UserError("--mode=eval needs --workdir, the folder that training printed")
     if FLAGS.rerun is None and config is None and FLAGS.mode != "eval":
-        raise UserError("--config is missing; for example --config=configs/cnn.py")
+        raise UserError("--config is missing; for example --config=cnn")
     if FLAGS.profile and (problems := output.folder_problems(Path(FLAGS.profile), "--profile", missing=True)):
         raise UserError("\n".join(problems))
 
@@ -141,7 +141,7 @@ def _dispatch(config, argv, config_file, recorded) -> int:
 
     def command(folder):
         workdir_flag = [] if FLAGS.workdir else [f"--workdir={folder}"]
-        return shlex.join(["python", "-m", "imgclf_jax.main", *argv[1:], *workdir_flag])
+        return f"{tools.command('train')} {shlex.join([*argv[1:], *workdir_flag])}"
 
     if recorded is not None:
         from imgclf_jax.rerun import rerun

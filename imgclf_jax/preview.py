@@ -49,7 +49,7 @@ def main(argv: list[str]) -> int:
     define_flags()
     config = cli.parse(argv)
     if config is None:
-        raise UserError("--config is missing; for example --config=configs/cnn.py")
+        raise UserError("--config is missing; for example --config=cnn")
     target = _output(FLAGS.output, Path(cli.config_path(argv) or "").stem)
     count = len(FLAGS.image) or FLAGS.rows
     if count * (1 + FLAGS.versions) > MOST:

@@ -391,7 +391,7 @@ def test_everything_is_written_out_before_it_gets_its_name(tiny, monkeypatch, ca
     monkeypatch.setattr(Path, "rename", noted(rename))
     monkeypatch.setattr(Path, "replace", noted(replace))
     data.load(tiny_config(tiny, train_split="train[:50%]"))
-    assert len(renamed) == 3  # two caches and the answer about the split
+    assert len(renamed) == 4  # two caches, the answer about the split, and the note of the folder
     for source, target, before in renamed:
         files = [f"{source}/{path.name}" for path in Path(target).iterdir()] if Path(target).is_dir() else []
         assert {source, *files} <= set(before)

@@ -2,6 +2,7 @@
 
 import csv
 import fcntl
+import hashlib
 import os
 import re
 import shutil
@@ -106,13 +107,16 @@ def test_summary_gives_accuracy_with_numerator_and_denominator(finished):
 
 
 def test_default_workdir_is_named_after_config_and_time(run, tmp_path):
-    arguments = [f"--config={ROOT / 'configs' / 'softmax.py'}", *SOFTMAX[1:], "--config.data.valid_split="]
-    done = run(*arguments, cwd=tmp_path)
+    done = run("--config=softmax", *SOFTMAX[1:], "--config.data.valid_split=", cwd=tmp_path)
     assert done.code == 0, done.err
     (folder,) = (tmp_path / "runs" / "softmax").iterdir()
     assert re.fullmatch(r"\d{8}-\d{6}", folder.name)
     assert done.out.splitlines()[0] == f"workdir {folder.relative_to(tmp_path)}"
     assert record(folder)["results"].keys() == {"train", "test"}
+    file = record(folder)["provenance"]["config_file"]
+    content = (ROOT / "configs/softmax.py").read_bytes()
+    assert file == {"path": str(ROOT / "configs/softmax.py"), "sha256": hashlib.sha256(content).hexdigest()}
+    assert (folder / "config_file.txt").read_bytes() == content
     # Without a validation split there is no best checkpoint.
     done = run("--mode=eval", f"--workdir={folder}", "--checkpoint=best")
     assert_one_error(done, "no best checkpoint")
@@ -224,7 +228,6 @@ MISTAKES = {
     "no value": ([CNN, "--config.train.batch_size"], "Missing value", "train.batch_size"),
     "no config": ([], "--config is missing"),
     "config without a value": (["--config"], "--config"),
-    "override before the config": (["--config.seed=1", CNN], "--config.seed=1", "before"),
     "override without a config": (["--config.seed=1"], "config.seed"),
     "argument that is no flag": ([*TINY, "junk"], "'junk'"),
     "unknown mode": ([*TINY, "--mode=evaluate"], "--mode=evaluate", "eval"),

@@ -1,4 +1,4 @@
-"""scripts/slurm.sbatch: what it starts, and when it asks SLURM to requeue it; with fake SLURM commands."""
+"""slurm.sbatch: what it starts, and when it asks SLURM to requeue it; with fake SLURM commands."""
 
 import os
 import shutil
@@ -7,7 +7,7 @@ import subprocess
 import pytest
 from runs import ROOT
 
-SCRIPT = ROOT / "scripts" / "slurm.sbatch"
+SCRIPT = ROOT / "imgclf_jax" / "slurm.sbatch"
 # Each notes its arguments; `srun` ends like the processes it would start, `squeue` says the state of the job.
 COMMANDS = {
     "srun": 'echo "cpus=$SRUN_CPUS_PER_TASK" >> "$NOTES"; exit "$PLAYED_STATUS"',

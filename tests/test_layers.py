@@ -11,7 +11,7 @@ from runs import ROOT, environment
 PACKAGE = "imgclf_jax"
 GROUND = {"errors", "rng", "config", "storage", "components"}
 BELOW_DOORS = GROUND | {"terminal", "models", "augment", "data", "devices", "workdir", "training"}
-DOORS = {"main", "train", "evaluate", "check", "rerun", "preview", "export", "ensemble"}
+DOORS = {"__main__", "main", "train", "evaluate", "check", "rerun", "preview", "export", "ensemble", "cache"}
 # Room -> the rooms that its modules may import, besides their own.
 ALLOWED: dict[str, set[str]] = {
     "__init__": {"predict"},  # lazily, for `imgclf_jax.load`

@@ -3,6 +3,7 @@
 # `pytest -m fast` collects these alone: the numerics on a small scale, everything that needs no compiler, and every
 # tool once. About 100 s on two cores.
 FAST = (
+    "test_cache.py",
     "test_color.py",
     "test_compare.py",
     "test_compare_statistics.py",
@@ -19,12 +20,14 @@ FAST = (
     "test_loop.py",
     "test_metrics.py",
     "test_muon_sgd.py",
+    "test_named.py",
     "test_names.py",
     "test_network.py",
     "test_optim.py",
     "test_output.py",
     "test_predict_parts.py",
     "test_problems.py",
+    "test_project_files.py",
     "test_record.py",
     "test_report_verdict.py",
     "test_rng.py",

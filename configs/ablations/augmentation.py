@@ -31,7 +31,7 @@ INGREDIENTS: dict[str, dict[str, Any]] = {
 def get_sweep():
     none = {field: off for changes in INGREDIENTS.values() for field, off in changes.items()}
     return sweep.Sweep(
-        "../cnn.py",
+        "cnn",
         sweep.minus_one(INGREDIENTS) + sweep.variants({"none": none}),
         changes={
             "data.train_split": "train[:2500]",

@@ -16,7 +16,7 @@ from imgclf_jax import sweep
 
 def get_sweep():
     return sweep.Sweep(
-        "../finetune.py",
+        "finetune",
         sweep.variants(
             {
                 "scratch": {"init.run": ""},

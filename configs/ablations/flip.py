@@ -14,7 +14,7 @@ from imgclf_jax import sweep
 
 def get_sweep():
     return sweep.Sweep(
-        "../cnn.py",
+        "cnn",
         sweep.variants(
             {
                 "random": {},

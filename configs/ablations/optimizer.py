@@ -19,7 +19,7 @@ from imgclf_jax import sweep
 
 def get_sweep():
     return sweep.Sweep(
-        "../cnn.py",
+        "cnn",
         sweep.variants(
             {
                 "sgd": {"optim.name": "sgd", "optim.learning_rate": 0.05},

@@ -13,6 +13,7 @@ from imgclf_jax.compare import naming, protocol, reading, sentence, statistics
 from imgclf_jax.compare.reading import Found, Key, Run
 from imgclf_jax.compare.statistics import Comparison, Interval
 from imgclf_jax.errors import UserError
+from imgclf_jax.terminal import tools
 from imgclf_jax.workdir.record import is_number, own_seconds
 
 METRIC = "test.accuracy"
@@ -199,7 +200,7 @@ def _nothing_complete(found: Found) -> str:
     early = [line for line in _not_begun(found, _names(found)) if line.status == "failed"]
     if not found.runs and not early:
         folder = found.sweeps[0].folder
-        return f"no run of the sweep in {folder} has begun; start it with python -m imgclf_jax.sweep"
+        return f"no run of the sweep in {folder} has begun; start it with {tools.command('sweep')}"
     runs = [(run.folder, run.status) for run in found.runs] + [(line.folder, line.status) for line in early]
     counts = collections.Counter(status for _, status in runs)
     states = ", ".join(f"{count} {status}" for status, count in sorted(counts.items()))

@@ -12,6 +12,7 @@ from typing import NamedTuple
 from imgclf_jax.compare.groups import Group
 from imgclf_jax.compare.reading import Run
 from imgclf_jax.report import workdirs
+from imgclf_jax.terminal import tools
 from imgclf_jax.workdir.record import is_natural
 
 # A report may be older than the result of its run. Rounding on another device changes fewer predictions than this.
@@ -77,7 +78,7 @@ def command(runs: Sequence[Run]) -> str:
         around = os.path.commonpath(folders)
         levels = {len(folder.relative_to(around).parts) for folder in folders}
         pattern = os.path.join(glob.escape(around), *(["*"] * levels.pop() if len(levels) == 1 else ["**"]))  # noqa: PTH118
-    return f"python -m imgclf_jax.report {shlex.quote(f'--workdir={pattern}')}"
+    return f"{tools.command('report')} {shlex.quote(f'--workdir={pattern}')}"
 
 
 def _read(path: Path) -> Judged | None:

@@ -1,6 +1,7 @@
 """Cache folders for results that are slow to compute. Each holds digests of its files, which are checked on opening."""
 
 import errno
+import hashlib
 import json
 import os
 import time
@@ -13,9 +14,9 @@ import numpy as np
 
 from imgclf_jax.errors import UserError
 from imgclf_jax.storage import atomic, seals
-from imgclf_jax.storage.files import reason_of
+from imgclf_jax.storage.files import read_sealed, reason_of, write_sealed_if_possible
 
-_FOLDER = ".imgclf_jax"  # hidden, because data set tools list its neighbors as data sets
+FOLDER = ".imgclf_jax"  # hidden, because data set tools list its neighbors as data sets
 # Errors that another folder may not have.
 _ELSEWHERE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST)
 
@@ -31,14 +32,41 @@ def folders(root: Path | None) -> list[Path]:
     Raises:
         UserError: neither is available.
     """
-    in_root = [root / _FOLDER] if root is not None and atomic.is_writable(root / _FOLDER) else []
+    in_root = [root / FOLDER] if root is not None and atomic.is_writable(root / FOLDER) else []
     try:
-        user = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    except RuntimeError as e:  # The account has no entry in the list of users, as in some containers.
+        user = user_folder()
+    except UserError:
         if in_root:
             return in_root
+        raise
+    for folder in in_root:
+        _note(folder, user)
+    return [*in_root, user / "data"]
+
+
+def user_folder() -> Path:
+    """Returns the user's cache folder of this package; it may not exist.
+
+    Raises:
+        UserError: the account has no home folder.
+    """
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "imgclf_jax"
+    except RuntimeError as e:  # The account has no entry in the list of users, as in some containers.
         raise UserError("this account has no home folder; set XDG_CACHE_HOME to a folder that you can write to") from e
-    return [*in_root, user / "imgclf_jax" / "data"]
+
+
+def noted(user: Path) -> list[Path]:
+    """Returns the folders next to data where caches were looked for before, for `imgclf_jax.cache`."""
+    found = [Path(read_sealed(path, report=False) or "") for path in sorted((user / "places").glob("*.json"))]
+    return [folder for folder in found if folder.name == FOLDER]
+
+
+def _note(folder, user):
+    name = hashlib.sha256(os.fsencode(folder.resolve())).hexdigest()[:16]
+    note = user / "places" / f"{name}.json"
+    if folder.is_dir() and not note.exists():
+        write_sealed_if_possible(note, str(folder.resolve()))
 
 
 def open_or_make(
@@ -115,6 +143,7 @@ def _open(folder: Path, open_cache: Callable[[Path], Content | None]) -> tuple[C
     """Returns (the content, "") or (None, why the cache cannot be used)."""
     if folder.is_dir() and not seals.is_sealed(folder):
         return None, "has no checksums, like the caches of earlier versions"
+    atomic.hold(folder)  # before it is read, so that `imgclf_jax.cache` does not remove it meanwhile
     damage = seals.damage(folder)
     content = None if damage else open_cache(folder)
     return content, "" if content is not None else f"is damaged ({damage or 'its files do not fit together'})"

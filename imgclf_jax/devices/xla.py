@@ -5,11 +5,10 @@ import ctypes
 import os
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 import jax
 
-from imgclf_jax.devices import native_errors
+from imgclf_jax.devices import native_errors, programs
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of glibc's malloc.h
 
@@ -18,11 +17,11 @@ def configure_xla() -> None:
     """Configures the compiler for the whole process. Must be called before JAX looks for its devices.
 
     Compiled programs are kept in $JAX_COMPILATION_CACHE_DIR, or in `~/.cache/imgclf_jax/xla` ($XDG_CACHE_HOME is
-    honored), so a second start compiles nothing.
+    honored), so a second start compiles nothing. Our folder has a limit, see `imgclf_jax.devices.programs`.
     """
     if not jax.config.values["jax_compilation_cache_dir"]:
-        home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-        jax.config.update("jax_compilation_cache_dir", str(home / "imgclf_jax" / "xla"))
+        programs.trim(programs.folder())
+        jax.config.update("jax_compilation_cache_dir", str(programs.folder()))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
     # XLA's CPU compiler sends convolutions to a library that takes 1.3 to 3 times as long as its own kernels. 0.12 has
     # oneDNN, too, which is faster than both. A version that does not know a flag refuses to start; 0.10.1 to 0.12 know

@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 
 from imgclf_jax.errors import UserError
 from imgclf_jax.predict import heat_maps
+from imgclf_jax.terminal import tools
 from imgclf_jax.training import trained
 from imgclf_jax.training.trained import Trained
 
@@ -112,7 +113,7 @@ def _array(images, folder):
     if isinstance(images, str | Path):
         raise UserError(
             f"{images} is a path, but the network takes pixels; for files, use "
-            f"python -m imgclf_jax.predict --workdir={folder} {images}"
+            f"{tools.command('predict')} --workdir={folder} {images}"
         )
     return images if hasattr(images, "shape") else np.asarray(images)
 

@@ -108,6 +108,41 @@ def discard(folder: Path) -> None:
         folder.rename(temporary / "discarded")
 
 
+_held: dict[Path, int] = {}  # folder -> the descriptor that holds its shared lock
+
+
+def hold(folder: Path) -> None:
+    """Marks a folder as in use until this process ends, for `discard_unused`, where folders can be locked."""
+    if fcntl is None:
+        return
+    with contextlib.suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except OSError:
+            _unlock(descriptor)
+            return
+        _unlock(_held.pop(folder, None))
+        _held[folder] = descriptor
+
+
+def discard_unused(folder: Path) -> bool:
+    """Deletes a folder as `discard` does, unless a process uses it. Returns whether it was deleted.
+
+    Raises:
+        OSError: it cannot be deleted.
+    """
+    try:
+        lock = _lock(folder, wait=False)
+    except BlockingIOError:
+        return False
+    try:
+        discard(folder)
+    finally:
+        _unlock(lock)
+    return True
+
+
 def sync(path: Path) -> None:
     """Flushes a file, or a folder and everything in it, to the disk. It then survives a power cut.
 

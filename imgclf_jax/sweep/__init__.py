@@ -5,7 +5,7 @@ A sweep file defines `get_sweep()`::
     from imgclf_jax import sweep
 
     def get_sweep():
-        return sweep.Sweep("../cnn.py", sweep.grid({"optim.learning_rate": (0.01, 0.05, 0.1)}))
+        return sweep.Sweep("cnn", sweep.grid({"optim.learning_rate": (0.01, 0.05, 0.1)}))
 
 Variants are plain data, `Variant(name, {"section.field": value})`, and lists of them can be added, filtered and joined
 with `product`. Importing this package imports neither JAX nor SciPy.

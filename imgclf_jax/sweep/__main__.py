@@ -19,7 +19,7 @@ from absl import flags
 from imgclf_jax.errors import UserError
 from imgclf_jax.sweep import folder as sweep_folder
 from imgclf_jax.sweep import halving, loading, local, plan_file, resolving, slurm, states, status
-from imgclf_jax.terminal import cli, streams
+from imgclf_jax.terminal import cli, streams, tools
 from imgclf_jax.terminal.console import Console
 from imgclf_jax.workdir import checkpoint_folder
 from imgclf_jax.workdir.trained_step import trained_step
@@ -66,7 +66,7 @@ def main(argv: list[str]) -> int:
         status.show(folder, console)
         return 0
     if loaded is None:
-        raise UserError("--config is missing; for example --config=configs/ablations/augmentation.py")
+        raise UserError("--config is missing; for example --config=ablations/augmentation")
     if FLAGS.launcher == "local" and not FLAGS.max_parallel:
         raise UserError("--max_parallel=0 must be at least 1 with --launcher=local")
     options = slurm.parse_options(FLAGS.slurm)
@@ -99,11 +99,11 @@ def main(argv: list[str]) -> int:
         jobs = -(-len(left) // runs)
         ids = slurm.submit(folder, task, jobs, FLAGS.max_parallel, options)
         console.print(f"submitted {len(ids)} jobs: {', '.join(ids)}")
-        console.print(f"their states: python -m imgclf_jax.sweep --status --workdir={folder}")
+        console.print(f"their states: {tools.command('sweep')} --status --workdir={folder}")
         return 0
     code = local.run(folder, FLAGS.max_parallel, FLAGS.fail_fast, console, FLAGS.halving, FLAGS.seeds_per_process)
     status.show(folder, console)
-    console.print(f"the results: python -m imgclf_jax.compare {folder}")
+    console.print(f"the results: {tools.command('compare')} {folder}")
     return code
 
 

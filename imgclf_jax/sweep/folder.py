@@ -9,6 +9,7 @@ from imgclf_jax.config import from_json, to_json
 from imgclf_jax.errors import UserError
 from imgclf_jax.storage import files
 from imgclf_jax.sweep import plan_file
+from imgclf_jax.terminal import tools
 
 GROUP = "group.json"
 
@@ -80,7 +81,7 @@ def runs(folder: Path) -> list[Run]:
     """
     plan = plan_file.read(folder)
     if plan is None:
-        raise UserError(f"{folder} holds no sweep; give the --workdir of `python -m imgclf_jax.sweep`")
+        raise UserError(f"{folder} holds no sweep; give the --workdir of `{tools.command('sweep')}`")
     found = []
     for seed in plan["seeds"]:
         for fold in range(plan["folds"] or 1):

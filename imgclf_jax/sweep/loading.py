@@ -22,7 +22,7 @@ from ml_collections.config_flags import config_flags
 from imgclf_jax import config as configs
 from imgclf_jax.errors import UserError
 from imgclf_jax.sweep.spec import Sweep, Variant, check_variants, grid
-from imgclf_jax.terminal import cli, config_file
+from imgclf_jax.terminal import cli, config_file, named
 
 FLAGS = flags.FLAGS
 # Fields that the runs of a sweep get from elsewhere -> what to do instead of overriding them.
@@ -56,7 +56,7 @@ def load(argv: list[str]) -> Loaded:
     path = cli.config_path(argv)
     if not path:
         missing = "is missing" if path is None else "has no value"
-        raise UserError(f"--config {missing}; for example --config=configs/ablations/augmentation.py")
+        raise UserError(f"--config {missing}; for example --config=ablations/augmentation")
     name, returned = _call(path, ("get_sweep", "get_config"))
     if name == "get_config":
         config = _parse(argv, path, _checked_config(returned, path))
@@ -66,11 +66,12 @@ def load(argv: list[str]) -> Loaded:
     _check_sweep(returned, path)
     config = _parse(argv, path, _base(returned.base, path))
     if _vary():
-        raise UserError(f"--vary cannot be added to {path}, which has get_sweep(); give a file with get_config()")
+        shown = named.label(path)
+        raise UserError(f"--vary cannot be added to {shown}, which has get_sweep(); give a file with get_config()")
     overridden = _overridden()
     for field in overridden:
         if returned.variants and all(field in variant.changes for variant in returned.variants):
-            raise UserError(f"--config.{field} has no effect: every variant of {path} sets {field}")
+            raise UserError(f"--config.{field} has no effect: every variant of {named.label(path)} sets {field}")
     changes = {field: value for field, value in returned.changes.items() if field not in overridden}
     return Loaded(Sweep(config, returned.variants, changes, returned.folds), path)
 
@@ -140,13 +141,14 @@ def _call(path: str, names: tuple[str, ...]) -> tuple[str, Any]:
     if name:
         raise UserError(f"{name} in {path} is not a function; define it with def {name}():")
     lacks = "get_config()" if names == ("get_config",) else "get_sweep() or get_config()"
-    raise UserError(f"config file {path} has no {lacks}; see the files in configs/")
+    raise UserError(f"config file {named.label(path)} has no {lacks}")
 
 
 def _base(base, path):
     if isinstance(base, ConfigDict):
         return base
-    file = (Path(path).parent / fspath(base)).as_posix()
+    file = named.file(fspath(base))
+    file = file if file != fspath(base) else (Path(path).parent / file).as_posix()
     return _checked_config(_call(file, ("get_config",))[1], file)
 
 
@@ -169,14 +171,9 @@ def _parse(argv, path, config):
     """Parses all flags, and applies the overrides to a config."""
     argv, options = config_file.split_options(argv)
     config_file.set_options(config, options, path)
-    rest, skip = [], False
-    for argument in argv[1:]:
-        is_config = not skip and argument.startswith("-") and argument.lstrip("-").partition("=")[0] == "config"
-        if not is_config and not skip:
-            rest.append(argument)
-        skip = is_config and "=" not in argument
+    rest = config_file.without_config(argv[1:])
     with config_file.loading(path):
-        config_flags.DEFINE_config_dict("config", config, "Config file.", FLAGS, sys_argv=[argv[0], *rest])
+        config_flags.DEFINE_config_dict("config", config, cli.CONFIG_HELP, FLAGS, sys_argv=[argv[0], *rest])
     cli.parse([argv[0], *rest])
     cli.look_for_parts(path)
     _options.clear()

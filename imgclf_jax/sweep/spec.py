@@ -35,7 +35,8 @@ class Sweep:
     """What `get_sweep()` returns.
 
     Attributes:
-        base: the config that the variants change, or the path of its file relative to the file of the sweep.
+        base: the config that the variants change, or the name of a config of the package ("cnn"), or the path of a file
+            relative to the file of the sweep ("../cnn.py").
         variants: the variants. The first is the baseline of comparisons unless another is chosen there.
         changes: "section.field" -> value, for the base and so for all variants.
         folds: the number of folds of cross-validation; each variant is then trained once for each fold and seed. 0: no

@@ -13,13 +13,16 @@ from absl import logging as absl_logging
 from ml_collections import ConfigDict
 from ml_collections.config_flags import config_flags
 
-from imgclf_jax import components
+from imgclf_jax import __version__, components
 from imgclf_jax.errors import UserError, format_error
-from imgclf_jax.terminal import config_file, interrupt, streams
+from imgclf_jax.terminal import config_file, interrupt, named, streams
 from imgclf_jax.terminal.config_file import config_path as config_path
 
 FLAGS = flags.FLAGS
 PATH_FLAGS = ("workdir", "rerun", "output", "save_dir", "image", "parts", "profile")  # of all tools
+CONFIG_HELP = (
+    "The experiment: the name of a config of imgclf_jax, such as cnn, or the path of a Python file with get_config()."
+)
 cache_warned = False
 EXIT_STATUS = """Exit status:
     0        success
@@ -43,15 +46,15 @@ def parse(argv: list[str]) -> ConfigDict | None:
         UserError: a flag, the config file or an override is wrong.
     """
     argv, options = config_file.split_options(argv)
-    if "config" not in FLAGS:
-        config_flags.DEFINE_config_file(
-            "config", None, "Config file of the experiment, a Python file with get_config().", FLAGS, sys_argv=argv
-        )
     path = config_path(argv)
+    if path:  # Names become paths.
+        argv = [argv[0], f"--config={path}", *config_file.without_config(argv[1:])]
+    if "config" not in FLAGS:
+        config_flags.DEFINE_config_file("config", None, CONFIG_HELP, FLAGS, sys_argv=argv)
     if options and path is None:
         raise UserError(f"--config.{next(iter(options))} has no effect without --config")
     if path == "":
-        raise UserError("--config has no value; for example --config=configs/cnn.py")
+        raise UserError("--config has no value; for example --config=cnn")
     if path is not None:
         config_file.check(path)
     with config_file.loading(path):
@@ -157,8 +160,13 @@ def run_tool(main: Callable[[list[str]], int], takes_config: bool = True) -> int
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # It also logs exceptions that Orbax raises.
     argv = sys.argv
     try:
-        wants_help = {"--help", "-h", "-help"} & set(argv[1:])
-        status = _help(main, takes_config) if wants_help else main(argv)
+        if "--version" in argv[1:]:
+            print(f"imgclf_jax {__version__}")
+            status = 0
+        elif {"--help", "-h", "-help"} & set(argv[1:]):
+            status = _help(main, takes_config)
+        else:
+            status = main(argv)
     except UserError as error:
         print(format_error(error), file=sys.stderr)
         status = 2
@@ -195,8 +203,9 @@ def _help(main, takes_config):
     sys.modules[main.__module__].define_flags()
     print(FLAGS.module_help(sys.modules[main.__module__]) or FLAGS.main_module_help())
     if takes_config:
-        print("\nEvery config field can be overridden: --config.train.epochs=3. All fields: imgclf_jax/config.py")
-    print(f"\n{EXIT_STATUS}")
+        print("\nEvery config field can be overridden: --config.train.epochs=3. All fields are explained in")
+        print(named.PACKAGE / "config.py")
+    print(f"\n--version prints the version.\n\n{EXIT_STATUS}")
     return 0
 
 

@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 from ml_collections.config_flags import config_flags
 
 from imgclf_jax.errors import UserError
+from imgclf_jax.terminal import named
 
 
 class _LastTuple(config_flags._ConfigFieldMultiFlag):  # type: ignore[name-defined]
@@ -28,12 +29,31 @@ config_flags._ConfigFieldMultiFlag = _LastTuple  # type: ignore[attr-defined]
 
 
 def config_path(argv: list[str]) -> str | None:
-    """The value of `--config` on a command line; `None` if the flag is missing, empty if it has no value."""
+    """The path that `--config` gives or names on a command line; see `imgclf_jax.terminal.named`.
+
+    Returns:
+        `None` if the flag is missing, "" if it has no value.
+
+    Raises:
+        UserError: there is no config of that name.
+    """
+    given = None
     for index, argument in enumerate(argv):
         name, equals, value = argument.lstrip("-").partition("=")
-        if argument.startswith("-") and name == "config":
-            return value if equals else (argv[index + 1] if index + 1 < len(argv) else "")
-    return None
+        if argument.startswith("-") and name == "config":  # Of several, the last counts, as for other flags.
+            given = value if equals else (argv[index + 1] if index + 1 < len(argv) else "")
+    return None if given is None else named.file(given)
+
+
+def without_config(argv: list[str]) -> list[str]:
+    """Returns a command line without `--config` and its value; overrides stay."""
+    rest, skip = [], False
+    for argument in argv:
+        is_config = not skip and argument.startswith("-") and argument.lstrip("-").partition("=")[0] == "config"
+        if not is_config and not skip:
+            rest.append(argument)
+        skip = is_config and "=" not in argument
+    return rest
 
 
 def split_options(argv: list[str]) -> tuple[list[str], dict[str, Any]]:
@@ -67,7 +87,7 @@ def set_options(config: Any, values: dict[str, Any], path: str | None) -> None:
         section, options, key = name.split(".")
         owner = config.get(section) if isinstance(config, ConfigDict) else None
         if not isinstance(owner, ConfigDict) or not isinstance(owner.get(options), ConfigDict):
-            raise UserError(f"bad override of {path}: there is no field {section}.{options}")
+            raise UserError(f"bad override of {named.label(path)}: there is no field {section}.{options}")
         owner = owner[options]
         if isinstance(owner.get(key), float) and type(value) is int:
             value = float(value)
@@ -101,7 +121,8 @@ def check(path: str) -> None:
         folder = file if file.is_dir() else file.parent
         near = sorted(other.as_posix() for other in folder.glob("*.py")) if folder.is_dir() else []
         wrong = "is a folder" if file.is_dir() else "does not exist"
-        raise UserError(f"config file {path} {wrong}" + (f"; this folder has {', '.join(near)}" if near else ""))
+        others = f"; this folder has {', '.join(near)}" if near else ""
+        raise UserError(f"config file {path} {wrong}{others}{named.hint(path)}")
     if not file.is_file():
         raise UserError(f"config file {path} is not a regular file")
     try:
@@ -138,11 +159,11 @@ def loading(path: str | None) -> Iterator[None]:
         raise _failed(path, f"it ended the program with sys.exit({error.code!r})") from error
     except Exception as error:
         if isinstance(error, AttributeError) and "has no attribute 'get_config'" in str(error):
-            text = f"config file {path} has no get_config(); define one that returns a config made by default()"
-            raise UserError(text) from error
+            what = f"config file {named.label(path)} has no get_config()"
+            raise UserError(f"{what}; define one that returns a config made by default()") from error
         if cause := _raised_by(path, error):
             raise _failed(path, _typed_reason(cause), cause) from error
-        raise UserError(f"bad override of {path}: {_reason(error)}") from error
+        raise UserError(f"bad override of {named.label(path)}: {_reason(error)}") from error
     finally:
         sys.dont_write_bytecode = writes_no_bytecode
         if folder in sys.path:
@@ -158,7 +179,7 @@ def one_line(error: object) -> str:
 
 def _failed(path, reason, cause=None):
     line = _line(path, cause) if cause else None
-    return UserError(f"config file {path} failed{f' in line {line}' if line else ''}: {reason}")
+    return UserError(f"config file {named.label(path)} failed{f' in line {line}' if line else ''}: {reason}")
 
 
 def _line(path, cause):
