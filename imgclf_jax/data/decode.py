@@ -91,7 +91,9 @@ def from_bytes(
     """
     try:
         if len(encoded) > max_bytes:
-            raise BadPhoto(f"{len(encoded) / 2**20:,.0f} MiB are more than {max_bytes / 2**20:,.0f}; save a smaller copy")
+            raise BadPhoto(
+                f"{len(encoded) / 2**20:,.0f} MiB are more than {max_bytes / 2**20:,.0f}; save a smaller copy"
+            )
         return pixels(decode(encoded, channels, max_pixels).image, image_size, resize)
     except BadPhoto as e:
         raise UserError(f"{name if name.isprintable() else ascii(name)}: {e}") from e
