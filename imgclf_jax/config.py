@@ -203,7 +203,8 @@ def _model() -> dict[str, Any]:
         "name": "cnn",
         # Keyword arguments of the model that the fields below do not cover.
         "options": {},
-        # "softmax": one logit per class. "sigmoid": one logit, for the second of two classes.
+        # "softmax": one logit per class. "sigmoid": one logit, for the second of two classes. "auto": sigmoid for two
+        # classes, softmax for more; run.json has what it was.
         "head": "softmax",
         # Precision of the layers: float32 or bfloat16. Parameters and the loss stay float32.
         "dtype": "float32",

@@ -310,10 +310,25 @@ def reason(file, **options):
     return str(caught.value)
 
 
+OTHERS = {
+    "Liebes Tagebuch, heute habe ich «äöü» geschrieben.\r\n".encode(): "text",
+    b"<!DOCTYPE html>\n<title>404</title>": "a web page",
+    b'<?xml version="1.0"?><svg xmlns="http://www.w3.org/2000/svg"/>': "an SVG drawing",
+    b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n": "a PostScript document",
+    b"%PDF-1.7\n": "a PDF document",
+    b"PK\x03\x04" + bytes(30): "a ZIP archive or an office document",
+    b"\0\0\0\x14ftypqt  \0\0\0\0qt  ": "a video",
+    b"\0\0\0\x18ftypmp42\0\0\0\0isommp42": "a video",
+    b"RIFF\0\0\0\0AVI LIST": "a video",
+    b"\0\0\1\0\1\0\x10\x10": "an icon",
+}
+
+
 def test_files_that_are_no_photos(tmp_path):
     assert "empty" in reason(b"")
-    assert "not an image in a known format" in reason(b"Dear diary, today I learned to write.")
-    assert "not an image in a known format" in reason(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n")
+    for content, kind in OTHERS.items():
+        assert reason(content) == f"not an image: {kind}"
+    assert "not an image in a known format: AVIF, BMP, GIF, " in reason(bytes(range(200, 256)))
     assert "cannot be read: No such file" in reason(tmp_path / "missing.jpg")
     assert "not a regular file" in reason(tmp_path)
     os.mkfifo(tmp_path / "pipe.jpg")
@@ -325,7 +340,7 @@ def test_files_that_are_no_photos(tmp_path):
 @pytest.mark.parametrize("kind", FORMATS)
 def test_truncated_files(kind, recwarn, capfd):
     encoded = encode(noise(64, 64), kind)
-    for length in (12, 30, 60, len(encoded) // 4, len(encoded) // 2, len(encoded) * 9 // 10):
+    for length in (16, 30, 60, len(encoded) // 4, len(encoded) // 2, len(encoded) * 9 // 10):
         assert "damaged" in reason(encoded[:length])
     assert not recwarn.list
     assert capfd.readouterr() == ("", "")

@@ -19,14 +19,9 @@ def problems_of(tmp_path, *paths, **changes):
 
 
 def test_all_problems_with_the_settings_are_reported_at_once(tmp_path):
-    changes = {"image_size": (), "split": (0.5, 0.4, 0.3), "valid_split": "train[:10]", "test_split": ""}
+    changes = {"image_size": (0, 4), "split": (0.5, 0.4, 0.3)}
     lines = refused(settings_of(tmp_path / "missing", **changes)).splitlines()
-    assert len(lines) == 5
-    for text, line in zip(
-        ("data.image_size is not set", "sum of 1", "data.valid_split=", "data.test_split=", "no such folder"),
-        lines,
-        strict=True,
-    ):
+    for text, line in zip(("data.image_size=(0, 4)", "sum of 1", "no such folder"), lines, strict=True):
         assert text in line
     assert "data.dir is empty" in refused(settings_of(""))
     (tmp_path / "file").write_text("x")

@@ -16,6 +16,7 @@ from imgclf_jax.data.folder import layout
 from imgclf_jax.data.folder.layout import File, Listing, shown
 from imgclf_jax.data.types import Dataset, Info, Progress
 from imgclf_jax.errors import UserError
+from imgclf_jax.storage.names import class_name
 
 
 def describe(config_data: Any, split: str | None = None) -> Info:
@@ -53,7 +54,7 @@ def scan(config_data: Any) -> Listing:
         if not config_data.dir:
             raise UserError("data.dir is empty; give the .csv file, e.g. --config.data.dir=photos.csv")
         rows = tables.read(setting, tables.content_of(setting, file), ("path", "label"), ("split",))
-        rows = [tables.Row(line, (path, layout.class_name(str(label)), role)) for line, (path, label, role) in rows]
+        rows = [tables.Row(line, (path, class_name(str(label)), role)) for line, (path, label, role) in rows]
         if not rows:
             raise UserError(f"{setting}: lists no photos")
     except UserError as e:

@@ -31,7 +31,7 @@ MODELS: dict[str, type[nn.Module]] = {
     "vit": ViT,
     "speednet": SpeedNet,
 }
-HEADS = ("softmax", "sigmoid")
+HEADS = ("softmax", "sigmoid", "auto")
 # The values of config.model fields that leave the choice to the model.
 UNSET = {"widths": (), "hidden": (), "norm": "none", "dropout": None}
 # Fields of a module that are no options of its own.
@@ -62,7 +62,18 @@ def create(config: ConfigDict, num_classes: int, axis_name: str | None = None) -
         options["axis_name"] = axis_name
     options |= _options(config)
     dtype = jnp.dtype(config.dtype)
-    return MODELS[config.name](num_classes=num_classes, head=config.head, dtype=dtype, **options)
+    return MODELS[config.name](num_classes=num_classes, head=_head(config, num_classes), dtype=dtype, **options)
+
+
+def head_of(model: Any) -> str:
+    """Returns the head of a network that `create` made: "softmax" or "sigmoid"."""
+    return getattr(getattr(model, "module", model), "head", "softmax")
+
+
+def _head(config, num_classes):
+    if config.head != "auto":
+        return config.head
+    return "sigmoid" if num_classes == 2 else "softmax"
 
 
 def problems(
@@ -114,9 +125,11 @@ def problems(
 def _value_problems(config, num_classes):
     lines = []
     if config.head not in HEADS:
-        lines.append(f'model.head={config.head!r} must be "softmax" or "sigmoid"')
+        lines.append(f"model.head={config.head!r} is unknown; give --config.model.head=auto, softmax or sigmoid")
     if config.head == "sigmoid" and num_classes not in (None, 2):
-        lines.append(f'model.head="sigmoid" needs two classes, but the data has {num_classes}; set it to "softmax"')
+        lines.append(
+            f"model.head='sigmoid' needs two classes, but the data has {num_classes}; give --config.model.head=softmax"
+        )
     if config.dropout is not None and not 0 <= config.dropout < 1:
         lines.append(f"model.dropout={config.dropout} must be at least 0 and below 1")
     if config.dtype not in ("float32", "bfloat16"):
@@ -127,7 +140,8 @@ def _value_problems(config, num_classes):
 def _make(config, num_classes, axis_name):
     """Makes a module of one's own. It gets those of our fields that it has and the options, which take precedence."""
     part = components.find(config.name, MODELS, SLOT)
-    shared = {"num_classes": num_classes, "dtype": jnp.dtype(config.dtype), "head": config.head, "axis_name": axis_name}
+    head, dtype = _head(config, num_classes), jnp.dtype(config.dtype)
+    shared = {"num_classes": num_classes, "dtype": dtype, "head": head, "axis_name": axis_name}
     shared |= {name: config[name] for name in UNSET if config[name] != UNSET[name]}
     known = components.parameters(part) or {}
     arguments = {name: value for name, value in shared.items() if name in known} | _options(config)
@@ -149,7 +163,7 @@ def _own_problems(config, input_shape, num_classes):
     lines += [
         f"model.{name}={config[name]!r}: {config.name} has no field {name}; leave it at its default, {default!r}"
         for name, default in (UNSET | {"head": "softmax"}).items()
-        if name not in known and config[name] and config[name] != default
+        if name not in known and config[name] and config[name] not in (default, "auto")
     ]
     lines += _value_problems(config, num_classes)
     if lines:

@@ -3,7 +3,6 @@
 import dataclasses
 import math
 import os
-import unicodedata
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,7 +10,7 @@ from typing import Any, NamedTuple
 from imgclf_jax import config as configs
 from imgclf_jax.data import splits
 from imgclf_jax.errors import UserError
-from imgclf_jax.storage import clutter
+from imgclf_jax.storage.names import class_name, clutter, summary
 
 ROLES = {"train": "train", "validation": "valid", "valid": "valid", "val": "valid", "test": "test"}
 DEFAULT_SIZE = (32, 32)  # of photos: that of the images which most configs are made for
@@ -104,18 +103,10 @@ def scan(config_data: Any) -> Listing:
         config_data, "photos in folders", "folders train/, validation/ and test/ or data.split"
     )
     if notes.ignored:
-        remarks.append(f"{root}: ignored, being no photos or classes: {clutter.summary(notes.ignored.values())}")
+        remarks.append(f"{root}: ignored, being no photos or classes: {summary(notes.ignored.values())}")
     fractions = None if has_splits else fractions_of(config_data)
     size = size_of(config_data)
     return Listing(root, class_names, size, fractions, files, folds=config_data.folds, remarks=tuple(remarks))
-
-
-def class_name(text: str) -> str:
-    """Returns the name of the class that a folder or a label stands for: in Unicode normal form C.
-
-    The same name may be written with composed or with separate accents (NFD), as macOS does.
-    """
-    return unicodedata.normalize("NFC", text)
 
 
 def shown(name: str) -> str:
@@ -336,7 +327,7 @@ def _is_folder(entry):
 
 def _ignored(entry, folder, notes):
     """Returns whether an entry of a folder is clutter, and notes it."""
-    if kind := clutter.kind(entry.name):
+    if kind := clutter(entry.name):
         notes.ignored[f"{folder}/{entry.name}"] = kind
     return bool(kind)
 
