@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from imgclf_jax import components
-from imgclf_jax.errors import UserError
+from imgclf_jax.errors import UserError, flag, unknown
 from imgclf_jax.models import adapter
 from imgclf_jax.models.adapter import Adapter
 from imgclf_jax.models.cnn import CNN, SmallCNN, TutorialCNN
@@ -98,7 +98,7 @@ def problems(
         return [str(error)]
     fields = _fields(config.name)
     lines = [
-        f"model.{name}={config[name]!r}: model {config.name} has no such option; leave it at its default, {default!r}"
+        f"model.{name}={config[name]!r}: model {config.name} has no such option; give {flag(f'model.{name}', default)}"
         for name, default in UNSET.items()
         if name not in fields and config[name] and config[name] != default
     ]
@@ -107,7 +107,7 @@ def problems(
             lines.append(f"model.{name}={config[name]!r} must be a tuple of positive whole numbers")
     norms = ("none", *getattr(MODELS[config.name], "norms", ("batch",)))
     if config.norm not in norms:
-        lines.append(f"model.norm={config.norm!r} must be " + " or ".join(f'"{norm}"' for norm in norms))
+        lines.append(unknown("model.norm", config.norm, norms))
     lines += _option_problems(config)
     lines += _value_problems(config, num_classes)
     if not lines:
@@ -117,7 +117,7 @@ def problems(
             height, width = input_shape[:2]
             lines.append(
                 f"model.name={config.name!r}: {height}x{width} images are too small for all its convolutions; use "
-                "larger images (data.image_size, augment.crop) or fewer model.widths"
+                "larger images (--config.data.image_size, --config.augment.crop) or fewer --config.model.widths"
             )
     return lines
 
@@ -125,7 +125,7 @@ def problems(
 def _value_problems(config, num_classes):
     lines = []
     if config.head not in HEADS:
-        lines.append(f"model.head={config.head!r} is unknown; give --config.model.head=auto, softmax or sigmoid")
+        lines.append(unknown("model.head", config.head, HEADS))
     if config.head == "sigmoid" and num_classes not in (None, 2):
         lines.append(
             f"model.head='sigmoid' needs two classes, but the data has {num_classes}; give --config.model.head=softmax"
@@ -133,7 +133,7 @@ def _value_problems(config, num_classes):
     if config.dropout is not None and not 0 <= config.dropout < 1:
         lines.append(f"model.dropout={config.dropout} must be at least 0 and below 1")
     if config.dtype not in ("float32", "bfloat16"):
-        lines.append(f'model.dtype={config.dtype!r} must be "float32" or "bfloat16"')
+        lines.append(unknown("model.dtype", config.dtype, ("float32", "bfloat16")))
     return lines
 
 
@@ -161,7 +161,7 @@ def _own_problems(config, input_shape, num_classes):
     given = {name: None for name in SHARED if name in known} | _options(config)
     lines = components.option_problems(part, config.name, "model.options", given, call)
     lines += [
-        f"model.{name}={config[name]!r}: {config.name} has no field {name}; leave it at its default, {default!r}"
+        f"model.{name}={config[name]!r}: {config.name} has no field {name}; give {flag(f'model.{name}', default)}"
         for name, default in (UNSET | {"head": "softmax"}).items()
         if name not in known and config[name] and config[name] not in (default, "auto")
     ]
@@ -187,7 +187,10 @@ def _option_problems(config):
     """One line for each option that the model does not have, and for each of the wrong type."""
     fields, options = _fields(config.name), _options(config)
     misplaced = [name for name in options if name in UNSET and name in fields]
-    lines = [f"model.options.{name}: this option has a field of its own; set model.{name}" for name in misplaced]
+    lines = [
+        f"model.options.{name}: this option has a field of its own; give {flag(f'model.{name}', options[name])}"
+        for name in misplaced
+    ]
     known = {f.name: f.default for f in dataclasses.fields(MODELS[config.name]) if f.name not in SHARED}
     rest = {name: value for name, value in options.items() if name not in misplaced}
     return lines + components.known_option_problems(f"model {config.name}", "model.options", rest, known)

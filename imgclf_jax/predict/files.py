@@ -41,8 +41,8 @@ def find(names: Sequence[str]) -> Found:
     """Finds files.
 
     Args:
-        names: files, folders (searched recursively, except for hidden entries and other clutter) and globs (`**` is recursive). An
-            existing file or folder is never interpreted as a glob.
+        names: files, folders (searched recursively, except for hidden entries and other clutter) and globs (`**` is
+            recursive). An existing file or folder is never interpreted as a glob.
     """
     files: dict[Path, File] = {}
     problems: list[str] = []

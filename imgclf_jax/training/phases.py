@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 from imgclf_jax import augment, components, data, models
 from imgclf_jax.config import own_parts
 from imgclf_jax.devices import parallel, processes, xla
-from imgclf_jax.errors import UserError
+from imgclf_jax.errors import UserError, flag
 from imgclf_jax.storage import files as storage
 from imgclf_jax.terminal.console import Console
 from imgclf_jax.training import ancestor, metrics, multistep
@@ -249,8 +249,9 @@ def diverged(run: Run, step: int) -> int:
     run.console.finish()
     kept = f"; earlier checkpoints are kept in {run.folder}" if checkpoint_folder.exists(run.folder) else ""
     run.console.warn(
-        f"diverged: the loss or a gradient is not finite at step {step}{kept}. Try a lower optim.learning_rate, "
-        "optim.warmup_steps or optim.clip_norm"
+        f"diverged: the loss or a gradient is not finite at step {step}{kept}. Try a lower learning rate, "
+        f"{flag('optim.learning_rate', float(f'{run.config.optim.learning_rate / 3:.1g}'))}, or also "
+        "--config.optim.warmup_epochs=1 or --config.optim.clip_norm=1"
     )
     return 1
 
