@@ -399,7 +399,7 @@ def test_every_model_accepts_the_defaults():
         ({"name": "cnn", "norm": "layer"}, ["model.norm='layer'", '"none" or "batch"']),
         ({"name": "cnn", "dropout": 1.0}, ["model.dropout=1.0", "below 1"]),
         ({"name": "cnn", "dropout": -0.1}, ["model.dropout=-0.1", "at least 0"]),
-        ({"name": "small_cnn", "head": "tanh"}, ["model.head='tanh'", '"softmax" or "sigmoid"']),
+        ({"name": "small_cnn", "head": "tanh"}, ["model.head='tanh'", "--config.model.head=", "softmax", "sigmoid"]),
         ({"name": "cnn", "dtype": "float16"}, ["model.dtype='float16'", "bfloat16"]),
     ],
 )
