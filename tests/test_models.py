@@ -388,15 +388,21 @@ def test_every_model_accepts_the_defaults():
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"name": "alexnet"}, ["'alexnet'", "softmax, mlp, cnn, tutorial_cnn"]),
-        ({"name": "softmax", "hidden": (3,)}, ["model.hidden", "softmax has no such option", "()"]),
-        ({"name": "softmax", "dropout": 0.5}, ["model.dropout", "softmax has no such option", "None"]),
+        ({"name": "alexnet"}, ["'alexnet'", "give --config.model.name=", "mlp", "tutorial_cnn"]),
+        (
+            {"name": "softmax", "hidden": (3,)},
+            ["model.hidden", "softmax has no such option", "--config.model.hidden='()'"],
+        ),
+        ({"name": "softmax", "dropout": 0.5}, ["model.dropout", "softmax has no such option", "leave it out"]),
         ({"name": "mlp", "widths": (3,)}, ["model.widths", "mlp has no such option"]),
         ({"name": "mlp", "norm": "batch"}, ["model.norm", "mlp has no such option"]),
-        ({"name": "tutorial_cnn", "norm": "batch"}, ["model.norm", "tutorial_cnn has no such option", "'none'"]),
+        (
+            {"name": "tutorial_cnn", "norm": "batch"},
+            ["model.norm", "tutorial_cnn has no such option", "--config.model.norm=none"],
+        ),
         ({"name": "cnn", "widths": (3, 0)}, ["model.widths=(3, 0)", "positive whole numbers"]),
         ({"name": "cnn", "hidden": (2.5,)}, ["model.hidden=(2.5,)", "positive whole numbers"]),
-        ({"name": "cnn", "norm": "layer"}, ["model.norm='layer'", '"none" or "batch"']),
+        ({"name": "cnn", "norm": "layer"}, ["model.norm='layer'", "--config.model.norm=none (or batch)"]),
         ({"name": "cnn", "dropout": 1.0}, ["model.dropout=1.0", "below 1"]),
         ({"name": "cnn", "dropout": -0.1}, ["model.dropout=-0.1", "at least 0"]),
         ({"name": "small_cnn", "head": "tanh"}, ["model.head='tanh'", "--config.model.head=", "softmax", "sigmoid"]),

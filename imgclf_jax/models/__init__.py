@@ -98,7 +98,7 @@ def problems(
         return [str(error)]
     fields = _fields(config.name)
     lines = [
-        f"model.{name}={config[name]!r}: model {config.name} has no such option; give {flag(f'model.{name}', default)}"
+        f"model.{name}={config[name]!r}: model {config.name} has no such option; {_default(name, default)}"
         for name, default in UNSET.items()
         if name not in fields and config[name] and config[name] != default
     ]
@@ -161,7 +161,7 @@ def _own_problems(config, input_shape, num_classes):
     given = {name: None for name in SHARED if name in known} | _options(config)
     lines = components.option_problems(part, config.name, "model.options", given, call)
     lines += [
-        f"model.{name}={config[name]!r}: {config.name} has no field {name}; give {flag(f'model.{name}', default)}"
+        f"model.{name}={config[name]!r}: {config.name} has no field {name}; {_default(name, default)}"
         for name, default in (UNSET | {"head": "softmax"}).items()
         if name not in known and config[name] and config[name] not in (default, "auto")
     ]
@@ -177,6 +177,11 @@ def _own_problems(config, input_shape, num_classes):
     except Exception as error:
         lines.append(f"{SLOT}={config.name!r} fails on images {list(input_shape or ())}: {components.explain(error)}")
     return lines
+
+
+def _default(name, default):
+    """What to do about a field that should have its default; None cannot be given on the command line."""
+    return "leave it out" if default is None else f"give {flag(f'model.{name}', default)}"
 
 
 def _options(config):

@@ -4,6 +4,7 @@ import collections
 import unicodedata
 from collections.abc import Iterable
 
+HIDDEN = "hidden"  # what `clutter` calls hidden entries that it does not know
 _CLUTTER = {
     "thumbs.db": "Thumbs.db",  # Windows
     "desktop.ini": "desktop.ini",
@@ -31,10 +32,10 @@ def clutter(name: str) -> str:
     All hidden entries are clutter.
     """
     if name.startswith("."):
-        return "._*" if name.startswith("._") else name if name == ".ipynb_checkpoints" else "hidden"
+        return "._*" if name.startswith("._") else name if name == ".ipynb_checkpoints" else HIDDEN
     return _CLUTTER.get(name.lower(), "")
 
 
 def summary(kinds: Iterable[str]) -> str:
-    """Returns the results of `clutter` with how often each one occurs, such as "@eaDir (2), hidden (1)"."""
+    """Returns the results of `clutter` with how often each one occurs, such as "@eaDir (2), Thumbs.db (1)"."""
     return ", ".join(f"{name} ({count})" for name, count in sorted(collections.Counter(kinds).items()))

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from imgclf_jax import config as configs
 from imgclf_jax.data import splits
 from imgclf_jax.errors import UserError
-from imgclf_jax.storage.names import class_name, clutter, summary
+from imgclf_jax.storage.names import HIDDEN, class_name, clutter, summary
 
 ROLES = {"train": "train", "validation": "valid", "valid": "valid", "val": "valid", "test": "test"}
 DEFAULT_SIZE = (32, 32)  # of photos: that of the images which most configs are made for
@@ -326,8 +326,9 @@ def _is_folder(entry):
 
 
 def _ignored(entry, folder, notes):
-    """Returns whether an entry of a folder is clutter, and notes it."""
-    if kind := clutter(entry.name):
+    """Returns whether an entry of a folder is clutter, and notes it, unless it is hidden anyway."""
+    kind = clutter(entry.name)
+    if kind and kind != HIDDEN:
         notes.ignored[f"{folder}/{entry.name}"] = kind
     return bool(kind)
 
