@@ -416,6 +416,21 @@ def test_problems_name_the_field_and_what_to_do(changes, words):
         assert word in line
 
 
+@pytest.mark.parametrize(("classes", "head"), [(2, "sigmoid"), (3, "softmax"), (10, "softmax")])
+def test_the_head_follows_the_number_of_classes(classes, head):
+    config = make_config({"model.name": "small_cnn", "model.head": "auto"}).model
+    assert models.problems(config, (32, 32, 3), classes) == []
+    assert models.head_of(models.create(config, classes)) == head
+    given = make_config({"model.name": "small_cnn", "model.head": head}).model
+    assert models.create(config, classes) == models.create(given, classes)
+
+
+def test_a_sigmoid_for_three_classes_is_refused_with_the_flag_to_type():
+    config = make_config({"model.name": "small_cnn", "model.head": "sigmoid"}).model
+    (line,) = models.problems(config, (32, 32, 3), 3)
+    assert line.endswith("needs two classes, but the data has 3; give --config.model.head=softmax")
+
+
 def test_a_sigmoid_separates_two_classes():
     config = make_config({"model.name": "small_cnn", "model.head": "sigmoid"}).model
     assert models.problems(config, num_classes=2) == []

@@ -322,11 +322,11 @@ def problems(config: ConfigDict, image_shape: tuple[int, int, int]) -> list[str]
             lines.append(
                 f"augment.{field}={config[field]} is not a range, 0 <= lo <= hi; give {off}, or for example {example}"
             )
-    for field, off in (("hue", 0), ("saturation", ())):
+    for field, none in (("hue", 0), ("saturation", ())):
         if config[field] and channels != 3:
             lines.append(
                 f"augment.{field}={config[field]} needs RGB images, but these have {channels} channel(s); give "
-                f"{flag(f'augment.{field}', off)}"
+                f"{flag(f'augment.{field}', none)}"
             )
     lines += policies.problems(config, channels) + mixing.problems(config)
     if not 0 <= config.random_erasing <= 1:

@@ -56,10 +56,11 @@ def show_classes(console: Console, dataset: data.Dataset, config: ConfigDict) ->
     console.print(f"training examples: {listed}" + (f"; {others} in all" if others else ""))
     balanced = config.loss.class_weights or config.train.sampling == "balanced"
     if counts[many] >= _UNEVEN * counts[few] and not balanced:
-        times = f"{counts[many] / counts[few]:.1f} times as many training examples as" if counts[few] else "more than"
+        most, least = dataset.class_names[many], dataset.class_names[few]
+        times = f"{most} has {counts[many] / max(counts[few], 1):.1f} times as many training examples as {least}"
         console.warn(
-            f"the classes are uneven: {dataset.class_names[many]} has {times} {dataset.class_names[few]}, and always "
-            f"answering {dataset.class_names[many]} is right for {counts[many] / counts.sum():.0%} of them; "
+            f"the classes are uneven: {times if counts[few] else f'{least} has none'}, and always answering {most} is "
+            f"right for {counts[many] / counts.sum():.0%} of them; "
             "--config.loss.class_weights=balanced makes every class count the same"
         )
 
