@@ -16,13 +16,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from imgclf_jax.data import caches, decode
+from imgclf_jax.data import caches, decode, formats
 from imgclf_jax.data.folder.layout import Listing
 from imgclf_jax.data.types import Progress
 from imgclf_jax.storage import atomic
 from imgclf_jax.storage.files import read_sealed, sealed, write_sealed_if_possible
 
-_FORMAT = 2  # of the files below; increase it when decoding or their layout changes
+_FORMAT = 3  # of the files below; increase it when decoding or their layout changes
 _AHEAD = 4  # photos per thread that may wait to be written
 _EVERY = 32  # photos between two reports of progress
 
@@ -135,6 +135,8 @@ def _open(path: Path, listing: Listing, report: bool = True) -> Seen | None:
 
 def _is_final(seen: Seen, listing: Listing) -> bool:
     """Returns whether every file that could not be read is still unreadable."""
+    if any(map(formats.readable_now, set(seen.reasons))):
+        return False
     unread = (listing.root / file.path for file, digest in zip(listing.files, seen.hashes, strict=True) if not digest)
     return not any(path.is_file() and os.access(path, os.R_OK) for path in unread)
 
