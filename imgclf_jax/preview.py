@@ -14,6 +14,7 @@ import contextlib
 import itertools
 import os
 import sys
+import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -179,7 +180,7 @@ def grid(names: Sequence[str], originals: np.ndarray, versions: np.ndarray, belo
     # Small images are enlarged by a whole factor, so that all their pixels stay squares of one size.
     scale = -(-CELL // min(originals.shape[1:3]))
     height, width = (scale * max(sides) for sides in zip(originals.shape[1:3], versions.shape[2:4], strict=True))
-    font = ImageFont.load_default(size=13)
+    font = ImageFont.truetype(_font(), size=13)
     line = GAP + 16
     caption = 2 * line if below else 0
     columns = 1 + len(versions)
@@ -205,6 +206,13 @@ def grid(names: Sequence[str], originals: np.ndarray, versions: np.ndarray, belo
             font,
         )
     return page
+
+
+def _font():
+    """The file of a font with the letters of most European languages, which Pillow's own lacks; from Matplotlib."""
+    import matplotlib
+
+    return str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf")
 
 
 def _given(config, files):
@@ -305,6 +313,7 @@ def _picture(image):
 
 
 def _shortened(text, draw, font, width):
+    text = unicodedata.normalize("NFC", text)  # File names may have letters and accents apart.
     while len(text) > 1 and draw.textlength(text, font) > width:
         text = text[:-2] + "…"
     return text

@@ -81,6 +81,7 @@ def test_rows_come_at_the_configured_steps(finished):
 
 
 def test_tensorboard_file_holds_the_rows(finished):
+    assert len(list((finished.folder / "tensorboard").glob("*.hparams"))) == 1
     event_accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     events = event_accumulator.EventAccumulator(str(finished.folder / "tensorboard"))
     events.Reload()

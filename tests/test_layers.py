@@ -24,7 +24,7 @@ ALLOWED: dict[str, set[str]] = {
     "workdir": GROUND | {"terminal", "devices"},
     "training": BELOW_DOORS,
     "predict": BELOW_DOORS,
-    "report": BELOW_DOORS,
+    "report": BELOW_DOORS | {"predict"},
     "profile": BELOW_DOORS,
     "sweep": BELOW_DOORS | {"train"},
     "compare": GROUND | {"terminal", "workdir", "report"},

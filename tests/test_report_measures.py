@@ -152,69 +152,9 @@ def test_wilson_of_published_numbers():
     assert measures.wilson(29, 29) == pytest.approx((0.8830, 1.0), abs=5e-5)
 
 
-def rows(losses, accuracies, train=None, split="valid"):
-    """A row an epoch of 10 steps; `train` are the training losses."""
-    found = []
-    for index, (loss, accuracy) in enumerate(zip(losses, accuracies, strict=True)):
-        at = {"step": 10 * (index + 1), "epoch": float(index + 1)}
-        if train:
-            found.append({**at, "split": "train", "loss": train[index], "accuracy": 0.5})
-        found.append({**at, "split": split, "loss": loss, "accuracy": accuracy})
-    return found
-
-
-FALLING = [2.0, 1.6, 1.3, 1.0, 0.7, 0.4]
-
-
-def test_overfitting_is_called_that():
-    said = curves.verdict(rows([2.0, 1.5, 1.2, 1.5, 1.9, 2.4], [0.3, 0.5, 0.6, 0.61, 0.6, 0.6], FALLING), 5000)
-    assert "lowest at epoch 3 (1.2)" in said and "highest at epoch 4 (0.6100)" in said
-    assert "this is overfitting" in said
-    assert "Accuracy held" in said
-    said = curves.verdict(rows([2.0, 1.5, 1.2, 1.5, 1.9, 2.4], [0.3, 0.5, 0.7, 0.65, 0.6, 0.5], FALLING), 5000)
-    assert "Accuracy fell as well, to 0.5000" in said
-
-
-def test_a_rising_loss_with_training_that_got_no_better_is_not_overfitting():
-    rising = [2.0, 1.6, 1.3, 1.5, 1.9, 2.3]
-    said = curves.verdict(rows([2.0, 1.5, 1.2, 1.5, 1.9, 2.4], [0.3, 0.5, 0.6, 0.5, 0.4, 0.3], rising), 5000)
-    assert "unsteady training" in said and "this is overfitting" not in said
-
-
-def test_a_run_that_was_still_improving():
-    said = curves.verdict(rows([2.0, 1.8, 1.6, 1.4, 1.2, 1.0], [0.2, 0.3, 0.4, 0.5, 0.6, 0.7], FALLING), 5000)
-    assert "was still improving" in said
-
-
-def test_gains_below_noise_are_no_gains():
-    said = curves.verdict(
-        rows([2.0, 1.2, 1.19, 1.195, 1.185, 1.19], [0.3, 0.6, 0.601, 0.604, 0.6, 0.602], FALLING), 5000
-    )
-    assert "After epoch 2, it improved by no more than noise" in said
-    # The same rise of the loss is noise on few examples and none on many.
-    once = rows([2.0, 1.2, 1.25, 1.25, 1.25, 1.28], [0.3, 0.6, 0.6, 0.6, 0.6, 0.6], FALLING)
-    assert "this is overfitting" not in curves.verdict(once, 100)
-    assert "this is overfitting" in curves.verdict(once, 50_000)
-
-
-def test_too_few_evaluations_for_a_verdict():
-    assert "no validation split" in curves.verdict(rows([1.0], [0.5], split="test"), 0)
-    assert "not been evaluated yet" in curves.verdict([], 100)
-    once = curves.verdict(rows([1.0], [0.5]), 100)
-    assert "only once, at epoch 1" in once and "overfitting" not in once
-    # A loss that was not finite is left out.
-    assert "only once" in curves.verdict(rows([1.0, None], [0.5, None]), 100)
-
-
-def test_by_epoch_means_and_last_values():
-    curve = [
-        Point(0.5, 5, 0.2),
-        Point(1.0, 10, 0.4),
-        Point(1.2, 12, 0.5),
-        Point(2.0000000001, 20, 0.7),
-        Point(2.5, 25, 0.9),
-    ]
-    assert curves.by_epoch(curve, mean=False) == [curve[1], curve[3], curve[4]]
-    means = curves.by_epoch(curve, mean=True)
-    assert [point.epoch for point in means] == [1.0, 2.0000000001, 2.5]
-    assert [point.value for point in means] == pytest.approx([0.3, (2 * 0.5 + 8 * 0.7) / 10, 0.9])
+def test_metrics_of_ones_own_are_found_in_the_rows():
+    at = {"step": 1, "epoch": 1.0, "learning_rate": 0.1, "images_per_second": 5.0, "grad_norm": 1.0}
+    rows = [{**at, "split": "train", "loss": 1.0, "accuracy": 0.5, "brier": None, "top_2": 0.7}]
+    rows.append({**at, "split": "valid", "loss": 1.0, "accuracy": 0.5, "brier": 0.3, "tta_loss": 1.0})
+    assert curves.own_metrics(rows) == ["top_2", "brier"]
+    assert curves.points(rows, "valid", "brier") == [Point(1.0, 1, 0.3)]

@@ -27,6 +27,7 @@ FAST = (
     "test_problems.py",
     "test_project_files.py",
     "test_record.py",
+    "test_report_verdict.py",
     "test_rng.py",
     "test_rows.py",
     "test_sampling.py",
@@ -46,6 +47,7 @@ FAST = (
 # `pytest` leaves these out and `pytest -m slow` runs them: further instances of what the others test too, in more
 # processes or on more devices, and what needs minutes to compile.
 SLOW = (
+    "test_heat_maps.py::test_the_patch_that_decides_is_found[cnn",
     "test_hlo_collectives.py",
     "test_learning.py::test_every_optimizer_learns_eight_images[rmsprop",
     "test_members.py::test_convolutional_networks_in_turn_have_the_bits_of_single_runs",
@@ -67,6 +69,7 @@ SLOW = (
     "test_processes.py::test_a_frozen_process_ends_the_job_with_a_line",
     "test_processes.py::test_processes_with_a_part_of_the_data_each",
     "test_processes.py::test_processes_without_a_workdir_share_a_new_one",
+    "test_report_browser.py",
     "test_scaling.py::test_it_says_that_shared_cores_show_no_speed_up",
     "test_stream.py::test_on_several_devices_a_streamed_run_is_the_same[('jit', 8",
     "test_stream.py::test_two_processes_stream_a_part_each",

@@ -10,6 +10,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from imgclf_jax.errors import UserError
+from imgclf_jax.predict import heat_maps
 from imgclf_jax.terminal import tools
 from imgclf_jax.training import trained
 from imgclf_jax.training.trained import Trained
@@ -37,6 +38,7 @@ class Network:
         self.config: ConfigDict = network.config
         self._network, self._batch_size = network, batch_size
         self._compiled: dict[Any, Callable[[Any], np.ndarray]] = {}
+        self._explain: Callable[..., tuple[np.ndarray, np.ndarray]] | None = None
         self._layers: dict[str, tuple[int, ...]] | None = None
 
     def __call__(self, images: Any) -> np.ndarray:
@@ -70,6 +72,20 @@ class Network:
             raise UserError(f"there is no layer {layer!r}; there are {', '.join(self.layers)}")
         return self._run(("features", layer), lambda *inputs: _capture(self._logits, inputs, layer), images)
 
+    def explain(self, images: Any, classes: Any = None) -> tuple[np.ndarray, np.ndarray]:
+        """Returns the probabilities and where the network looks; see `imgclf_jax.predict.heat_maps`.
+
+        Args:
+            images: as for all functions.
+            classes: int [N], the class that each map is for; by default, the most probable one.
+
+        Returns:
+            (probabilities, maps): float32 [N, classes], and float32 [N, H, W] from 0 to 1.
+        """
+        if self._explain is None:
+            self._explain = heat_maps.explainer(self._network, self._batch_size)
+        return self._explain(_array(images, self._network.folder), classes)
+
     @property
     def layers(self) -> dict[str, tuple[int, ...]]:
         """The names of the layers, in the order of computation, and the shapes of their outputs for one image."""
@@ -90,12 +106,16 @@ class Network:
     def _run(self, name, function, images):
         if name not in self._compiled:
             self._compiled[name] = trained.in_batches(self._network, function, self._batch_size)
-        if isinstance(images, str | Path):
-            raise UserError(
-                f"{images} is a path, but the network takes pixels; for files, use "
-                f"{tools.command('predict')} --workdir={self._network.folder} {images}"
-            )
-        return self._compiled[name](images if hasattr(images, "shape") else np.asarray(images))
+        return self._compiled[name](_array(images, self._network.folder))
+
+
+def _array(images, folder):
+    if isinstance(images, str | Path):
+        raise UserError(
+            f"{images} is a path, but the network takes pixels; for files, use "
+            f"{tools.command('predict')} --workdir={folder} {images}"
+        )
+    return images if hasattr(images, "shape") else np.asarray(images)
 
 
 def _capture(function, inputs, layer):

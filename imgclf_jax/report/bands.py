@@ -141,7 +141,7 @@ def overlay(groups: Sequence[tuple[str, Sequence[list[Row]]]], field: str) -> tu
 
     Args:
         groups: (name, the rows of each run).
-        field: "loss" or "accuracy".
+        field: "loss", "accuracy" or a metric of one's own.
 
     Returns:
         The chart and what its bands are; `None` if there is nothing to draw.
@@ -154,7 +154,7 @@ def overlay(groups: Sequence[tuple[str, Sequence[list[Row]]]], field: str) -> tu
         if shown is not None:
             detail = f" (n = {shown.runs})" if len(runs) > 1 else ""
             lines.append(Line(name, shown, not has_curves, detail + ("" if has_curves else " (training)")))
-    return (chart(lines, field, f"compare_{field}"), explain(lines)) if lines else None
+    return (chart(lines, field, f"compare_{charts.file_name(field)}"), explain(lines)) if lines else None
 
 
 def _draw(axes, line, by, index, label):

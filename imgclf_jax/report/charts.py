@@ -14,7 +14,7 @@ from imgclf_jax.report.curves import Point
 from imgclf_jax.report.drawing import BLUE, GREEN, GRID, INK, MUTED, ORANGE, PAPER, Picture
 from imgclf_jax.report.markup import clean, shorten
 from imgclf_jax.report.measures import Calibration
-from imgclf_jax.workdir.rows import Row
+from imgclf_jax.workdir.rows import METRICS, Row
 
 NUMBERED = 20  # most classes for which a confusion matrix shows numbers and names
 DEEPEST = 0.55  # opacity of a full cell: its number stays readable on the white and on the black page
@@ -22,60 +22,39 @@ _SIZE = (5.0, 3.3)
 
 
 def learning_curves(rows: list[Row], field: str) -> Picture | None:
-    """Training and validation curves by epoch, from every row of the metrics files, with the best evaluation marked.
+    """Training and validation curves by epoch, from every row of the metrics files; at the end, the test split.
+
+    The best evaluation is marked in the curves of the accuracy and the loss.
 
     Args:
         rows: of `metrics.jsonl`.
-        field: "accuracy" or "loss".
+        field: "accuracy", "loss", or a metric of one's own.
 
     Returns:
         The chart; `None` if there are no rows to draw.
     """
-    train, valid = (curves.points(rows, split, field) for split in ("train", "valid"))
-    if not train and not valid:
+    train, valid, test = (curves.points(rows, split, field) for split in ("train", "valid", "test"))
+    if not train and not valid and not test:
         return None
     with drawing.drawing(*_SIZE) as figure:
-        axes = make_axes(figure, field, _last(train, valid))
+        axes = make_axes(figure, field, _last(train, valid, test))
         _line(axes, train, BLUE, "training")
         _line(axes, valid, ORANGE, "validation", "o-" if len(valid) < 40 else "-")
-        if len(valid) > 1:
+        if len(valid) > 1 and field in METRICS:
             best = curves.best(valid, field)
             label = f"best: {best.value:.4f}, epoch {best.epoch:.3g}"
             axes.plot([best.epoch], [best.value], "o", ms=11, mec=INK, mfc="none", mew=1.4, label=label)
+        if test:
+            axes.plot([test[-1].epoch], [test[-1].value], "D", color=GREEN, label=f"test: {test[-1].value:.4f}")
         if field == "loss" and spread(train + valid) > 100:
             set_logarithmic(axes)
         axes.legend()
-        return drawing.finish(figure, f"learning_{field}", f"{field} by epoch for training and validation")
+        return drawing.finish(figure, f"learning_{file_name(field)}", f"{field} by epoch for training and validation")
 
 
-def evaluation_accuracy(rows: list[Row]) -> Picture | None:
-    """Evaluation accuracy by epochs trained: the validation split during training, the test split at the end."""
-    valid, test = (curves.points(rows, split, "accuracy") for split in ("valid", "test"))
-    if not valid and not test:
-        return None
-    with drawing.drawing(*_SIZE) as figure:
-        axes = make_axes(figure, "accuracy", _last(valid, test), "epochs trained")
-        _line(axes, valid, ORANGE, "validation", "o-" if len(valid) < 40 else "-")
-        if test:
-            axes.plot([test[-1].epoch], [test[-1].value], "D", color=GREEN, label=f"test: {test[-1].value:.4f}")
-        _accuracy_range(axes, valid + test)
-        axes.legend(loc="lower right")
-        return drawing.finish(figure, "evaluation_accuracy", "evaluation accuracy by epochs trained")
-
-
-def accuracy_against_validation(rows: list[Row]) -> Picture | None:
-    """Training and validation accuracy, one point per epoch."""
-    train = curves.by_epoch(curves.points(rows, "train", "accuracy"), mean=True)
-    valid = curves.by_epoch(curves.points(rows, "valid", "accuracy"), mean=False)
-    if not train:
-        return None
-    with drawing.drawing(*_SIZE) as figure:
-        axes = make_axes(figure, "accuracy", _last(train, valid))
-        _line(axes, train, BLUE, "accuracy", "o-")
-        _line(axes, valid, ORANGE, "validation accuracy", "o-")
-        _accuracy_range(axes, train + valid)
-        axes.legend(loc="lower right")
-        return drawing.finish(figure, "accuracy_by_epoch", "training and validation accuracy, one point per epoch")
+def file_name(field: str) -> str:
+    """The name of a metric, for a file."""
+    return "".join(c if c.isalnum() and c.isascii() else "_" for c in field)
 
 
 def reliability(calibration: Calibration) -> Picture:
@@ -199,17 +178,6 @@ def _last(*all_curves: list[Point]) -> float:
 
 def _xy(curve: list[Point]):
     return [point.epoch for point in curve], [point.value for point in curve]
-
-
-def _accuracy_range(axes, curve):
-    """Sets the range 0.5 to 1, as in the tutorial, if all values are in it; otherwise a range of at least 0.1."""
-    values = [point.value for point in curve]
-    low, high = min(values), max(values)
-    if low >= 0.5:
-        axes.set_ylim(0.5, 1)
-    else:
-        margin = max(0.08 * (high - low), 0.05 - (high - low) / 2)
-        axes.set_ylim(max(0, low - margin), min(1, high + margin))
 
 
 def spread(curve: list[Point]) -> float:

@@ -1,28 +1,75 @@
-"""Selects the examples worth looking at: confident mistakes, and the hardest and easiest example of each class."""
+"""Selects the examples worth looking at: mistakes, the hardest and easiest of each class, those of each confusion."""
+
+from collections.abc import Callable
+from pathlib import PurePath
 
 import numpy as np
 
+from imgclf_jax.report.markup import shorten
 from imgclf_jax.report.predictions import Predictions
-from imgclf_jax.report.thumbnails import Thumbnail, small
+from imgclf_jax.report.thumbnails import LARGEST, Thumbnail, small, under
 
-MISTAKES = 25
+MISTAKES = 12
 CLASSES = 50  # most classes to show examples of, to limit the length of the page
+OF_CELL = 8  # most examples of a cell of the confusion matrix
+OF_CELLS = 400  # and of all cells, to limit the size of the page
+CELL_SIZE = 96  # pixels; larger images are scaled down to this in a cell
+Explain = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]  # of `predict.heat_maps.explainer`
 
 
-def mistakes(predictions: Predictions) -> list[Thumbnail]:
-    """The most confident mistakes first, each with its true class, predicted class and confidence."""
+def mistakes(predictions: Predictions, explain: Explain | None = None) -> list[Thumbnail]:
+    """The most confident mistakes first, each with its true class, predicted class and confidence.
+
+    Args:
+        predictions: all of them finite.
+        explain: (images, classes) -> (probabilities, heat maps); if it is given, the thumbnails have heat maps for
+            the predicted class.
+    """
     predicted = predictions.predicted
     wrong = np.flatnonzero(predicted != predictions.labels)
     # Among equally confident mistakes, the one with the least likely true class comes first.
     order = np.lexsort((predictions.own_scores()[wrong], -predictions.scores[wrong, predicted[wrong]]))
-    return [
+    chosen = wrong[order[:MISTAKES]]
+    shown = [
         _thumbnail(
             predictions,
             index,
-            (f"true: {_name(predictions, predictions.labels[index])}", *_prediction(predictions, index)),
+            (
+                f"is: {shorten(_name(predictions, predictions.labels[index]), 24)}",
+                *_prediction(predictions, index),
+                PurePath(str(predictions.ids[index])).name,
+            ),
         )
-        for index in wrong[order[:MISTAKES]]
+        for index in chosen
     ]
+    if explain is None or not shown:
+        return shown
+    images = np.stack([np.asarray(predictions.images[int(index)]) for index in chosen])
+    _, maps = explain(images, predicted[chosen])
+    covered = (small(under(image, heat)) for image, heat in zip(images, maps, strict=True))
+    return [one._replace(heat=heat) for one, heat in zip(shown, covered, strict=True)]
+
+
+def of_cells(predictions: Predictions) -> dict[tuple[int, int], list[Thumbnail]]:
+    """Examples of the cells of the confusion matrix: (true class, predicted class) -> the most confident ones.
+
+    Cells of mistakes come first if not all cells can have examples, and of these the most frequent ones.
+    """
+    predicted, classes = predictions.predicted, len(predictions.class_names)
+    flat = predictions.labels.astype(np.int64) * classes + predicted
+    counts = np.bincount(flat, minlength=classes * classes)
+    wrong = np.arange(classes * classes) % (classes + 1) != 0
+    cells = [int(cell) for cell in np.lexsort((-counts, ~wrong)) if counts[cell]][:OF_CELLS]
+    each = next((n for n in range(OF_CELL, 1, -1) if np.minimum(counts[cells], n).sum() <= OF_CELLS), 1)
+    confidence = predictions.scores[np.arange(len(flat)), predicted]
+    found = {}
+    for cell in sorted(cells):
+        members = np.flatnonzero(flat == cell)
+        chosen = members[np.argsort(-confidence[members], kind="stable")[:each]]
+        found[divmod(cell, classes)] = [
+            _thumbnail(predictions, index, (_percent(confidence[index]),), CELL_SIZE) for index in chosen
+        ]
+    return found
 
 
 def hardest_and_easiest(predictions: Predictions) -> list[tuple[str, Thumbnail, Thumbnail]]:
@@ -33,17 +80,23 @@ def hardest_and_easiest(predictions: Predictions) -> list[tuple[str, Thumbnail, 
         if len(members):
             hardest, easiest = members[own[members].argmin()], members[own[members].argmax()]
             both = (
-                _thumbnail(predictions, index, (*_prediction(predictions, index), f"true: {_percent(own[index])}"))
+                _thumbnail(
+                    predictions,
+                    index,
+                    (*_prediction(predictions, index), f"{shorten(name, 18)}: {_percent(own[index])}"),
+                )
                 for index in (hardest, easiest)
             )
             rows.append((name, *both))
     return rows
 
 
-def _thumbnail(predictions, index, caption):
+def _thumbnail(predictions, index, caption, largest=LARGEST):
     true = _name(predictions, predictions.labels[index])
-    title = f"{predictions.ids[index]}, true class {true}, {', '.join(_prediction(predictions, index))}"
-    return Thumbnail(small(np.asarray(predictions.images[int(index)])), caption, title)
+    guess = predictions.scores[index].argmax()
+    probability = _percent(predictions.scores[index, guess])
+    title = f"{predictions.ids[index]}, is {true}, guess: {_name(predictions, guess)}, {probability}"
+    return Thumbnail(small(np.asarray(predictions.images[int(index)]), largest), caption, title)
 
 
 def _name(predictions, label):
@@ -52,7 +105,7 @@ def _name(predictions, label):
 
 def _prediction(predictions, index):
     guess = predictions.scores[index].argmax()
-    return f"guess: {_name(predictions, guess)}", _percent(predictions.scores[index, guess])
+    return (f"guess: {shorten(_name(predictions, guess), 18)}, {_percent(predictions.scores[index, guess])}",)
 
 
 def _percent(score):

@@ -58,21 +58,29 @@ def join(items: Iterable[Any], between: str = "\n") -> Markup:
 def table(
     head: Sequence[Any], rows: Iterable[Sequence[Any]], foot: Sequence[Any] = (), text: int = 1, css: str | None = None
 ) -> Markup:
-    """A table that scrolls sideways if it is too wide. Its first `text` columns are text, the others numbers."""
+    """A table that scrolls sideways if it is too wide. Its first `text` columns are text, the others numbers.
+
+    Without a text in `head`, it has no head.
+    """
 
     def row(cells, element):
         filled = [tag(element, cell, css=None if index < text else "number") for index, cell in enumerate(cells)]
         return tag("tr", *filled)
 
-    parts = [tag("thead", row(head, "th")), tag("tbody", *(row(cells, "td") for cells in rows))]
+    parts = [tag("thead", row(head, "th"))] if any(head) else []
+    parts.append(tag("tbody", *(row(cells, "td") for cells in rows)))
     if foot:
         parts.append(tag("tfoot", row(foot, "td")))
-    return tag("div", tag("table", *parts, css=css), css="scroll")
+    return scrolling(tag("table", *parts, css=css))
 
 
-def image(png: str, alt: str, pixelated: bool = False, title: str | None = None) -> Markup:
-    """A picture embedded in the page, from its PNG in base64."""
-    source = f"data:image/png;base64,{png}"
+def scrolling(content: Markup) -> Markup:
+    """Lets wide content scroll sideways, with the keyboard too."""
+    return tag("div", content, css="scroll", tabindex="0")
+
+
+def image(source: str, alt: str, pixelated: bool = False, title: str | None = None) -> Markup:
+    """A picture embedded in the page, from its data URL."""
     given = {"css": "pixels" if pixelated else None, "src": source, "alt": alt, "title": title}
     return Markup(f"<img{_attributes(given)}>")
 

@@ -2,12 +2,16 @@
 
 from typing import NamedTuple
 
+import numpy as np
+
 from imgclf_jax.report import grouping, measures, sections, side_by_side
 from imgclf_jax.report.document import Section, contents, document, section
 from imgclf_jax.report.drawing import Picture
-from imgclf_jax.report.markup import Markup, join, name, tag
+from imgclf_jax.report.markup import Markup, join, name, shorten, tag
 from imgclf_jax.report.runs import Run
 
+MOST = 20  # most classes whose sizes are listed
+_SPLITS = {"train": "training", "valid": "validation", "test": "test"}
 DETAILED = 4  # most runs whose own sections are part of a comparison unless they are asked for
 
 
@@ -76,13 +80,45 @@ def _header(run: Run) -> Markup:
             tag(
                 "p",
                 f"{_split(run)} accuracy: {result['correct']:,} of {result['count']:,} correct, 95 % interval "
-                f"{low:.4f} to {high:.4f}",
+                f"{low:.4f} to {high:.4f}.{_guessing(run)}",
             ),
         ]
     model = f"model {run.config.model.name}"
     when = f"started {str(run.record.get('started', '?')).replace('T', ' ')[:16]} UTC"
     parts.append(tag("p", f"{data.get('name', 'unknown data')} · {model} · {when}", css="what"))
+    if counts := _counts(run):
+        parts.append(tag("p", counts, css="what"))
     return tag("header", *parts, _notes(run))
+
+
+def _guessing(run):
+    """What always guessing the most frequent class would give."""
+    if run.predictions is None:
+        return ""
+    counts = np.bincount(run.predictions.labels, minlength=len(run.predictions.class_names))
+    most = int(counts.argmax())
+    equal = (counts == counts[most]).all()
+    what = "one class" if equal else shorten(run.predictions.class_names[most])
+    return f" Always guessing {what} would be right for {counts[most]:,}, which is {counts[most] / counts.sum():.4f}."
+
+
+def _counts(run):
+    """How many images there are, by split and by class."""
+    data = run.record.get("data") or {}
+    by_split = [
+        f"{count:,} {_SPLITS[split]}" for split, count in (data.get("counts") or {}).items() if split in _SPLITS
+    ]
+    text = f"Images: {', '.join(by_split)}." if by_split else ""
+    if run.predictions is None:
+        return text
+    names, labels = run.predictions.class_names, run.predictions.labels
+    counts = np.bincount(labels, minlength=len(names))
+    if (counts == counts[0]).all():
+        return f"{text} {len(names)} classes with {counts[0]:,} {_SPLITS[run.split]} images each."
+    order = np.argsort(-counts, kind="stable")
+    shown = ", ".join(f"{shorten(names[label])} {counts[label]:,}" for label in order[:MOST])
+    more = f" and {len(names) - MOST} more" if len(names) > MOST else ""
+    return f"{text} Classes of the {_SPLITS[run.split]} images: {shown}{more}."
 
 
 def _split(run):

@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from imgclf_jax.report import charts, curves, examples, facts, measures, weights
+from imgclf_jax.predict import heat_maps
+from imgclf_jax.report import charts, confusion, curves, examples, facts, measures, verdict, weights
 from imgclf_jax.report.document import Section
 from imgclf_jax.report.drawing import Picture, inline
 from imgclf_jax.report.markup import Markup, image, join, name, table, tag
@@ -12,6 +13,11 @@ from imgclf_jax.report.thumbnails import Thumbnail, encode, grid, is_tiny
 
 TOP = (1, 2, 3, 5)
 PAIRS = 10  # most confused pairs of classes to list
+_METHOD = (
+    "The map is that of Grad-CAM, with the gradient at each place, or gradient times input if the network has no "
+    "convolutions. It is coarse, and says where the evidence was, not why it counted."
+)
+_CLICK = "Click a number to see its images."
 
 
 def of(run: Run, prefix: str) -> list[Section]:
@@ -21,9 +27,10 @@ def of(run: Run, prefix: str) -> list[Section]:
         run: the run.
         prefix: of the ids in its pictures.
     """
-    sections: list[Section | None] = [_curves(run, prefix)]
+    sections: list[Section | None] = []
     if run.predictions is not None:
-        sections += _of_predictions(run.predictions, prefix)
+        sections += _of_predictions(run, prefix)
+    sections.append(_curves(run, prefix))
     if run.network is not None:
         sections.append(_weights(run))
     sections += [_configuration(run), _provenance(run)]
@@ -32,43 +39,46 @@ def of(run: Run, prefix: str) -> list[Section]:
 
 def _curves(run, prefix):
     rows = run.rows
-    counts = (run.record.get("data") or {}).get("counts") or {}
-    learning = [charts.learning_curves(rows, field) for field in ("accuracy", "loss")]
-    epochs = [charts.evaluation_accuracy(rows), charts.accuracy_against_validation(rows)]
-    pictures = tuple(picture for picture in learning + epochs if picture)
-    if not pictures:
+    fields = ["accuracy", "loss", *curves.own_metrics(rows)]
+    drawn = [(field, picture) for field in fields if (picture := charts.learning_curves(rows, field))]
+    if not drawn:
         return Section("curves", "Learning curves", tag("p", "The metrics files have no rows yet."))
-    titles = (
-        "Accuracy, every row of metrics.jsonl",
-        "Loss, every row of metrics.jsonl",
-        "Evaluation accuracy by epochs trained",
-        "Training and validation accuracy, by epoch",
-    )
     shown = [
-        tag("figure", inline(picture, prefix), tag("figcaption", title))
-        for picture, title in zip(learning + epochs, titles, strict=True)
-        if picture
+        tag("figure", inline(picture, prefix), tag("figcaption", f"{field[0].upper()}{field[1:]} while training"))
+        for field, picture in drawn
     ]
-    body = join(
-        [
-            tag("p", curves.verdict(rows, counts.get("valid", 0))),
-            tag("div", *shown, css="pair"),
-            tag(
-                "p",
-                "Training values are means since the previous row, measured during training: with augmentation and "
-                "dropout, if the run uses them. Training accuracy can therefore be below validation accuracy.",
-                css="small",
-            ),
-        ]
+    text = (
+        "Training values are means since the previous row, measured during training: with augmentation and dropout, if "
+        "the run uses them. Training accuracy can therefore be below validation accuracy."
     )
-    return Section("curves", "Learning curves", body, pictures)
+    body = join([_verdict(run), tag("div", *shown, css="pair"), tag("p", text, css="small")])
+    return Section("curves", "Learning curves", body, tuple(picture for _, picture in drawn))
 
 
-def _of_predictions(predictions: Predictions, prefix):
+def _verdict(run):
+    """What the curves and the results say, and what to try next."""
+    counts = (run.record.get("data") or {}).get("counts") or {}
+    recall, support, names = None, None, ()
+    if run.predictions is not None and len((finite := run.predictions.only_finite()).labels):
+        names = finite.class_names
+        by_class = measures.per_class(measures.confusion(finite.labels, finite.predicted, len(names)))
+        recall, support = by_class.recall, by_class.support
+    results = run.record.get("results") or {}
+    found = verdict.judge(run.rows, run.config, counts.get("valid", 0), results, recall, support, names)
+    parts = [tag("p", found.text)]
+    if found.advice:
+        advice = (tag("li", one.reason, " ", tag("code", one.flags) if one.flags else "") for one in found.advice)
+        parts += [tag("h3", "What to try next"), tag("ul", *advice)]
+    return join(parts)
+
+
+def _of_predictions(run, prefix):
     """The sections that need probabilities, about the examples that have finite ones."""
+    predictions = run.predictions
     finite = predictions.only_finite()
     if len(finite.labels):
-        return [_quality(predictions, finite, prefix), _classes(finite, prefix), _examples(finite)]
+        shown = [_examples(finite, run.network)] if len(finite.images) else []
+        return [*shown, _classes(finite, prefix), _quality(predictions, finite, prefix)]
     split, count = predictions.split, len(predictions.labels)
     text = f"All {count:,} predictions on the {split} split are NaN, so there is nothing to show."
     return [Section("quality", f"Accuracy, {split} split", tag("p", text))]
@@ -111,25 +121,50 @@ def _quality(predictions: Predictions, finite: Predictions, prefix):
 
 
 def _classes(predictions: Predictions, prefix):
-    """Confusion matrix, precision and recall."""
+    """Confusion matrix with the images of its cells, precision and recall."""
     names = predictions.class_names
     matrix = measures.confusion(predictions.labels, predictions.predicted, len(names))
     picture = charts.confusion(matrix, names)
     numbered = len(names) <= charts.NUMBERED
-    caption = "Confusion matrix, shaded by the square root of the share of the true class to show rare mistakes"
-    parts = [tag("figure", inline(picture, prefix, wide=6 < len(names) <= charts.NUMBERED), tag("figcaption", caption))]
+    cells = examples.of_cells(predictions) if len(predictions.images) else {}
+    anchors = {cell: f"{prefix}-cell-{cell[0]}-{cell[1]}" for cell in cells}
+    if numbered:
+        parts = [
+            tag(
+                "p",
+                "Rows are true classes, columns what the network said; the stronger the color, the more often. ",
+                _CLICK,
+            ),
+            confusion.table(matrix, names, anchors),
+        ]
+    else:
+        caption = tag(
+            "figcaption",
+            "Confusion matrix: rows are true classes, columns predicted ones; the stronger the color, the more often",
+        )
+        parts = [tag("figure", inline(picture, prefix), caption)]
     lists = [_by_class(matrix, names)]
     pairs = measures.most_confused(matrix, PAIRS)
     if pairs:
         head = ("true", "predicted", "count", "of the class")
         rows = [
-            (name(names[a], 18), name(names[b], 18), f"{n:,}", f"{n / matrix[a].sum():.1%}".replace("%", " %"))
+            (
+                name(names[a], 18),
+                name(names[b], 18),
+                confusion.link(f"{n:,}", anchors.get((a, b))),
+                f"{n / matrix[a].sum():.1%}".replace("%", " %"),
+            )
             for a, b, n in pairs
         ]
         lists.append(tag("div", tag("h3", "Most frequent mistakes"), table(head, rows, text=2)))
+    shown = [
+        confusion.panel(anchors[cell], names, cell, int(matrix[cell]), [_thumbnail(one) for one in images])
+        for cell, images in cells.items()
+    ]
+    parts.append(tag("div", *shown, css="cells"))
     # With many classes the list is collapsed, so the shorter list comes first.
     parts.append(tag("div", *(lists if numbered else reversed(lists)), css="pair"))
-    return Section("classes", "Classes", join(parts), (picture,))
+    return Section("classes", "Which classes are confused", join(parts), (picture,))
 
 
 def _by_class(matrix, names):
@@ -150,20 +185,31 @@ def _by_class(matrix, names):
     return tag("div", *parts)
 
 
-def _examples(predictions: Predictions):
-    """Mistakes, and the hardest and easiest examples of each class."""
-    wrong, extremes = examples.mistakes(predictions), examples.hardest_and_easiest(predictions)
+def _examples(predictions: Predictions, network):
+    """Mistakes with heat maps, and the hardest and easiest examples of each class."""
+    explain = None if network is None else heat_maps.explainer(network, batch_size=16)
+    wrong, extremes = examples.mistakes(predictions, explain), examples.hardest_and_easiest(predictions)
     pictures: list[Picture] = []
     parts: list[Markup] = []
     if wrong:
         total = len(predictions.labels) - predictions.correct
         shown = f"{len(wrong)} of {total:,} mistakes" if total > len(wrong) else f"All {total} mistakes"
         alt = f"the {len(wrong)} most confident mistakes"
-        pictures.append(grid(wrong, "mistakes", alt, columns=min(5, len(wrong))))
+        pictures.append(grid(wrong, "mistakes", alt, columns=min(4, len(wrong))))
+        looked = (
+            " Beside each photo is what the network looked at: the brighter, the more that place spoke for its guess."
+            if explain
+            else ""
+        )
         parts += [
-            tag("p", f"{shown}, the most confident first: true class, predicted class (guess) and its probability."),
-            tag("div", *map(_thumbnail, wrong), css="grid"),
+            tag(
+                "p",
+                f"{shown}, those it was most sure of first: what it is, and the guess with its probability.{looked}",
+            ),
+            tag("div", *map(_thumbnail, wrong), css="grid looked" if explain else "grid"),
         ]
+        if explain:
+            parts.append(tag("p", _METHOD, css="small"))
     else:
         parts.append(tag("p", f"None of the {len(predictions.labels):,} predictions is wrong."))
     if extremes:
@@ -182,11 +228,13 @@ def _examples(predictions: Predictions):
             tag(
                 "p",
                 "On the left, the example whose true class got the lowest probability; on the right, the highest. Under"
-                f" each, the predicted class (guess), its probability, and that of the true class.{more}",
+                f" each, the guess with its probability, and the probability of the true class.{more}",
             ),
             tag("div", *cells, css="classes"),
         ]
-    return Section("examples", "Examples", join(parts), tuple(pictures))
+    return Section(
+        "examples", "Mistakes, and what the network looked at" if explain else "Mistakes", join(parts), tuple(pictures)
+    )
 
 
 def _weights(run):
@@ -237,10 +285,14 @@ def _provenance(run):
 
 
 def _thumbnail(thumbnail: Thumbnail) -> Markup:
-    lines = [tag("span", name(line, 30)) for line in thumbnail.caption]
+    lines = [tag("span", name(line, 28)) for line in thumbnail.caption]
     alt = thumbnail.title or ", ".join(thumbnail.caption)
-    picture = image(encode(thumbnail.image), alt, is_tiny(thumbnail.image), thumbnail.title or None)
-    return tag("figure", picture, tag("figcaption", *lines) if lines else "", css="thumbnail")
+    pictures = [image(encode(thumbnail.image), alt, is_tiny(thumbnail.image))]
+    if thumbnail.heat is not None:
+        alt = "what the network looked at, as a heat map over the same image"
+        pictures.append(image(encode(thumbnail.heat), alt, is_tiny(thumbnail.heat)))
+    both = tag("div", *pictures, css="both") if len(pictures) > 1 else pictures[0]
+    return tag("figure", both, tag("figcaption", *lines) if lines else "", css="thumbnail")
 
 
 def _fraction(value):

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from imgclf_jax import config
-from imgclf_jax.report import bands, facts, grouping, measures
+from imgclf_jax.report import bands, curves, facts, grouping, measures
 from imgclf_jax.report.document import Section
 from imgclf_jax.report.drawing import inline
 from imgclf_jax.report.grouping import Group
@@ -24,6 +24,7 @@ def compare(runs: list[Run], linked: bool) -> list[Section]:
         linked: whether the page has a section with the id "runN" for each run.
     """
     groups = grouping.group(runs)
+    own = list(dict.fromkeys(metric for run in runs for metric in curves.own_metrics(run.rows)))
     rows: list[tuple[Any, ...]] = []
     for index, run in enumerate(runs):
         result = run.result
@@ -34,13 +35,14 @@ def compare(runs: list[Run], linked: bool) -> list[Section]:
                 if result
                 else "–",
                 f"{result['loss']:.4g}" if result else "–",
+                *(_own_result(run, metric) for metric in own),
                 _calibration_error(run.predictions),
                 f"{facts.parameter_count(run):,}" if run.network else "–",
                 facts.own_time(run),
                 run.record.get("status", "?"),
             )
         )
-    head = ("run", "accuracy (95 % interval)", "loss", "ECE", "parameters", "time", "status")
+    head = ("run", "accuracy (95 % interval)", "loss", *own, "ECE", "parameters", "time", "status")
     body = table(head, rows)
     if len(groups) < len(runs):
         body = join([_groups(groups), tag("h3", "Each run"), body])
@@ -50,7 +52,7 @@ def compare(runs: list[Run], linked: bool) -> list[Section]:
         )
     drawn = [
         (field, found)
-        for field in ("accuracy", "loss")
+        for field in ("accuracy", "loss", *own)
         if (found := bands.overlay([(part.name, [run.rows for run in part.runs]) for part in groups], field))
     ]
     pictures = tuple(picture for _, (picture, _) in drawn)
@@ -66,6 +68,11 @@ def compare(runs: list[Run], linked: bool) -> list[Section]:
     if pictures:
         parts.append(Section("curves", "Learning curves", tag("div", *shown, css="pair"), pictures))
     return [*parts, Section("differences", "What differs in the configs", _config_differences(groups))]
+
+
+def _own_result(run: Run, metric: str) -> str:
+    value = ((run.record.get("results") or {}).get(run.split) or {}).get(metric)
+    return f"{value:.4g}" if isinstance(value, int | float) else "–"
 
 
 def _caption(field, bands_are):

@@ -10,7 +10,7 @@ from imgclf_jax.report import drawing
 from imgclf_jax.report.drawing import Picture
 from imgclf_jax.report.markup import shorten
 
-LARGEST = 160  # pixels; larger images are scaled down to this
+LARGEST = 224  # pixels; larger images are scaled down to this
 TINY = 64  # pixels; images up to this size are enlarged with sharp pixels
 
 
@@ -20,12 +20,14 @@ class Thumbnail(NamedTuple):
     Attributes:
         image: uint8 [H, W, C] with 1, 3 or 4 channels.
         caption: its lines; long ones are shortened for display.
-        title: tooltip with details.
+        title: text alternative with details.
+        heat: the same image under its heat map, of the same shape but with 3 channels.
     """
 
     image: np.ndarray
     caption: tuple[str, ...]
     title: str = ""
+    heat: np.ndarray | None = None
 
 
 def is_tiny(image: np.ndarray) -> bool:
@@ -33,12 +35,12 @@ def is_tiny(image: np.ndarray) -> bool:
     return max(image.shape[:2]) <= TINY
 
 
-def small(image: np.ndarray) -> np.ndarray:
-    """The image uint8 [H, W, C], scaled down if it is larger than `LARGEST`."""
+def small(image: np.ndarray, largest: int = LARGEST) -> np.ndarray:
+    """The image uint8 [H, W, C], scaled down if it is larger than `largest` pixels."""
     from PIL import Image
 
     height, width = image.shape[:2]
-    scale = LARGEST / max(height, width)
+    scale = largest / max(height, width)
     if scale >= 1:
         return image
     size = max(1, round(width * scale)), max(1, round(height * scale))
@@ -46,13 +48,27 @@ def small(image: np.ndarray) -> np.ndarray:
     return scaled.reshape(size[1], size[0], image.shape[2])
 
 
+def under(image: np.ndarray, heat: np.ndarray) -> np.ndarray:
+    """An image uint8 [H, W, C] in gray, and over it a heat map float [H, W] from 0 to 1: uint8 [H, W, 3].
+
+    The colors are those of Matplotlib's inferno, which gets lighter throughout and suits the color-blind.
+    """
+    import matplotlib
+
+    gray = np.broadcast_to(image[..., :3].mean(axis=-1, keepdims=True), (*image.shape[:2], 3))
+    colors = matplotlib.colormaps["inferno"](0.25 + 0.75 * heat)[..., :3] * 255
+    share = (0.75 * np.sqrt(heat))[..., None]
+    return np.round((1 - share) * gray + share * colors).astype(np.uint8)
+
+
 def encode(image: np.ndarray) -> str:
-    """The image uint8 [H, W, C] as a PNG in base64."""
+    """The image uint8 [H, W, C] as a data URL: a PNG if it `is_tiny` or not opaque, otherwise a JPEG."""
     from PIL import Image
 
     buffer = io.BytesIO()
-    Image.fromarray(_for_pil(image)).save(buffer, "PNG", optimize=True)
-    return base64.b64encode(buffer.getvalue()).decode()
+    kind = "png" if is_tiny(image) or image.shape[2] == 4 else "jpeg"
+    Image.fromarray(_for_pil(image)).save(buffer, kind, optimize=True, **({"quality": 85} if kind == "jpeg" else {}))
+    return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
 def grid(thumbnails: list[Thumbnail], name: str, alt: str, columns: int) -> Picture:
@@ -84,7 +100,7 @@ def grid(thumbnails: list[Thumbnail], name: str, alt: str, columns: int) -> Pict
                 interpolation="none" if is_tiny(thumbnail.image) else None,
                 extent=(center - wide / 2, center + wide / 2, foot, foot - high),
             )
-            text = "\n".join(shorten(line, 20) for line in thumbnail.caption)
+            text = "\n".join(shorten(line, 22) for line in thumbnail.caption)
             axes.text(center, foot + 0.05, text, ha="center", va="top", fontsize=8)
         axes.set(xlim=(0, width * columns), ylim=(height * rows, 0))
         return drawing.finish(figure, name, alt)

@@ -7,6 +7,8 @@ import numpy as np
 from imgclf_jax.models.cost import parameter_table
 from imgclf_jax.training.trained import Trained
 
+SMALLEST = 5  # fewest rows and columns of a kernel that is worth looking at
+
 
 class Filters(NamedTuple):
     """The kernels of the first convolution, in an order to look at.
@@ -42,11 +44,11 @@ def filters(network: Trained) -> Filters | None:
     """The kernels of the first convolution, sorted from pure brightness to pure color.
 
     If there are not three input channels, each kernel is averaged over them, and the largest come first. `None` for a
-    network without convolutions.
+    network without convolutions, and for kernels too small to show a pattern.
     """
     table = parameter_table(network.variables["params"])
     layer = next((name for name, shape, _ in table if len(shape) == 4), None)
-    if layer is None:
+    if layer is None or min(next(shape for name, shape, _ in table if name == layer)[:2]) < SMALLEST:
         return None
     parameter: Any = network.variables["params"]
     for part in layer.split("/"):

@@ -13,8 +13,10 @@ from imgclf_jax.report.runs import Run
 from imgclf_jax.report.workdirs import MARKER
 from imgclf_jax.storage import atomic
 from imgclf_jax.terminal import output
+from imgclf_jax.workdir import tensorboard
 
 INDEX = "index.html"
+IN_TENSORBOARD = ("confusion", "mistakes")
 
 
 def report(
@@ -25,6 +27,8 @@ def report(
     details: bool | None = None,
 ) -> Path:
     """Writes a report on one run, or a comparison of several. An earlier report in the same place is replaced.
+
+    The confusion matrix and the mistakes are also added to the TensorBoard files of a run that has such files.
 
     Args:
         folders: the workdirs.
@@ -49,7 +53,7 @@ def report(
     try:
         with atomic.temporary_folder(folder.parent) as temporary:
             new = temporary / "new"
-            write_files(new, folder, loaded, progress, details)
+            built = write_files(new, folder, loaded, progress, details)
             old = temporary / "old"
             if folder.exists():
                 check(folder)  # Again: files may have been added meanwhile.
@@ -62,6 +66,15 @@ def report(
                 raise
     except OSError as error:
         raise UserError(f"cannot write {folder}: {error.strerror or error}; choose another --output") from error
+    for index, run in enumerate(loaded):
+        shown = {
+            picture.name: picture.png for picture in built.pictures.get(index, ()) if picture.name in IN_TENSORBOARD
+        }
+        if shown and run.network is not None:
+            try:
+                tensorboard.add_pictures(run.folder, run.network.step, shown)
+            except OSError as error:
+                warn(f"TensorBoard gets no pictures: cannot write {run.folder}: {error.strerror or error}")
     return folder / INDEX
 
 
@@ -98,8 +111,14 @@ def _own(folder: Path) -> set[str]:
         return set()
 
 
-def write_files(folder: Path, target: Path, loaded: list[Run], progress: Progress, details: bool | None = None) -> None:
-    """Writes the page, its pictures and tables, and the list of these files to `folder`, which becomes `target`."""
+def write_files(
+    folder: Path, target: Path, loaded: list[Run], progress: Progress, details: bool | None = None
+) -> page.Page:
+    """Writes the page, its pictures and tables, and the list of these files to `folder`, which becomes `target`.
+
+    Returns:
+        The page.
+    """
     progress("drawing", 0, 1)
     built = page.build(loaded, details)
     for index, pictures in built.pictures.items():
@@ -115,3 +134,4 @@ def write_files(folder: Path, target: Path, loaded: list[Run], progress: Progres
     described = workdirs.describe_runs([run.folder for run in loaded], target)
     (folder / MARKER).write_text(json.dumps({"files": files, "runs": described}, indent=1) + "\n")
     progress("drawing", 1, 1)
+    return built

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from ml_collections import ConfigDict
 
 from imgclf_jax import augment, components, data, models
-from imgclf_jax.config import own_parts
+from imgclf_jax.config import own_parts, to_json
 from imgclf_jax.devices import parallel, processes, xla
 from imgclf_jax.errors import UserError, flag
 from imgclf_jax.storage import files as storage
@@ -26,7 +26,7 @@ from imgclf_jax.training.run import Calls, Run
 from imgclf_jax.training.session import Restored, Session, restore
 from imgclf_jax.training.summary import show_classes, show_results
 from imgclf_jax.training.validate import warnings as config_warnings
-from imgclf_jax.workdir import checkpoint_folder, resume
+from imgclf_jax.workdir import checkpoint_folder, resume, tensorboard
 from imgclf_jax.workdir.checkpoint import Checkpoints
 from imgclf_jax.workdir.claim import claim
 from imgclf_jax.workdir.record import RunRecord
@@ -241,6 +241,9 @@ def _record(run: Run, session: Session, ending: dict[str, Any], missing: list[st
     rates = [row["images_per_second"] for row in read_rows(run.folder) if row["images_per_second"]]
     rate = statistics.median(rates) if rates else None
     writer.record.update(status="complete", flops_per_step=session.flops, images_per_second=rate, **ending)
+    if run.config.log.tensorboard and processes.is_first():
+        with contextlib.suppress(OSError):  # The run is complete without it.
+            tensorboard.add_hyperparameters(run.folder, to_json(run.config), results)
 
 
 def diverged(run: Run, step: int) -> int:

@@ -225,38 +225,38 @@ def predictor(trained: Trained, batch_size: int = 256, log: bool = False) -> Cal
     return in_batches(trained, lambda *arguments: finish(trained.experiment.logits(*arguments)), batch_size)
 
 
-def in_batches(
-    trained: Trained, function: Callable[..., jax.Array], batch_size: int = 256
-) -> Callable[..., np.ndarray]:
+def in_batches(trained: Trained, function: Callable[..., Any], batch_size: int = 256) -> Callable[..., Any]:
     """Returns a function of any number of images, uint8 [N, H, W, C] -> [N, ...], compiled.
 
     `images` is an array, or an object whose slices can be converted to arrays. Batches are padded to a power of two, to
-    compile few shapes. The optional second argument, `progress`, is called with the number of images done so far. The
-    function raises `UserError` if the images do not have the shape and dtype that the network was trained on.
+    compile few shapes. The optional second argument, `progress`, is called with the number of images done so far, and
+    `more` is a tuple of other arrays [N, ...] for `function`. The function raises `UserError` if the images do not have
+    the shape and dtype that the network was trained on.
 
     Args:
         trained: the network.
-        function: (variables, normalization, images) -> [B, ...].
+        function: (variables, normalization, images, *more) -> [B, ...], or a tuple of such arrays.
         batch_size: largest number of images in a batch.
     """
     compiled = jax.jit(function)
 
-    def predict(images: Any, progress: Callable[[int], None] = lambda done: None) -> np.ndarray:
+    def predict(images: Any, progress: Callable[[int], None] = lambda done: None, more: tuple[Any, ...] = ()) -> Any:
         _check(trained, images)
         if not len(images):
-            like = jax.ShapeDtypeStruct((1, *images.shape[1:]), images.dtype)
-            one = jax.eval_shape(compiled, trained.variables, trained.normalization, like)
-            return np.zeros((0, *one.shape[1:]), one.dtype)
+            like = [jax.ShapeDtypeStruct((1, *x.shape[1:]), x.dtype) for x in (images, *more)]
+            one = jax.eval_shape(compiled, trained.variables, trained.normalization, *like)
+            return jax.tree.map(lambda x: np.zeros((0, *x.shape[1:]), x.dtype), one)
         scores = []
         for start in range(0, len(images), batch_size):
-            batch = np.asarray(images[start : start + batch_size])
-            size = min(batch_size, 1 << (len(batch) - 1).bit_length())
-            batch_of_size = np.pad(batch, [(0, size - len(batch)), (0, 0), (0, 0), (0, 0)])
+            batch = [np.asarray(x[start : start + batch_size]) for x in (images, *more)]
+            count = len(batch[0])
+            size = min(batch_size, 1 << (count - 1).bit_length())
+            batch = [np.pad(x, [(0, size - count), *[(0, 0)] * (x.ndim - 1)]) for x in batch]
             with xla.quiet():
-                padded = compiled(trained.variables, trained.normalization, batch_of_size)
-            scores.append(np.asarray(padded)[: len(batch)])
-            progress(start + len(batch))
-        return np.concatenate(scores)
+                padded = compiled(trained.variables, trained.normalization, *batch)
+            scores.append(jax.tree.map(lambda x, count=count: np.asarray(x)[:count], padded))
+            progress(start + count)
+        return jax.tree.map(lambda *parts: np.concatenate(parts), *scores)
 
     return predict
 
