@@ -50,6 +50,7 @@ FAST = (
 # `pytest` leaves these out and `pytest -m slow` runs them: further instances of what the others test too, in more
 # processes or on more devices, and what needs minutes to compile.
 SLOW = (
+    "test_demo.py::test_page_",
     "test_heat_maps.py::test_the_patch_that_decides_is_found[cnn",
     "test_hlo_collectives.py",
     "test_learning.py::test_every_optimizer_learns_eight_images[rmsprop",
@@ -60,6 +61,7 @@ SLOW = (
     "test_mixing.py::test_the_same_with_every_strategy[shard_map-2",
     "test_models.py::test_the_sigmoid_head_is_binary_cross_entropy_on_one_unit[mlp",
     "test_multistep.py::test_cutting_a_run_into_dispatches_changes_no_bit[lengths1",
+    "test_notebook.py::test_it_trains_a_network_of_its_own",
     "test_old_runs.py::test_an_interrupted_run_is_resumed_as_it_would_have_gone_on",
     "test_older.py::test_a_checkpoint_from_before_is_completed_and_trains_on[none",
     "test_older.py::test_a_damaged_checkpoint_of_before_is_noticed",

@@ -186,12 +186,18 @@ def fit(image: Image.Image, image_size: tuple[int, int], resize: str) -> Image.I
     height, width = image_size
     if image.size == (width, height):
         return image
+    box = seen(image, image_size, resize)
+    return image.resize((width, height), Image.Resampling.BILINEAR, box=box)  # antialiased when it shrinks
+
+
+def seen(image: Image.Image, image_size: tuple[int, int], resize: str) -> tuple[float, float, float, float]:
+    """Returns the part of an image that `fit` keeps: left, top, right and bottom, in pixels."""
+    height, width = image_size
     left = top = 0.0
     if resize == "crop":
         left = max(0.0, (image.width - image.height * width / height) / 2)
         top = max(0.0, (image.height - image.width * height / width) / 2)
-    box = (left, top, image.width - left, image.height - top)
-    return image.resize((width, height), Image.Resampling.BILINEAR, box=box)  # antialiased when it shrinks
+    return left, top, image.width - left, image.height - top
 
 
 def _open(encoded: bytes, most: int | None) -> Image.Image:

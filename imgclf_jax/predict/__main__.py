@@ -97,11 +97,7 @@ def _predict(network, selection) -> tuple[int, int, str]:
     from imgclf_jax.storage.names import class_name
     from imgclf_jax.terminal.output import printable
 
-    channels = network.image_shape[2]
-    if channels not in (1, 3, 4):
-        raise UserError(
-            f"the network in {network.folder} takes images with {channels} channels, but photos have 1, 3 or 4"
-        )
+    reading.check_channels(network.image_shape, str(network.folder))
     labels = {class_name(name): label for label, name in enumerate(network.class_names)}
     todo = ((str(file.path), files.label(file, labels)) for file in selection.files)
     predictor = Network(network, FLAGS.batch_size)

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from imgclf_jax.data import decode
+from imgclf_jax.errors import UserError
 
 NOT_FINITE = "the network gives it NaN instead of probabilities"
 
@@ -30,6 +31,12 @@ class Row(NamedTuple):
     probabilities: np.ndarray | None
     reason: str
     label: int | None
+
+
+def check_channels(image_shape: tuple[int, int, int], run: str) -> None:
+    """Raises `UserError` if a network that takes images of `image_shape`, (H, W, C), does not take photos."""
+    if image_shape[2] not in (1, 3, 4):
+        raise UserError(f"the network in {run} takes images with {image_shape[2]} channels, but photos have 1, 3 or 4")
 
 
 def predict_files(
