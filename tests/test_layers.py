@@ -25,6 +25,7 @@ ALLOWED: dict[str, set[str]] = {
     "training": BELOW_DOORS,
     "predict": BELOW_DOORS,
     "report": BELOW_DOORS | {"predict"},
+    "demo": BELOW_DOORS | {"predict", "report"},
     "profile": BELOW_DOORS,
     "sweep": BELOW_DOORS | {"train"},
     "compare": GROUND | {"terminal", "workdir", "report"},
