@@ -388,6 +388,9 @@ def _checkpoint() -> dict[str, Any]:
         "every_epochs": config_dict.placeholder(float),
         # How many of the newest checkpoints to keep, in addition to the best.
         "keep": 2,
+        # Also keep, for good, every checkpoint whose step is a multiple of this many steps. It must be a multiple of the
+        # steps between two checkpoints or two evaluations. 0: off.
+        "keep_every": 0,
     }
 
 
