@@ -374,7 +374,8 @@ def _log() -> dict[str, Any]:
         # Your own writers, "module:name", called with (workdir, config as a dict): objects with scalars(step, values)
         # and close(). The names of the values are like "valid/accuracy". An exception in one only ends that writer.
         "writers": (),
-        # "auto" (a progress bar on a terminal, plain lines elsewhere), "bar", "lines" or "none".
+        # "auto" (a progress bar on a terminal, plain lines elsewhere), "bar", "lines", "json" (only rows and results,
+        # one JSON object on each line) or "none" (only results).
         "progress": "auto",
         # Least seconds between plain lines. 0: one line per row.
         "line_seconds": 10.0,
@@ -388,7 +389,7 @@ def _checkpoint() -> dict[str, Any]:
         "every_epochs": config_dict.placeholder(float),
         # How many of the newest checkpoints to keep, in addition to the best.
         "keep": 2,
-        # Also keep, for good, every checkpoint whose step is a multiple of this many steps. It must be a multiple of the
+        # Also keep, for good, each checkpoint whose step is a multiple of this number, which must be a multiple of the
         # steps between two checkpoints or two evaluations. 0: off.
         "keep_every": 0,
     }

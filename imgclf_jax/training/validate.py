@@ -24,7 +24,7 @@ CHOICES = {
     "train.last_batch": ("drop", "wrap"),
     "eval.report": ("last", "best"),
     "eval.tta": tuple(augment.tta.WEIGHTS),
-    "log.progress": ("auto", "bar", "lines", "none"),
+    "log.progress": ("auto", "bar", "lines", "json", "none"),
 }
 _FIELD = re.compile(r"[\w.]+=")  # the beginning of a line about a field's value
 

@@ -68,7 +68,7 @@ class _Manager(ocp.CheckpointManager):
 
 
 class Checkpoints:
-    """The checkpoints of a run: the newest `keep`, the best by validation accuracy, and those of every `keep_every` steps.
+    """The checkpoints of a run: the newest `keep`, the best by validation accuracy, and one every `keep_every` steps.
 
     A checkpoint is a pytree of arrays. A checksum of all its bits is saved with it and verified on reading, so a
     damaged file is noticed even if its format does not reveal the damage.
