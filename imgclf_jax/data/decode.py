@@ -6,6 +6,7 @@ import ctypes
 import hashlib
 import io
 import logging
+import os
 import re
 import stat
 import warnings
@@ -116,6 +117,13 @@ def decode(file: Path | bytes, channels: int = 3) -> Photo:
     return _attempt(lambda: _convert(encoded, _MODES[channels]))
 
 
+def seems_whole(encoded: bytes) -> bool:
+    """Returns whether the content of a file begins like a JPEG or PNG file and ends like one. Decodes nothing."""
+    if encoded.startswith(b"\xff\xd8\xff"):
+        return encoded.endswith(b"\xff\xd9")
+    return encoded.startswith(b"\x89PNG\r\n\x1a\n") and encoded.endswith(b"IEND\xaeB`\x82")
+
+
 def odd(noted: Sequence[tuple[str, str]], total: int) -> str:
     """Returns a line about the photos that have a note.
 
@@ -130,16 +138,19 @@ def odd(noted: Sequence[tuple[str, str]], total: int) -> str:
     )
 
 
-def content(file: Path) -> bytes:
+def content(file: Path | str) -> bytes:
     """Returns the content of a file.
 
     Raises:
         BadPhoto: it cannot be read.
     """
     try:
-        if not stat.S_ISREG(file.stat().st_mode):
-            raise BadPhoto("not a regular file")  # Reading a pipe, for example, could block forever.
-        return file.read_bytes()
+        # Opening or reading a pipe, for example, could block forever.
+        descriptor = os.open(file, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+        with open(descriptor, "rb", buffering=0) as opened:  # noqa: PTH123 (there is no path to open)
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                raise BadPhoto("not a regular file")
+            return opened.read()
     except OSError as e:
         raise BadPhoto(f"cannot be read: {reason_of(e)}") from e
 

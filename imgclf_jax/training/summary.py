@@ -50,7 +50,7 @@ def show_results(
         )
     console.result(f"{'total time':<15} {duration(seconds)}")
     console.result(f"{'workdir':<15} {folder}")
-    end = {"status": "complete", "results": results, "data": data_name, "wall_time_seconds": seconds}
+    end = {"status": "complete", "results": results, "data": data_name, "wall_time_seconds": round(seconds, 3)}
     console.emit(end | {"workdir": str(folder)})
 
 

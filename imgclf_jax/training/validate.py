@@ -19,6 +19,7 @@ from imgclf_jax.training.plan import Plan, epoch_problems, plan
 CHOICES = {
     "data.resize": ("stretch", "crop"),
     "data.on_bad": ("error", "skip"),
+    "data.examine": ("auto", "decode", "read"),
     "data.pixels": augment.PIXELS,
     "train.sampling": ("epoch", "replacement", "balanced"),
     "train.last_batch": ("drop", "wrap"),
