@@ -39,7 +39,7 @@ def get_config():
     config.augment.saturation = (0.0, 2.0)
 
     config.model.name = "small_cnn"
-    config.model.head = "sigmoid"
+    config.model.head = "auto"
 
     config.optim.name = "rmsprop"
     config.optim.learning_rate = 1e-3

@@ -19,7 +19,7 @@ def get_config():
     config.augment.flip = True
 
     config.model.name = "softmax"
-    config.model.head = "sigmoid"
+    config.model.head = "auto"
 
     config.optim.name = "sgd"
     config.optim.learning_rate = 0.002

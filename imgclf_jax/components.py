@@ -21,10 +21,11 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
-from imgclf_jax.errors import UserError
+from imgclf_jax.errors import UserError, unknown
 
 PACKAGE = Path(__file__).resolve().parent
 RUN_FILES = ("config.json", "run.json")  # of a workdir
+OWN = '"module:name" of your own'  # what the name of a part may be besides one of ours
 
 
 class _Search:
@@ -99,9 +100,7 @@ def find(name: str, table: Mapping[str, Any], slot: str) -> Any:
     if is_own(name):
         return _load(name, slot)
     if name not in table:
-        close = difflib.get_close_matches(str(name), table, 1)
-        hint = f"did you mean {close[0]}? There are" if close else "choose one of"
-        raise UserError(f'{slot}={name!r} is unknown; {hint} {", ".join(table)}, or "module:name" of your own')
+        raise UserError(unknown(slot, name, table, OWN))
     return table[name]
 
 

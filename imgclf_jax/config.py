@@ -102,7 +102,8 @@ def _data() -> dict[str, Any]:
         "download": True,
         # If the full data set is not available, train on the bundled sample (CIFAR-10 only), with a prominent notice.
         "allow_sample": True,
-        # TFDS split syntax. Validation examples are taken from the training split. "": no such split.
+        # TFDS split syntax. Validation examples are taken from the training split. "": no such split. Your own data have
+        # splits of their own, and a line says so if these fields are not at their defaults.
         "train_split": "train[:45000]",
         "valid_split": "train[45000:]",
         "test_split": "test",
@@ -115,7 +116,7 @@ def _data() -> dict[str, Any]:
         "folds": 0,
         # The fold that is the validation split, from 0 to folds - 1; the other folds are the training split.
         "fold": 0,
-        # (height, width) that images are resized to when decoded. Empty: not resized.
+        # (height, width) that images are resized to when decoded. Empty: not resized; photos get (32, 32).
         "image_size": (),
         # "stretch" changes the aspect ratio; "crop" fits the shorter side and takes the middle of the longer one.
         "resize": "stretch",
@@ -208,7 +209,8 @@ def _model() -> dict[str, Any]:
         "name": "cnn",
         # Keyword arguments of the model that the fields below do not cover.
         "options": {},
-        # "softmax": one logit per class. "sigmoid": one logit, for the second of two classes.
+        # "softmax": one logit per class. "sigmoid": one logit, for the second of two classes. "auto": sigmoid for two
+        # classes, softmax for more; run.json has what it was.
         "head": "softmax",
         # Precision of the layers: float32 or bfloat16. Parameters and the loss stay float32.
         "dtype": "float32",

@@ -344,22 +344,44 @@ def test_good_configs_have_no_problems():
 @pytest.mark.parametrize(
     ("fields", "line"),
     [
-        ({"rotation": -1.0}, "augment.rotation=-1.0 is out of range; choose 0 (off) to 180"),
-        ({"rotation": 181.0}, "augment.rotation=181.0 is out of range; choose 0 (off) to 180"),
-        ({"rotation": float("nan")}, "augment.rotation=nan is out of range; choose 0 (off) to 180"),
-        ({"width_shift": 1.0}, "augment.width_shift=1.0 is out of range; choose 0 (off) or more, below 1"),
-        ({"height_shift": -0.1}, "augment.height_shift=-0.1 is out of range; choose 0 (off) or more, below 1"),
-        ({"shear": 90.0}, "augment.shear=90.0 is out of range; choose 0 (off) or more, below 90"),
+        ({"rotation": -1.0}, "augment.rotation=-1.0 is out of range; give --config.augment.rotation=0 (off) to 180"),
+        ({"rotation": 181.0}, "augment.rotation=181.0 is out of range; give --config.augment.rotation=0 (off) to 180"),
+        (
+            {"rotation": float("nan")},
+            "augment.rotation=nan is out of range; give --config.augment.rotation=0 (off) to 180",
+        ),
+        (
+            {"width_shift": 1.0},
+            "augment.width_shift=1.0 is out of range; give --config.augment.width_shift=0 (off) or more, below 1",
+        ),
+        (
+            {"height_shift": -0.1},
+            "augment.height_shift=-0.1 is out of range; give --config.augment.height_shift=0 (off) or more, below 1",
+        ),
+        ({"shear": 90.0}, "augment.shear=90.0 is out of range; give --config.augment.shear=0 (off) or more, below 90"),
         (
             {"zoom": (1.2, 0.8)},
-            "augment.zoom=(1.2, 0.8) is not a range; choose () or (low, high) with 0 < low <= high",
+            "augment.zoom=(1.2, 0.8) is not a range, 0 < low <= high; give --config.augment.zoom='()', or for "
+            "example --config.augment.zoom='(0.8, 1.2)'",
         ),
-        ({"zoom": (0.0, 1.0)}, "augment.zoom=(0.0, 1.0) is not a range; choose () or (low, high) with 0 < low <= high"),
-        ({"zoom": (0.2,)}, "augment.zoom=(0.2,) is not a range; choose () or (low, high) with 0 < low <= high"),
-        ({"zoom": ("a", 1)}, "augment.zoom=('a', 1) is not a range; choose () or (low, high) with 0 < low <= high"),
+        (
+            {"zoom": (0.0, 1.0)},
+            "augment.zoom=(0.0, 1.0) is not a range, 0 < low <= high; give --config.augment.zoom='()', or for "
+            "example --config.augment.zoom='(0.8, 1.2)'",
+        ),
+        (
+            {"zoom": (0.2,)},
+            "augment.zoom=(0.2,) is not a range, 0 < low <= high; give --config.augment.zoom='()', or for example "
+            "--config.augment.zoom='(0.8, 1.2)'",
+        ),
+        (
+            {"zoom": ("a", 1)},
+            "augment.zoom=('a', 1) is not a range, 0 < low <= high; give --config.augment.zoom='()', or for "
+            "example --config.augment.zoom='(0.8, 1.2)'",
+        ),
         (
             {"fill_mode": "zero"},
-            "augment.fill_mode='zero' is unknown; choose one of constant, nearest, reflect, wrap",
+            "augment.fill_mode='zero' is unknown; give --config.augment.fill_mode=constant (or nearest, reflect, wrap)",
         ),
     ],
 )

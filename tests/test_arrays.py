@@ -212,7 +212,7 @@ def test_wrong_settings_and_places_are_reported(tmp_path):
     (tmp_path / "x.mat").touch()
     assert "does not end in .npz" in refused(settings_of(tmp_path / "x.mat"))
     lines = refused(settings_of(place, image_size=(8, 8), train_split="train", split=(0.5, 0.5, 0.0))).splitlines()
-    assert [line.partition("=")[0] for line in lines] == ["data.train_split", "data.image_size", "data.split"]
+    assert [line.partition("=")[0] for line in lines] == ["data.image_size", "data.split"]
     (tmp_path / "both").mkdir()
     write_npz_each(tmp_path / "both", split_arrays())
     np.save(tmp_path / "both/images.npy", IMAGES)

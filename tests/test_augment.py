@@ -394,61 +394,97 @@ def test_good_configs_have_no_problems():
         (
             {"crop": (40, 40), "pad": 2},
             (32, 32, 3),
-            "augment.crop=(40, 40) is larger than the 32x32 image (padded to 36x36); choose at most (36, 36)",
+            "augment.crop=(40, 40) is larger than the 32x32 image (padded to 36x36); give at most "
+            "--config.augment.crop='(36, 36)'",
         ),
         (
             {"crop": (24, 40)},
             (32, 32, 3),
-            "augment.crop=(24, 40) is larger than the 32x32 image; choose at most (32, 32)",
+            "augment.crop=(24, 40) is larger than the 32x32 image; give at most --config.augment.crop='(32, 32)'",
         ),
         (
             {"crop": (24,)},
             (32, 32, 3),
-            "augment.crop=(24,) is not a size; choose () or (height, width) in pixels",
+            "augment.crop=(24,) is not a size in pixels; give --config.augment.crop='()', or for example "
+            "--config.augment.crop='(32, 32)'",
         ),
         (
             {"crop": (0, 24)},
             (32, 32, 3),
-            "augment.crop=(0, 24) is not a size; choose () or (height, width) in pixels",
+            "augment.crop=(0, 24) is not a size in pixels; give --config.augment.crop='()', or for example "
+            "--config.augment.crop='(32, 32)'",
         ),
-        ({"crop": (8, 8), "pad": -1}, (32, 32, 3), "augment.pad=-1 is negative; choose 0 (off) or more"),
-        ({"pad": 4}, (32, 32, 3), "augment.pad=4 does nothing without a crop; choose 0 or augment.crop=(32, 32)"),
+        (
+            {"crop": (8, 8), "pad": -1},
+            (32, 32, 3),
+            "augment.pad=-1 is negative; give --config.augment.pad=0 (off) or more",
+        ),
+        (
+            {"pad": 4},
+            (32, 32, 3),
+            "augment.pad=4 does nothing without a crop; give --config.augment.pad=0 or "
+            "--config.augment.crop='(32, 32)'",
+        ),
         (
             {"crop": (8, 8), "pad": 8},
             (8, 9, 3),
-            "augment.pad=8 is too much to reflect in a 8x9 image; choose at most 7",
+            "augment.pad=8 is too much to reflect in a 8x9 image; give at most --config.augment.pad=7",
         ),
-        ({"pad_mode": "wrap"}, (32, 32, 3), "augment.pad_mode='wrap' is unknown; choose one of zero, reflect"),
-        ({"hue": 0.6}, (32, 32, 3), "augment.hue=0.6 is out of range; choose 0 (off) to 0.5"),
-        ({"hue": float("nan")}, (32, 32, 3), "augment.hue=nan is out of range; choose 0 (off) to 0.5"),
-        ({"hue": 0.1}, (28, 28, 1), "augment.hue=0.1 needs RGB images, but these have 1 channel(s); choose 0"),
-        ({"brightness": -0.1}, (32, 32, 3), "augment.brightness=-0.1 is out of range; choose 0 (off) to 1"),
+        (
+            {"pad_mode": "wrap"},
+            (32, 32, 3),
+            "augment.pad_mode='wrap' is unknown; give --config.augment.pad_mode=zero (or reflect)",
+        ),
+        ({"hue": 0.6}, (32, 32, 3), "augment.hue=0.6 is out of range; give --config.augment.hue=0 (off) to 0.5"),
+        (
+            {"hue": float("nan")},
+            (32, 32, 3),
+            "augment.hue=nan is out of range; give --config.augment.hue=0 (off) to 0.5",
+        ),
+        (
+            {"hue": 0.1},
+            (28, 28, 1),
+            "augment.hue=0.1 needs RGB images, but these have 1 channel(s); give --config.augment.hue=0",
+        ),
+        (
+            {"brightness": -0.1},
+            (32, 32, 3),
+            "augment.brightness=-0.1 is out of range; give --config.augment.brightness=0 (off) to 1",
+        ),
         (
             {"contrast": (1.2, 0.8)},
             (32, 32, 3),
-            "augment.contrast=(1.2, 0.8) is not a range; choose () or (lo, hi) with 0 <= lo <= hi",
+            "augment.contrast=(1.2, 0.8) is not a range, 0 <= lo <= hi; give --config.augment.contrast='()', or "
+            "for example --config.augment.contrast='(0.5, 1.5)'",
         ),
         (
             {"saturation": (-0.5, 0.8)},
             (32, 32, 3),
-            "augment.saturation=(-0.5, 0.8) is not a range; choose () or (lo, hi) with 0 <= lo <= hi",
+            "augment.saturation=(-0.5, 0.8) is not a range, 0 <= lo <= hi; give --config.augment.saturation='()', "
+            "or for example --config.augment.saturation='(0.5, 1.5)'",
         ),
         (
             {"contrast": (1.0,)},
             (32, 32, 3),
-            "augment.contrast=(1.0,) is not a range; choose () or (lo, hi) with 0 <= lo <= hi",
+            "augment.contrast=(1.0,) is not a range, 0 <= lo <= hi; give --config.augment.contrast='()', or for "
+            "example --config.augment.contrast='(0.5, 1.5)'",
         ),
         (
             {"saturation": (0.5, 1.5)},
             (28, 28, 1),
-            "augment.saturation=(0.5, 1.5) needs RGB images, but these have 1 channel(s); choose ()",
+            "augment.saturation=(0.5, 1.5) needs RGB images, but these have 1 channel(s); give "
+            "--config.augment.saturation='()'",
         ),
         (
             {"cutout": 25, "crop": (24, 30)},
             (32, 32, 3),
-            "augment.cutout=25 is not a side in pixels; choose 0 (off) to 24",
+            "augment.cutout=25 is not a side in pixels; give --config.augment.cutout=0 (off) to 24",
         ),
-        ({"cutout": -1}, (32, 30, 3), "augment.cutout=-1 is not a side in pixels; choose 0 (off) to 30"),
+        (
+            {"cutout": -1},
+            (32, 30, 3),
+            "augment.cutout=-1 is not a side in pixels; give --config.augment.cutout=0 (off) to 30",
+        ),
     ],
 )
 def test_each_problem_is_one_line_that_names_the_field(fields, shape, line):

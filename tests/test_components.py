@@ -49,7 +49,7 @@ def message(name, table=TABLE, slot="model.name"):
 def test_ours_are_found_by_name():
     assert components.find("mlp", TABLE, "model.name") == 2
     text = message("cn")
-    assert text == "model.name='cn' is unknown; did you mean cnn? There are cnn, mlp, or \"module:name\" of your own"
+    assert text == "model.name='cn' is unknown; give --config.model.name=cnn (or mlp, \"module:name\" of your own)"
 
 
 def test_own_parts_are_found_in_the_folders_in_order_and_among_installed_packages(module, tmp_path):

@@ -128,8 +128,8 @@ def test_wrong_files_and_settings_are_reported_at_once(tmp_path):
     assert "lacks the columns path, label; it has 'path;label'" in refused(listed(tmp_path, [], "path;label"))
     assert "the column label is there twice" in refused(listed(tmp_path, [], "path,label,label"))
     write(tmp_path / "0.png", 0)
-    config = listed(tmp_path, ["0.png,,train"], image_size=(), split=(0.5, 0.5, 0.0), test_split="")
-    starts = ["data.image_size is not set", "data.test_split=''", "data.split=(0.5, 0.5, 0.0) does not", "data.dir="]
+    config = listed(tmp_path, ["0.png,,train"], split=(0.5, 0.5, 0.0), test_split="")
+    starts = ["data.split=(0.5, 0.5, 0.0) does not", "data.dir="]
     for line, start in zip(refused(config).splitlines(), starts, strict=True):
         assert line.startswith(start)
     many = refused(listed(tmp_path, [f"{number}.jpg,a,train" for number in range(60)])).splitlines()

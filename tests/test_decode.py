@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from imgclf_jax.data import decode
+from imgclf_jax.errors import UserError
 
 LOSSLESS = {"PNG": {}, "BMP": {}, "TIFF": {}, "WEBP": {"lossless": True, "exact": True}, "GIF": {}}
 FORMATS = {**LOSSLESS, "JPEG": {"quality": 95, "subsampling": 0}}
@@ -310,10 +311,25 @@ def reason(file, **options):
     return str(caught.value)
 
 
+OTHERS = {
+    "Liebes Tagebuch, heute habe ich «äöü» geschrieben.\r\n".encode(): "text",
+    b"<!DOCTYPE html>\n<title>404</title>": "a web page",
+    b'<?xml version="1.0"?><svg xmlns="http://www.w3.org/2000/svg"/>': "an SVG drawing",
+    b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n": "a PostScript document",
+    b"%PDF-1.7\n": "a PDF document",
+    b"PK\x03\x04" + bytes(30): "a ZIP archive or an office document",
+    b"\0\0\0\x14ftypqt  \0\0\0\0qt  ": "a video",
+    b"\0\0\0\x18ftypmp42\0\0\0\0isommp42": "a video",
+    b"RIFF\0\0\0\0AVI LIST": "a video",
+    b"\0\0\1\0\1\0\x10\x10": "an icon",
+}
+
+
 def test_files_that_are_no_photos(tmp_path):
     assert "empty" in reason(b"")
-    assert "not an image in a known format" in reason(b"Dear diary, today I learned to write.")
-    assert "not an image in a known format" in reason(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n")
+    for content, kind in OTHERS.items():
+        assert reason(content) == f"not an image: {kind}"
+    assert "not an image in a known format: AVIF, BMP, GIF, " in reason(bytes(range(200, 256)))
     assert "cannot be read: No such file" in reason(tmp_path / "missing.jpg")
     assert "not a regular file" in reason(tmp_path)
     os.mkfifo(tmp_path / "pipe.jpg")
@@ -325,7 +341,7 @@ def test_files_that_are_no_photos(tmp_path):
 @pytest.mark.parametrize("kind", FORMATS)
 def test_truncated_files(kind, recwarn, capfd):
     encoded = encode(noise(64, 64), kind)
-    for length in (12, 30, 60, len(encoded) // 4, len(encoded) // 2, len(encoded) * 9 // 10):
+    for length in (16, 30, 60, len(encoded) // 4, len(encoded) // 2, len(encoded) * 9 // 10):
         assert "damaged" in reason(encoded[:length])
     assert not recwarn.list
     assert capfd.readouterr() == ("", "")
@@ -434,3 +450,32 @@ def test_equal_pixels_have_equal_digests_in_any_format():
     changed[3, 4, 1] ^= 1
     for other in (changed, noise()[:6], noise().reshape(9, 7, 3)):
         assert decode.digest(decode.decode(encode(other)).image) not in digests
+
+
+def test_an_uploaded_file_becomes_what_a_file_of_the_data_would():
+    encoded = encode(noise(40, 30), "JPEG")
+    ours = decode.from_bytes(encoded, "IMG.jpg", (12, 10), "crop")
+    np.testing.assert_array_equal(ours, decode.read(encoded, (12, 10), "crop"))
+    assert decode.from_bytes(encoded, "IMG.jpg", (5, 5), channels=1).shape == (5, 5, 1)
+
+
+@pytest.mark.parametrize(
+    ("content", "limits", "reason"),
+    [
+        (b"Dear diary", {}, "not an image: text"),
+        (bytes(3 * 2**20), {"max_bytes": 2**20}, "3 MiB are more than 1; save a smaller copy"),
+        (encode(noise(20, 20)), {"max_pixels": 399}, "more than 399 pixels: too large to be a photo"),
+        (encode(noise(20, 20))[:100], {"max_pixels": 400}, "truncated"),
+    ],
+)
+def test_an_upload_is_refused_in_one_line_with_its_name(content, limits, reason):
+    with pytest.raises(UserError) as caught:
+        decode.from_bytes(content, "IMG\n1.jpg", (5, 5), **limits)
+    assert str(caught.value).startswith("'IMG\\n1.jpg': ") and reason in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_limit_does_not_raise_that_of_pillow(monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 300)
+    with pytest.raises(UserError, match="more than 300 pixels"):
+        decode.from_bytes(encode(noise(20, 20)), "a.png", (5, 5), max_pixels=1000)

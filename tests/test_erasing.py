@@ -83,6 +83,6 @@ def test_what_is_wrong_is_said():
     config = default().augment
     config.update(random_erasing=1.5, erasing_fill="gray")
     assert augment.problems(config, (8, 8, 3)) == [
-        "augment.random_erasing=1.5 is not a probability; choose 0 (off) to 1",
-        "augment.erasing_fill='gray' is unknown; choose one of zero, noise",
+        "augment.random_erasing=1.5 is not a probability; give --config.augment.random_erasing=0 (off) to 1",
+        "augment.erasing_fill='gray' is unknown; give --config.augment.erasing_fill=zero (or noise)",
     ]

@@ -1,11 +1,15 @@
 """folder/layout.py: problems with a folder of photos that show in names alone."""
 
 import os
+import runpy
 
 import pytest
-from photo_folders import make_classes, make_splits, refused, settings_of
+from photo_folders import make_classes, make_splits, refused, settings_of, write
+from runs import ROOT
 
+from imgclf_jax import augment, data, models
 from imgclf_jax.config import default
+from imgclf_jax.data.folder import layout
 
 
 def problems_of(tmp_path, *paths, **changes):
@@ -19,14 +23,9 @@ def problems_of(tmp_path, *paths, **changes):
 
 
 def test_all_problems_with_the_settings_are_reported_at_once(tmp_path):
-    changes = {"image_size": (), "split": (0.5, 0.4, 0.3), "valid_split": "train[:10]", "test_split": ""}
+    changes = {"image_size": (0, 4), "split": (0.5, 0.4, 0.3)}
     lines = refused(settings_of(tmp_path / "missing", **changes)).splitlines()
-    assert len(lines) == 5
-    for text, line in zip(
-        ("data.image_size is not set", "sum of 1", "data.valid_split=", "data.test_split=", "no such folder"),
-        lines,
-        strict=True,
-    ):
+    for text, line in zip(("data.image_size=(0, 4)", "sum of 1", "no such folder"), lines, strict=True):
         assert text in line
     assert "data.dir is empty" in refused(settings_of(""))
     (tmp_path / "file").write_text("x")
@@ -110,3 +109,55 @@ def test_folders_that_fail_are_reported(tmp_path, monkeypatch):
 
     monkeypatch.setattr(os, "scandir", fail)
     assert "train/cat/ cannot be read: Permission denied" in refused(settings_of(tmp_path))
+
+
+def test_clutter_is_no_class_and_no_photo_and_is_said_once(tmp_path):
+    make_splits(tmp_path)
+    clutter = ("__MACOSX/x/._a.png", "train/@eaDir/a.png/SYNO.png", "train/cat/@eaDir/a.png", "lost+found/b.png")
+    for path in (*clutter, "train/.ipynb_checkpoints/a.png", "test/Thumbs.db", "train/cat/._0.png", ".DS_Store"):
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).write_bytes(b"no photo")
+    info = data.describe(settings_of(tmp_path))
+    assert info.class_names == ("cat", "dog") and info.split_sizes == {"train": 8, "valid": 4, "test": 6}
+    (line,) = info.overlaps
+    assert "._* (1), .ipynb_checkpoints (1), @eaDir (2), Thumbs.db (1), __MACOSX (1), lost+found (1)" in line
+
+
+def test_class_names_that_differ_in_their_normal_form_are_one_class(tmp_path):
+    composed, decomposed = "Blätter", "Bla\u0308tter"
+    make_classes(tmp_path / "train", {composed: 2, "Rinde": 3})
+    for number, folder in enumerate((f"train/{decomposed}/0.png", f"test/{decomposed}/0.png", "test/Rinde/0.png")):
+        write(tmp_path / folder, 100 + number)
+    listing = layout.scan(settings_of(tmp_path))
+    assert listing.class_names == (composed, "Rinde")
+    assert sorted((file.role, file.label, file.path) for file in listing.files) == sorted(
+        [
+            *(("train", 0, f"train/{composed}/{number}.png") for number in range(2)),
+            ("train", 0, f"train/{decomposed}/0.png"),
+            *(("train", 1, f"train/Rinde/{number}.png") for number in range(3)),
+            ("test", 0, f"test/{decomposed}/0.png"),
+            ("test", 1, "test/Rinde/0.png"),
+        ]
+    )
+
+
+def test_splits_for_other_sources_and_a_missing_size_are_remarked(tmp_path):
+    make_splits(tmp_path)
+    info = data.describe(settings_of(tmp_path, train_split="train", valid_split="", image_size=()))
+    size, names = info.overlaps
+    assert info.image_shape == (32, 32, 3) and "--config.data.image_size='(64, 64)'" in size
+    assert names.startswith("data.train_split='train' and data.valid_split='' do not apply to photos in folders")
+
+
+CONFIGS = sorted(set((ROOT / "configs").glob("*.py")) - {ROOT / "configs" / "finetune.py"})  # needs a trained network
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_every_config_takes_photos_of_any_number_of_classes(tmp_path, path):
+    make_classes(tmp_path, {"a": 3, "b": 3, "c": 3})
+    config = runpy.run_path(str(path))["get_config"]()
+    config.data.update(source="folder", dir=str(tmp_path))
+    info = data.describe(config.data)
+    assert info.split_sizes == {"train": 6, "valid": 3} or info.split_sizes == {"train": 3, "valid": 3, "test": 3}
+    assert augment.problems(config.augment, info.image_shape) == []
+    assert models.problems(config.model, augment.input_shape(config, info.image_shape), 3) == []

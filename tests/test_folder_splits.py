@@ -220,9 +220,10 @@ def test_small_classes_reach_every_split_or_are_named(tmp_path, stream):
     counts = {role: np.bincount(split.labels, minlength=5).tolist() for role, split in dataset.splits.items()}
     assert counts == {"train": [3, 24, 1, 1, 2], "valid": [1, 3, 0, 1, 0], "test": [1, 3, 0, 1, 0]}
     assert info.split_sizes == {role: len(split) for role, split in dataset.splits.items()}
+    todo = "; give it at least 3 different photos, or leave the class out"
     assert info.overlaps == (
-        "class one has 1 photo, so none in the validation split and none in the test split",
-        "class two has 2 photos, so none in the validation split and none in the test split",
+        f"class one has 1 photo, so none in the validation split and none in the test split{todo}",
+        f"class two has 2 photos, so none in the validation split and none in the test split{todo}",
     )
     assert dataset.notice == ""  # It is known without reading a file.
     # What only reading the files shows.
@@ -233,7 +234,7 @@ def test_small_classes_reach_every_split_or_are_named(tmp_path, stream):
     # Where a split is not wanted, nothing lacks in it.
     assert data.describe(settings_of(root, split=(1.0, 0.0, 0.0))).overlaps == ()
     two = data.describe(settings_of(root, split=(0.9, 0.0, 0.1)))
-    assert two.overlaps == ("class one has 1 photo, so none in the test split",)
+    assert two.overlaps[0].startswith("class one has 1 photo, so none in the test split; give it at least 2")
 
 
 @pytest.mark.parametrize(("count", "words"), [(14, "4 more classes have"), (11, "1 more class has")])

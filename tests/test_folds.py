@@ -198,7 +198,7 @@ def test_warnings_about_small_classes_are_about_folds(tmp_path):
     config = of_fold(config, 0, 4)
     info = data.describe(config)
     assert info.overlaps == (
-        "class ant has 1 photo, so none in the test split",
+        "class ant has 1 photo, so none in the test split; give it at least 3 different photos, or leave the class out",
         "class ant has 1 photo for 4 folds, so 3 of them hold out none, and without the fold of the only one there is "
         "none to train on",
         "class bee has 2 photos for 4 folds, so 2 of them hold out none",

@@ -159,7 +159,7 @@ def test_the_same_in_parts():
 def test_alphas_below_zero_are_refused():
     config = make_config({"augment.mixup": -0.5}).augment
     assert augment.problems(config, (8, 8, 3)) == [
-        "augment.mixup=-0.5 is out of range; choose 0 (off) or more, for example augment.mixup=0.2"
+        "augment.mixup=-0.5 is out of range; give --config.augment.mixup=0 (off) or more, such as 0.2"
     ]
 
 

@@ -388,18 +388,24 @@ def test_every_model_accepts_the_defaults():
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"name": "alexnet"}, ["'alexnet'", "softmax, mlp, cnn, tutorial_cnn"]),
-        ({"name": "softmax", "hidden": (3,)}, ["model.hidden", "softmax has no such option", "()"]),
-        ({"name": "softmax", "dropout": 0.5}, ["model.dropout", "softmax has no such option", "None"]),
+        ({"name": "alexnet"}, ["'alexnet'", "give --config.model.name=", "mlp", "tutorial_cnn"]),
+        (
+            {"name": "softmax", "hidden": (3,)},
+            ["model.hidden", "softmax has no such option", "--config.model.hidden='()'"],
+        ),
+        ({"name": "softmax", "dropout": 0.5}, ["model.dropout", "softmax has no such option", "leave it out"]),
         ({"name": "mlp", "widths": (3,)}, ["model.widths", "mlp has no such option"]),
         ({"name": "mlp", "norm": "batch"}, ["model.norm", "mlp has no such option"]),
-        ({"name": "tutorial_cnn", "norm": "batch"}, ["model.norm", "tutorial_cnn has no such option", "'none'"]),
+        (
+            {"name": "tutorial_cnn", "norm": "batch"},
+            ["model.norm", "tutorial_cnn has no such option", "--config.model.norm=none"],
+        ),
         ({"name": "cnn", "widths": (3, 0)}, ["model.widths=(3, 0)", "positive whole numbers"]),
         ({"name": "cnn", "hidden": (2.5,)}, ["model.hidden=(2.5,)", "positive whole numbers"]),
-        ({"name": "cnn", "norm": "layer"}, ["model.norm='layer'", '"none" or "batch"']),
+        ({"name": "cnn", "norm": "layer"}, ["model.norm='layer'", "--config.model.norm=none (or batch)"]),
         ({"name": "cnn", "dropout": 1.0}, ["model.dropout=1.0", "below 1"]),
         ({"name": "cnn", "dropout": -0.1}, ["model.dropout=-0.1", "at least 0"]),
-        ({"name": "small_cnn", "head": "tanh"}, ["model.head='tanh'", '"softmax" or "sigmoid"']),
+        ({"name": "small_cnn", "head": "tanh"}, ["model.head='tanh'", "--config.model.head=", "softmax", "sigmoid"]),
         ({"name": "cnn", "dtype": "float16"}, ["model.dtype='float16'", "bfloat16"]),
     ],
 )
@@ -408,6 +414,21 @@ def test_problems_name_the_field_and_what_to_do(changes, words):
     (line,) = models.problems(config.model)
     for word in words:
         assert word in line
+
+
+@pytest.mark.parametrize(("classes", "head"), [(2, "sigmoid"), (3, "softmax"), (10, "softmax")])
+def test_the_head_follows_the_number_of_classes(classes, head):
+    config = make_config({"model.name": "small_cnn", "model.head": "auto"}).model
+    assert models.problems(config, (32, 32, 3), classes) == []
+    assert models.head_of(models.create(config, classes)) == head
+    given = make_config({"model.name": "small_cnn", "model.head": head}).model
+    assert models.create(config, classes) == models.create(given, classes)
+
+
+def test_a_sigmoid_for_three_classes_is_refused_with_the_flag_to_type():
+    config = make_config({"model.name": "small_cnn", "model.head": "sigmoid"}).model
+    (line,) = models.problems(config, (32, 32, 3), 3)
+    assert line.endswith("needs two classes, but the data has 3; give --config.model.head=softmax")
 
 
 def test_a_sigmoid_separates_two_classes():

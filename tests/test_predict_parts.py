@@ -109,6 +109,16 @@ def test_the_label_is_that_of_the_nearest_folder_within_what_was_given(tree, tmp
     assert found("../cars/photos/..") == [0, 1]
 
 
+def test_the_label_does_not_depend_on_how_accents_are_written(tree):
+    tree("pflanzen/Bla\u0308tter/1.png", "pflanzen/Blätter/2.png")
+    assert [label(file, {"Blätter": 3}) for file in find(["pflanzen"]).files] == [3, 3]
+
+
+def test_thumbnails_and_the_like_are_not_found(tree):
+    tree("a/1.png", "a/@eaDir/1.png/SYNO.png", "a/__MACOSX/._1.png", "a/Thumbs.db")
+    assert paths("a") == ["a/1.png"]
+
+
 def test_subfolders_are_noticed(tree):
     tree("a/b/1.png", "c/2.png")
     assert find(["a"]).has_subfolders

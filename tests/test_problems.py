@@ -38,9 +38,15 @@ def test_one_device_shares_a_batch_of_any_size():
 @pytest.mark.parametrize(
     ("fields", "words"),
     [
-        ({"strategy": "pipeline"}, ["parallel.strategy='pipeline'", "auto, jit, pmap, shard_map"]),
-        ({"data": "split"}, ["parallel.data='split'", "auto, replicated, sharded"]),
-        ({"devices": ALL + 1}, [f"parallel.devices={ALL + 1}", f"there are {ALL}", "0 uses all"]),
+        (
+            {"strategy": "pipeline"},
+            ["parallel.strategy='pipeline'", "give --config.parallel.strategy=", "jit", "pmap", "shard_map"],
+        ),
+        ({"data": "split"}, ["parallel.data='split'", "give --config.parallel.data=", "auto", "replicated", "sharded"]),
+        (
+            {"devices": ALL + 1},
+            [f"parallel.devices={ALL + 1}", f"there are {ALL}", "--config.parallel.devices=0 uses all"],
+        ),
         ({"devices": -1}, ["parallel.devices=-1", f"there are {ALL}"]),
         ({"mesh": (8,)}, ["parallel.mesh=(8,)", "two positive whole numbers", "(data, model)"]),
         ({"mesh": (2, 2, 2)}, ["parallel.mesh=(2, 2, 2)", "two positive whole numbers"]),
@@ -52,7 +58,10 @@ def test_one_device_shares_a_batch_of_any_size():
         ({"mesh": (2, 4), "devices": 2}, ["parallel.mesh=(2, 4)", "needs 8 devices", "2 are used"]),
         ({"mesh": (2, 4), "strategy": "pmap"}, ["parallel.mesh=(2, 4)", "pmap has no model axis", "(8, 1)", "jit"]),
         ({"mesh": (1, 8), "strategy": "shard_map"}, ["parallel.mesh=(1, 8)", "shard_map has no model axis", "(8, 1)"]),
-        ({"strategy": "pmap", "data": "sharded"}, ['parallel.data="sharded"', "pmap", "jit or shard_map"]),
+        (
+            {"strategy": "pmap", "data": "sharded"},
+            ["parallel.data='sharded'", "pmap", "--config.parallel.strategy=jit (or shard_map)"],
+        ),
     ],
 )
 def test_a_problem_names_the_field_and_what_to_do(fields, words):
@@ -119,7 +128,7 @@ def test_several_processes_must_use_all_devices(monkeypatch):
     (line,) = problems(devices=ALL + 1)
     assert f"there are {ALL} in 2 processes" in line
     (line,) = problems(devices=ALL, strategy="pmap")
-    assert "parallel.strategy='pmap'" in line and "jit or shard_map" in line
+    assert "parallel.strategy='pmap'" in line and "--config.parallel.strategy=jit (or shard_map)" in line
 
 
 # What is made of a config

@@ -32,6 +32,7 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
+from imgclf_jax.errors import flag, unknown
 from imgclf_jax.rng import image_uniform
 
 OPERATIONS = ("rotation", "width_shift", "height_shift", "shear", "zoom")
@@ -218,14 +219,22 @@ def problems(config: ConfigDict) -> list[str]:
     """Returns one line per problem with the fields of `config.augment` that `random_affine` uses."""
     lines = []
     if not 0 <= config.rotation <= 180:
-        lines.append(f"augment.rotation={config.rotation} is out of range; choose 0 (off) to 180")
+        lines.append(
+            f"augment.rotation={config.rotation} is out of range; give --config.augment.rotation=0 (off) to 180"
+        )
     for field, limit in (("width_shift", 1), ("height_shift", 1), ("shear", 90)):
         if not 0 <= config[field] < limit:
-            lines.append(f"augment.{field}={config[field]} is out of range; choose 0 (off) or more, below {limit}")
+            lines.append(
+                f"augment.{field}={config[field]} is out of range; give --config.augment.{field}=0 (off) or more, "
+                f"below {limit}"
+            )
     if config.zoom != () and not _is_range(config.zoom):
-        lines.append(f"augment.zoom={config.zoom} is not a range; choose () or (low, high) with 0 < low <= high")
+        off, example = flag("augment.zoom", ()), flag("augment.zoom", (0.8, 1.2))
+        lines.append(
+            f"augment.zoom={config.zoom} is not a range, 0 < low <= high; give {off}, or for example {example}"
+        )
     if config.fill_mode not in FILL_MODES:
-        lines.append(f"augment.fill_mode={config.fill_mode!r} is unknown; choose one of {', '.join(FILL_MODES)}")
+        lines.append(unknown("augment.fill_mode", config.fill_mode, FILL_MODES))
     return lines
 
 

@@ -20,6 +20,7 @@ from imgclf_jax.augment import affine, erasing, extra, mixing, policies
 from imgclf_jax.augment.color import adjust_brightness, adjust_contrast, adjust_hue, adjust_saturation
 from imgclf_jax.augment.resized_crop import random_resized_crop
 from imgclf_jax.config import is_on
+from imgclf_jax.errors import flag, unknown
 from imgclf_jax.rng import image_keys, image_uniform, operation_keys, stream
 
 PAD_MODES = ("zero", "reflect")
@@ -300,28 +301,41 @@ def problems(config: ConfigDict, image_shape: tuple[int, int, int]) -> list[str]
     lines = affine.problems(config) + crop_problems
     smallest = min((height, width) if crop_problems else output_size(config, (height, width)))
     if not 0 <= config.cutout <= smallest:
-        lines.append(f"augment.cutout={config.cutout} is not a side in pixels; choose 0 (off) to {smallest}")
+        lines.append(
+            f"augment.cutout={config.cutout} is not a side in pixels; give --config.augment.cutout=0 (off) to "
+            f"{smallest}"
+        )
     if config.flip_mode not in FLIP_MODES:
-        lines.append(f"augment.flip_mode={config.flip_mode!r} is unknown; choose one of {', '.join(FLIP_MODES)}")
+        lines.append(unknown("augment.flip_mode", config.flip_mode, FLIP_MODES))
     elif config.flip_mode == "alternating" and not config.flip:
-        lines.append("augment.flip_mode='alternating' does nothing without augment.flip; choose augment.flip=True")
+        lines.append(
+            "augment.flip_mode='alternating' does nothing without augment.flip; give --config.augment.flip=True"
+        )
     for field, most in (("hue", 0.5), ("brightness", 1.0)):
         if not 0 <= config[field] <= most:
-            lines.append(f"augment.{field}={config[field]} is out of range; choose 0 (off) to {most:g}")
+            lines.append(
+                f"augment.{field}={config[field]} is out of range; give --config.augment.{field}=0 (off) to {most:g}"
+            )
     for field in ("contrast", "saturation"):
         if config[field] and not _is_range(config[field]):
-            lines.append(f"augment.{field}={config[field]} is not a range; choose () or (lo, hi) with 0 <= lo <= hi")
-    for field, off in (("hue", "0"), ("saturation", "()")):
+            off, example = flag(f"augment.{field}", ()), flag(f"augment.{field}", (0.5, 1.5))
+            lines.append(
+                f"augment.{field}={config[field]} is not a range, 0 <= lo <= hi; give {off}, or for example {example}"
+            )
+    for field, none in (("hue", 0), ("saturation", ())):
         if config[field] and channels != 3:
             lines.append(
-                f"augment.{field}={config[field]} needs RGB images, but these have {channels} channel(s); choose {off}"
+                f"augment.{field}={config[field]} needs RGB images, but these have {channels} channel(s); give "
+                f"{flag(f'augment.{field}', none)}"
             )
     lines += policies.problems(config, channels) + mixing.problems(config)
     if not 0 <= config.random_erasing <= 1:
-        lines.append(f"augment.random_erasing={config.random_erasing} is not a probability; choose 0 (off) to 1")
+        lines.append(
+            f"augment.random_erasing={config.random_erasing} is not a probability; give "
+            "--config.augment.random_erasing=0 (off) to 1"
+        )
     if config.erasing_fill not in erasing.FILLS:
-        fills = ", ".join(erasing.FILLS)
-        lines.append(f"augment.erasing_fill={config.erasing_fill!r} is unknown; choose one of {fills}")
+        lines.append(unknown("augment.erasing_fill", config.erasing_fill, erasing.FILLS))
     return lines
 
 
@@ -329,31 +343,40 @@ def _crop_problems(config: ConfigDict, height: int, width: int) -> list[str]:
     lines = []
     crop, pad, mode = config.crop, config.pad, config.pad_mode
     if mode not in PAD_MODES:
-        lines.append(f"augment.pad_mode={mode!r} is unknown; choose one of {', '.join(PAD_MODES)}")
+        lines.append(unknown("augment.pad_mode", mode, PAD_MODES))
     if pad < 0:
-        lines.append(f"augment.pad={pad} is negative; choose 0 (off) or more")
+        lines.append(f"augment.pad={pad} is negative; give --config.augment.pad=0 (off) or more")
     elif mode == "reflect" and pad >= min(height, width):
         most = min(height, width) - 1
-        lines.append(f"augment.pad={pad} is too much to reflect in a {height}x{width} image; choose at most {most}")
+        lines.append(
+            f"augment.pad={pad} is too much to reflect in a {height}x{width} image; give at most "
+            f"{flag('augment.pad', most)}"
+        )
     area = config.random_resized_crop
     if area and not (_is_range(area) and area[0] > 0 and area[1] <= 1):
         lines.append(
-            f"augment.random_resized_crop={area} is not a range of areas; choose () or (lo, hi) with 0 < lo <= hi <= 1"
+            f"augment.random_resized_crop={area} is not a range of areas, 0 < lo <= hi <= 1; give "
+            f"{flag('augment.random_resized_crop', ())}, or for example "
+            f"{flag('augment.random_resized_crop', (0.3, 1.0))}"
         )
     if pad > 0 and area:
-        lines.append(f"augment.pad={pad} does nothing with augment.random_resized_crop; choose 0")
+        lines.append(f"augment.pad={pad} does nothing with augment.random_resized_crop; give --config.augment.pad=0")
     elif pad > 0 and not crop:
-        lines.append(f"augment.pad={pad} does nothing without a crop; choose 0 or augment.crop=({height}, {width})")
+        whole = flag("augment.crop", (height, width))
+        lines.append(f"augment.pad={pad} does nothing without a crop; give --config.augment.pad=0 or {whole}")
     if not crop:
         return lines
     if len(crop) != 2 or not all(isinstance(side, int) and side >= 1 for side in crop):
-        lines.append(f"augment.crop={crop} is not a size; choose () or (height, width) in pixels")
+        lines.append(
+            f"augment.crop={crop} is not a size in pixels; give {flag('augment.crop', ())}, or for example "
+            f"{flag('augment.crop', (height, width))}"
+        )
         return lines
     rows, columns = (side + 2 * max(pad, 0) for side in (height, width))
     if crop[0] > rows or crop[1] > columns:
         padded = f" (padded to {rows}x{columns})" if pad > 0 else ""
         problem = f"augment.crop={crop} is larger than the {height}x{width} image{padded}"
-        lines.append(f"{problem}; choose at most ({rows}, {columns})")
+        lines.append(f"{problem}; give at most {flag('augment.crop', (rows, columns))}")
     return lines
 
 

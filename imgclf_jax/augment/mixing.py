@@ -98,7 +98,7 @@ def _box(key: jax.Array, alpha: float, size: tuple[int, int]) -> tuple[jax.Array
 def problems(config: ConfigDict) -> list[str]:
     """Returns one line per problem with the fields of `config.augment` that `mixing` uses."""
     return [
-        f"augment.{field}={config[field]} is out of range; choose 0 (off) or more, for example augment.{field}=0.2"
+        f"augment.{field}={config[field]} is out of range; give --config.augment.{field}=0 (off) or more, such as 0.2"
         for field in FIELDS
         if not 0 <= config[field] < float("inf")
     ]

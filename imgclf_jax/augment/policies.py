@@ -18,6 +18,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from imgclf_jax.augment import affine, levels
+from imgclf_jax.errors import unknown
 from imgclf_jax.rng import operation_keys
 
 POLICIES = ("none", "trivial_augment", "rand_augment")
@@ -134,14 +135,20 @@ def problems(config: ConfigDict, channels: int) -> list[str]:
     """Returns one line per problem with the policy in `config.augment`, for images with that many channels."""
     lines = []
     if config.policy not in POLICIES:
-        lines.append(f"augment.policy={config.policy!r} is unknown; choose one of {', '.join(POLICIES)}")
+        lines.append(unknown("augment.policy", config.policy, POLICIES))
     elif config.policy != "none" and channels not in levels.CHANNELS:
         lines.append(
-            f"augment.policy={config.policy!r} needs gray or RGB images, but these have {channels} channels; choose "
-            "augment.policy='none'"
+            f"augment.policy={config.policy!r} needs gray or RGB images, but these have {channels} channels; give "
+            "--config.augment.policy=none"
         )
     if config.policy_operations < 1:
-        lines.append(f"augment.policy_operations={config.policy_operations} is too few; choose 1 or more")
+        lines.append(
+            f"augment.policy_operations={config.policy_operations} is too few; give "
+            "--config.augment.policy_operations=1 or more"
+        )
     if not 0 <= config.policy_magnitude < BINS:
-        lines.append(f"augment.policy_magnitude={config.policy_magnitude} is out of range; choose 0 to {BINS - 1}")
+        lines.append(
+            f"augment.policy_magnitude={config.policy_magnitude} is out of range; give "
+            f"--config.augment.policy_magnitude=0 to {BINS - 1}"
+        )
     return lines

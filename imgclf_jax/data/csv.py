@@ -16,6 +16,7 @@ from imgclf_jax.data.folder import layout
 from imgclf_jax.data.folder.layout import File, Listing, shown
 from imgclf_jax.data.types import Dataset, Info, Progress
 from imgclf_jax.errors import UserError
+from imgclf_jax.storage.names import class_name
 
 
 def describe(config_data: Any, split: str | None = None) -> Info:
@@ -45,15 +46,15 @@ def scan(config_data: Any) -> Listing:
     Raises:
         UserError: all problems with the file and the settings, one line each.
     """
-    problems = layout.size_problems(config_data)
-    problems += layout.split_problems(config_data, "a .csv file", "a column split or data.split")
+    problems = layout.size_problems(config_data) + layout.split_problems(config_data)
     setting = f"data.dir={config_data.dir!r}"
     file = Path(config_data.dir).expanduser().absolute()
     rows: list[tables.Row] = []
     try:
         if not config_data.dir:
-            raise UserError("data.dir is empty; set it to the .csv file, e.g. --config.data.dir=photos.csv")
+            raise UserError("data.dir is empty; give the .csv file, e.g. --config.data.dir=photos.csv")
         rows = tables.read(setting, tables.content_of(setting, file), ("path", "label"), ("split",))
+        rows = [tables.Row(line, (path, class_name(str(label)), role)) for line, (path, label, role) in rows]
         if not rows:
             raise UserError(f"{setting}: lists no photos")
     except UserError as e:
@@ -74,10 +75,18 @@ def scan(config_data: Any) -> Listing:
     ]
     order = ("", *splits.ROLES)
     files.sort(key=lambda one: (order.index(one.role), one.label, one.path))
-    height, width = config_data.image_size
-    fractions = None if has_splits else layout.fractions_of(config_data)
-    size = int(height), int(width)
-    return Listing(file.parent, class_names, size, fractions, tuple(files), file=file, folds=config_data.folds)
+    remarks = layout.size_remarks(config_data)
+    remarks += layout.split_remarks(config_data, "a .csv file", "its column split or data.split")
+    return Listing(
+        root=file.parent,
+        class_names=class_names,
+        image_size=layout.size_of(config_data),
+        fractions=None if has_splits else layout.fractions_of(config_data),
+        files=tuple(files),
+        file=file,
+        folds=config_data.folds,
+        remarks=tuple(remarks),
+    )
 
 
 def _problems(rows, root, must_exist):
@@ -92,7 +101,7 @@ def _problems(rows, root, must_exist):
         elif must_exist and not os.path.isfile(root / path):  # noqa: PTH113 (Path.is_file may raise an error)
             problems.append(
                 f"line {line}: there is no file {shown(path)} in {root}; correct the path, or leave out all such "
-                "lines with data.on_bad=skip"
+                "lines with --config.data.on_bad=skip"
             )
         if not label:
             problems.append(f"line {line}: the label is empty")

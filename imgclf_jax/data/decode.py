@@ -17,18 +17,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image, TiffImagePlugin
 
+from imgclf_jax.data import formats
+from imgclf_jax.errors import UserError
 from imgclf_jax.storage.files import reason_of
 
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
-# The first bytes of the files, by format. Other formats of Pillow are left out: some of its readers start programs.
-_FORMATS = {
-    "JPEG": (b"\xff\xd8\xff",),
-    "PNG": (b"\x89PNG",),
-    "WEBP": (b"RIFF",),
-    "BMP": (b"BM",),
-    "GIF": (b"GIF8",),
-    "TIFF": (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"),
-}
 _DARK = 1 / 4  # fraction of the range of values that a dark photo stays below, such as 14 bits of 16
 _BITS_PER_SAMPLE = 258  # a TIFF tag
 _ORIENTATION = 0x0112  # an EXIF tag; each of its values other than 1 is undone as follows
@@ -71,6 +64,42 @@ def read(
     return pixels(decode(file, channels).image, image_size, resize)
 
 
+def from_bytes(
+    encoded: bytes,
+    name: str,
+    image_size: tuple[int, int] | None,
+    resize: str = "stretch",
+    channels: int = 3,
+    max_bytes: int = 32 * 2**20,
+    max_pixels: int | None = None,
+) -> np.ndarray:
+    """Returns the pixels of an uploaded file, as `read` does for a file of a data set. Nothing is written.
+
+    Args:
+        encoded: its content.
+        name: what messages call it; it is not opened.
+        image_size, resize: see `pixels`.
+        channels: see `decode`.
+        max_bytes: the largest size of the file.
+        max_pixels: the largest number of pixels, width times height; None: that of `decode`, which it cannot exceed.
+            It is compared before the photo is decoded.
+
+    Returns:
+        uint8 [H, W, channels].
+
+    Raises:
+        UserError: it is too large or not a photo. One line, which begins with the name.
+    """
+    try:
+        if len(encoded) > max_bytes:
+            raise BadPhoto(
+                f"{len(encoded) / 2**20:,.0f} MiB are more than {max_bytes / 2**20:,.0f}; save a smaller copy"
+            )
+        return pixels(decode(encoded, channels, max_pixels).image, image_size, resize)
+    except BadPhoto as e:
+        raise UserError(f"{name if name.isprintable() else ascii(name)}: {e}") from e
+
+
 def pixels(image: Image.Image, image_size: tuple[int, int] | None, resize: str) -> np.ndarray:
     """Returns a decoded image as an array.
 
@@ -97,8 +126,8 @@ def digest(image: Image.Image) -> str:
     return sha256.hexdigest()
 
 
-def decode(file: Path | bytes, channels: int = 3) -> Photo:
-    """Decodes a JPEG, PNG, WebP, BMP, GIF (its first frame) or TIFF file. Several threads may call it at once.
+def decode(file: Path | bytes, channels: int = 3, max_pixels: int | None = None) -> Photo:
+    """Decodes a file in one of `imgclf_jax.data.formats`: its first frame. Several threads may call it at once.
 
     Rotates the photo by its EXIF orientation, and lays it over white if it is transparent, unless `channels` is 4.
     Values of more than 8 bits are scaled to 8 bits from the full range of the bits per sample. No file says reliably
@@ -108,13 +137,15 @@ def decode(file: Path | bytes, channels: int = 3) -> Photo:
     Args:
         file: its path or its content.
         channels: 1 (gray), 3 (RGB) or 4 (RGBA).
+        max_pixels: the most pixels, if fewer than Pillow considers safe (`PIL.Image.MAX_IMAGE_PIXELS`).
 
     Raises:
-        BadPhoto: the file cannot be read, is empty, damaged or not an image, has more pixels than Pillow considers
-            safe (`PIL.Image.MAX_IMAGE_PIXELS`), or has pixels that are not colors.
+        BadPhoto: the file cannot be read, is empty, damaged or not an image, has too many pixels, or has pixels that
+            are not colors.
     """
     encoded = file if isinstance(file, bytes) else content(file)
-    return _attempt(lambda: _convert(encoded, _MODES[channels]))
+    limits = [limit for limit in (Image.MAX_IMAGE_PIXELS, max_pixels) if limit is not None]
+    return _attempt(lambda: _convert(encoded, _MODES[channels], min(limits, default=None)))
 
 
 def seems_whole(encoded: bytes) -> bool:
@@ -180,7 +211,7 @@ def fit(image: Image.Image, image_size: tuple[int, int], resize: str) -> Image.I
     return image.resize((width, height), Image.Resampling.BILINEAR, box=box)  # antialiased when it shrinks
 
 
-def _open(encoded: bytes) -> Image.Image:
+def _open(encoded: bytes, most: int | None) -> Image.Image:
     """Returns the decoded image, after checking its header."""
     if not encoded:
         raise BadPhoto("an empty file")
@@ -188,16 +219,15 @@ def _open(encoded: bytes) -> Image.Image:
     # them temporarily is not safe with several threads, and other code may have reset them.
     if _PILLOW not in warnings.filters:
         warnings.filterwarnings("ignore", module=r"PIL\.")
+    formats.prepare(encoded)
     try:
-        image: Image.Image = Image.open(io.BytesIO(encoded), formats=tuple(_FORMATS))
+        image: Image.Image = Image.open(io.BytesIO(encoded), formats=formats.known())
     except Image.DecompressionBombError as e:
-        raise BadPhoto(_too_large()) from e
+        raise BadPhoto(_too_large(most)) from e
     except Image.UnidentifiedImageError as e:
-        if any(encoded.startswith(start) for starts in _FORMATS.values() for start in starts):
-            raise BadPhoto("truncated, damaged or of an unusual kind: its header cannot be read") from e
-        raise BadPhoto(f"not an image in a known format: {', '.join(_FORMATS)}") from e
-    if Image.MAX_IMAGE_PIXELS and image.width * image.height > Image.MAX_IMAGE_PIXELS:
-        raise BadPhoto(_too_large())
+        raise BadPhoto(formats.refusal(encoded)) from e
+    if most is not None and image.width * image.height > most:
+        raise BadPhoto(_too_large(most))
     image.load()
     return image
 
@@ -222,8 +252,8 @@ def _turn(image: Image.Image) -> Image.Image:
     return image if turn is None else image.transpose(turn)
 
 
-def _convert(encoded: bytes, mode: str) -> Photo:
-    opened = _open(encoded)
+def _convert(encoded: bytes, mode: str, most: int | None) -> Photo:
+    opened = _open(encoded, most)
     full = 2 ** _bits(encoded, opened) - 1
     image = _turn(opened)
     if image.mode == "F":
@@ -251,7 +281,7 @@ def _bits(encoded: bytes, image: Image.Image) -> int:
     if isinstance(image, TiffImagePlugin.TiffImageFile):
         bits = max(image.tag_v2.get(_BITS_PER_SAMPLE, (8,)))
         return int(min(bits, 16)) if bits > 8 else 8  # Samples of 32 bits are assumed to hold values of 16 bits.
-    return 8
+    return 16 if image.mode.startswith("I") else 8  # Pillow scales the values of other formats to 16 bits.
 
 
 def _eight_bits(image: Image.Image, full: int) -> tuple[Image.Image, int]:
@@ -273,8 +303,8 @@ def _note(highest: int, full: int) -> str:
     return f"values stay below {limit:,} of {full:,}" if 1 < limit <= _DARK * (full + 1) else ""
 
 
-def _too_large() -> str:
-    return f"more than {Image.MAX_IMAGE_PIXELS:,} pixels: a decompression bomb, or too large to be a photo"
+def _too_large(most: int | None) -> str:
+    return f"more than {most:,} pixels: too large to be a photo, or a decompression bomb; save a smaller copy"
 
 
 def _silence() -> None:

@@ -11,7 +11,7 @@ from imgclf_jax import components
 from imgclf_jax.data import arrays, csv, folder, folds, own, relabel, tar
 from imgclf_jax.data.tfds import source
 from imgclf_jax.data.types import Dataset, Info, Progress, silent
-from imgclf_jax.errors import UserError
+from imgclf_jax.errors import UserError, unknown
 
 
 class Source(Protocol):
@@ -139,8 +139,7 @@ def _source(config_data: Any) -> Source:
     if components.is_own(name):
         return own
     if name not in SOURCES:
-        *others, last = map(repr, SOURCES)
-        raise UserError(f"data.source={name!r}: must be {', '.join(others)} or {last}")
+        raise UserError(unknown("data.source", name, SOURCES, components.OWN))
     if config_data.options:
         raise UserError(f"data.options: the source {name} takes none; its settings are fields of data")
     return SOURCES[name]

@@ -20,6 +20,7 @@ from imgclf_jax.data import splits, tables
 from imgclf_jax.data.types import Dataset, Relabeled
 from imgclf_jax.errors import UserError
 from imgclf_jax.storage.files import reason_of
+from imgclf_jax.storage.names import class_name
 
 _NUMBERED = re.compile(r"(.+)[_/](\d+)")  # 'train_16399', 'train/16399': the stored split, and the number in it
 
@@ -147,7 +148,7 @@ def _numbers(setting, dataset, length):
 def _table(setting, content, class_names):
     """Returns (label by id, line by id)."""
     known = {str(label): label for label in range(len(class_names))}
-    known |= {name: label for label, name in enumerate(class_names)}
+    known |= {class_name(name): label for label, name in enumerate(class_names)}
     labels: dict[str, int] = {}
     lines: dict[str, int] = {}
     problems = []
@@ -156,13 +157,13 @@ def _table(setting, content, class_names):
             problems.append(f"{setting}: line {line}: the id is empty")
         elif name in labels:
             problems.append(f"{setting}: line {line}: {name!a} is also in line {lines[name]}; keep one")
-        elif label not in known:
+        elif class_name(str(label)) not in known:
             problems.append(
                 f"{setting}: line {line}: the label {label!a} is neither a class nor a number from 0 to "
                 f"{len(class_names) - 1}"
             )
         else:
-            labels[name], lines[name] = known[label], line
+            labels[name], lines[name] = known[class_name(str(label))], line
     if not labels and not problems:
         problems.append(f"{setting}: lists no labels")
     if problems:

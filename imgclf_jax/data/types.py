@@ -160,7 +160,8 @@ class Info:
         split_sizes: number of examples by configured split ('train', 'valid', 'test').
         split_ranges: the stored ranges of each split. With cross-validation, those of 'train' and 'valid' are left out:
             their examples are scattered.
-        overlaps: sentences, one per overlap that is allowed but deserves a warning (between validation and test).
+        overlaps: sentences that deserve a warning: one per overlap that is allowed (between validation and test), and
+            remarks about the data.
         is_prepared: False if `load` would first have to download or unpack the set.
         name, class_names, image_shape, is_sample, location, notice, stored: as in `Dataset`.
     """

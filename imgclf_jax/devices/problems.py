@@ -6,6 +6,7 @@ import jax
 from ml_collections import ConfigDict
 
 from imgclf_jax.devices.parallel import AXES, EXPLICIT, PLACEMENTS, STRATEGIES
+from imgclf_jax.errors import flag, unknown
 
 
 def problems(config: ConfigDict, batch_size: int = 0, accumulate: int = 1) -> list[str]:
@@ -20,33 +21,51 @@ def problems(config: ConfigDict, batch_size: int = 0, accumulate: int = 1) -> li
     lines = list(uneven)
     for field, choices in (("strategy", STRATEGIES), ("data", PLACEMENTS)):
         if config[field] not in choices:
-            lines.append(f"parallel.{field}={config[field]!r} is unknown; choose one of {', '.join(choices)}")
+            lines.append(unknown(f"parallel.{field}", config[field], choices))
     available = jax.device_count()
     processes = f" in {jax.process_count()} processes" if jax.process_count() > 1 else ""
     if not 0 <= config.devices <= available:
-        return [*lines, f"parallel.devices={config.devices}: there are {available}{processes} (0 uses all of them)"]
+        return [
+            *lines,
+            f"parallel.devices={config.devices}: there are {available}{processes}; --config.parallel.devices=0 "
+            "uses all of them",
+        ]
     used = config.devices or available
     if processes and used != available:
-        lines.append(f"parallel.devices={config.devices}: {processes.strip()} all {available} devices must be used")
+        lines.append(
+            f"parallel.devices={config.devices}: {processes.strip()} all {available} devices must be used; give "
+            "--config.parallel.devices=0"
+        )
     mesh = tuple(config.mesh)
     if mesh:
         whole = all(isinstance(size, int) and size > 0 for size in mesh)
         if len(mesh) != len(AXES) or not whole:
-            return [*lines, f"parallel.mesh={mesh} must be two positive whole numbers, ({', '.join(AXES)})"]
+            return [
+                *lines,
+                f"parallel.mesh={mesh} must be two positive whole numbers, ({', '.join(AXES)}); give "
+                f"{flag('parallel.mesh', (used, 1))}",
+            ]
         if math.prod(mesh) != used:
             return [
                 *lines,
-                f"parallel.mesh={mesh} needs {math.prod(mesh)} devices but {used} are used; change it, or "
-                "parallel.devices",
+                f"parallel.mesh={mesh} needs {math.prod(mesh)} devices but {used} are used; give "
+                f"{flag('parallel.mesh', (used, 1))}, or {flag('parallel.devices', math.prod(mesh))} if there are "
+                "so many",
             ]
         if mesh[1] > 1 and config.strategy in EXPLICIT:
             lines.append(
-                f"parallel.mesh={mesh}: strategy {config.strategy} has no model axis; make it ({used}, 1), or use jit"
+                f"parallel.mesh={mesh}: strategy {config.strategy} has no model axis; give "
+                f"{flag('parallel.mesh', (used, 1))} or --config.parallel.strategy=jit"
             )
     if config.strategy == "pmap" and processes:
-        lines.append("parallel.strategy='pmap' works in one process; use jit or shard_map")
+        lines.append(
+            "parallel.strategy='pmap' works in one process; give --config.parallel.strategy=jit (or shard_map)"
+        )
     if config.strategy == "pmap" and config.data == "sharded":
-        lines.append('parallel.data="sharded": strategy pmap holds the data set whole; use jit or shard_map')
+        lines.append(
+            "parallel.data='sharded': strategy pmap holds the data set whole; give --config.parallel.strategy=jit (or "
+            "shard_map)"
+        )
     return lines if uneven else lines + _division(batch_size, accumulate, used)
 
 

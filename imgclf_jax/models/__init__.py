@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from imgclf_jax import components
-from imgclf_jax.errors import UserError
+from imgclf_jax.errors import UserError, flag, unknown
 from imgclf_jax.models import adapter
 from imgclf_jax.models.adapter import Adapter
 from imgclf_jax.models.cnn import CNN, SmallCNN, TutorialCNN
@@ -31,7 +31,7 @@ MODELS: dict[str, type[nn.Module]] = {
     "vit": ViT,
     "speednet": SpeedNet,
 }
-HEADS = ("softmax", "sigmoid")
+HEADS = ("softmax", "sigmoid", "auto")
 # The values of config.model fields that leave the choice to the model.
 UNSET = {"widths": (), "hidden": (), "norm": "none", "dropout": None}
 # Fields of a module that are no options of its own.
@@ -62,7 +62,18 @@ def create(config: ConfigDict, num_classes: int, axis_name: str | None = None) -
         options["axis_name"] = axis_name
     options |= _options(config)
     dtype = jnp.dtype(config.dtype)
-    return MODELS[config.name](num_classes=num_classes, head=config.head, dtype=dtype, **options)
+    return MODELS[config.name](num_classes=num_classes, head=_head(config, num_classes), dtype=dtype, **options)
+
+
+def head_of(model: Any) -> str:
+    """Returns the head of a network that `create` made: "softmax" or "sigmoid"."""
+    return getattr(getattr(model, "module", model), "head", "softmax")
+
+
+def _head(config, num_classes):
+    if config.head != "auto":
+        return config.head
+    return "sigmoid" if num_classes == 2 else "softmax"
 
 
 def problems(
@@ -87,7 +98,7 @@ def problems(
         return [str(error)]
     fields = _fields(config.name)
     lines = [
-        f"model.{name}={config[name]!r}: model {config.name} has no such option; leave it at its default, {default!r}"
+        f"model.{name}={config[name]!r}: model {config.name} has no such option; {_default(name, default)}"
         for name, default in UNSET.items()
         if name not in fields and config[name] and config[name] != default
     ]
@@ -96,7 +107,7 @@ def problems(
             lines.append(f"model.{name}={config[name]!r} must be a tuple of positive whole numbers")
     norms = ("none", *getattr(MODELS[config.name], "norms", ("batch",)))
     if config.norm not in norms:
-        lines.append(f"model.norm={config.norm!r} must be " + " or ".join(f'"{norm}"' for norm in norms))
+        lines.append(unknown("model.norm", config.norm, norms))
     lines += _option_problems(config)
     lines += _value_problems(config, num_classes)
     if not lines:
@@ -106,7 +117,7 @@ def problems(
             height, width = input_shape[:2]
             lines.append(
                 f"model.name={config.name!r}: {height}x{width} images are too small for all its convolutions; use "
-                "larger images (data.image_size, augment.crop) or fewer model.widths"
+                "larger images (--config.data.image_size, --config.augment.crop) or fewer --config.model.widths"
             )
     return lines
 
@@ -114,20 +125,23 @@ def problems(
 def _value_problems(config, num_classes):
     lines = []
     if config.head not in HEADS:
-        lines.append(f'model.head={config.head!r} must be "softmax" or "sigmoid"')
+        lines.append(unknown("model.head", config.head, HEADS))
     if config.head == "sigmoid" and num_classes not in (None, 2):
-        lines.append(f'model.head="sigmoid" needs two classes, but the data has {num_classes}; set it to "softmax"')
+        lines.append(
+            f"model.head='sigmoid' needs two classes, but the data has {num_classes}; give --config.model.head=softmax"
+        )
     if config.dropout is not None and not 0 <= config.dropout < 1:
         lines.append(f"model.dropout={config.dropout} must be at least 0 and below 1")
     if config.dtype not in ("float32", "bfloat16"):
-        lines.append(f'model.dtype={config.dtype!r} must be "float32" or "bfloat16"')
+        lines.append(unknown("model.dtype", config.dtype, ("float32", "bfloat16")))
     return lines
 
 
 def _make(config, num_classes, axis_name):
     """Makes a module of one's own. It gets those of our fields that it has and the options, which take precedence."""
     part = components.find(config.name, MODELS, SLOT)
-    shared = {"num_classes": num_classes, "dtype": jnp.dtype(config.dtype), "head": config.head, "axis_name": axis_name}
+    head, dtype = _head(config, num_classes), jnp.dtype(config.dtype)
+    shared = {"num_classes": num_classes, "dtype": dtype, "head": head, "axis_name": axis_name}
     shared |= {name: config[name] for name in UNSET if config[name] != UNSET[name]}
     known = components.parameters(part) or {}
     arguments = {name: value for name, value in shared.items() if name in known} | _options(config)
@@ -147,9 +161,9 @@ def _own_problems(config, input_shape, num_classes):
     given = {name: None for name in SHARED if name in known} | _options(config)
     lines = components.option_problems(part, config.name, "model.options", given, call)
     lines += [
-        f"model.{name}={config[name]!r}: {config.name} has no field {name}; leave it at its default, {default!r}"
+        f"model.{name}={config[name]!r}: {config.name} has no field {name}; {_default(name, default)}"
         for name, default in (UNSET | {"head": "softmax"}).items()
-        if name not in known and config[name] and config[name] != default
+        if name not in known and config[name] and config[name] not in (default, "auto")
     ]
     lines += _value_problems(config, num_classes)
     if lines:
@@ -165,6 +179,11 @@ def _own_problems(config, input_shape, num_classes):
     return lines
 
 
+def _default(name, default):
+    """What to do about a field that should have its default; None cannot be given on the command line."""
+    return "leave it out" if default is None else f"give {flag(f'model.{name}', default)}"
+
+
 def _options(config):
     return dict(config.get("options", {}))
 
@@ -173,7 +192,10 @@ def _option_problems(config):
     """One line for each option that the model does not have, and for each of the wrong type."""
     fields, options = _fields(config.name), _options(config)
     misplaced = [name for name in options if name in UNSET and name in fields]
-    lines = [f"model.options.{name}: this option has a field of its own; set model.{name}" for name in misplaced]
+    lines = [
+        f"model.options.{name}: this option has a field of its own; give {flag(f'model.{name}', options[name])}"
+        for name in misplaced
+    ]
     known = {f.name: f.default for f in dataclasses.fields(MODELS[config.name]) if f.name not in SHARED}
     rest = {name: value for name, value in options.items() if name not in misplaced}
     return lines + components.known_option_problems(f"model {config.name}", "model.options", rest, known)

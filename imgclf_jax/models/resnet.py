@@ -6,6 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from imgclf_jax.errors import unknown
 from imgclf_jax.models.layers import HE_FAN_OUT, Conv, classify
 from imgclf_jax.models.norm import normalize
 from imgclf_jax.models.pool import overlapping_max_pool
@@ -75,7 +76,7 @@ class ResNet18(nn.Module):
         """One line for each option out of range."""
         lines = []
         if self.stem not in STEMS:
-            lines.append(f'model.options.stem={self.stem!r} must be "cifar" or "imagenet"')
+            lines.append(unknown("model.options.stem", self.stem, STEMS))
         if self.width < 1:
             lines.append(f"model.options.width={self.width} must be at least 1")
         return lines

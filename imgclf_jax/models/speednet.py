@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from imgclf_jax.errors import unknown
 from imgclf_jax.models.layers import Conv, classify, flatten
 from imgclf_jax.models.norm import BatchNorm
 from imgclf_jax.models.pool import max_pool
@@ -49,9 +50,9 @@ class SpeedNet(nn.Module):
         """Returns one line for each option that is out of range."""
         lines = []
         if self.activation not in ACTIVATIONS:
-            lines.append(f"model.options.activation={self.activation!r} must be one of {', '.join(ACTIVATIONS)}")
+            lines.append(unknown("model.options.activation", self.activation, ACTIVATIONS))
         if self.pool not in POOLS:
-            lines.append(f"model.options.pool={self.pool!r} must be one of {', '.join(POOLS)}")
+            lines.append(unknown("model.options.pool", self.pool, POOLS))
         if self.depth not in (1, 2, 3):
             lines.append(f"model.options.depth={self.depth} must be 1, 2 or 3")
         if not 0 <= self.norm_momentum < 1:

@@ -6,6 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from imgclf_jax.errors import unknown
 from imgclf_jax.models.layers import classify, drop_branches, dropout
 from imgclf_jax.rng import operation_keys
 
@@ -39,9 +40,9 @@ class ViT(nn.Module):
         """One line for each option out of range, and for images that the patches do not divide."""
         lines = []
         if self.size not in SIZES:
-            lines.append(f"model.options.size={self.size!r} must be one of {', '.join(SIZES)}")
+            lines.append(unknown("model.options.size", self.size, SIZES))
         if self.pool not in POOLS:
-            lines.append(f'model.options.pool={self.pool!r} must be "token" or "mean"')
+            lines.append(unknown("model.options.pool", self.pool, POOLS))
         for name, least in (("patch", 1), ("depth", 1), ("width", 0), ("heads", 0)):
             if getattr(self, name) < least:
                 lines.append(f"model.options.{name}={getattr(self, name)} must be at least {least}")
@@ -51,12 +52,14 @@ class ViT(nn.Module):
             return lines
         width, heads = self.sizes()
         if width % heads:
-            lines.append(f"model.options.width={width} must be a multiple of the {heads} heads (model.options.heads)")
+            lines.append(
+                f"model.options.width={width} must be a multiple of the {heads} heads (--config.model.options.heads)"
+            )
         if input_shape and any(side % self.patch for side in input_shape[:2]):
             height, columns = input_shape[:2]
             lines.append(
                 f"model.options.patch={self.patch} does not divide {height}x{columns} images; change it or their size "
-                "(data.image_size, augment.crop)"
+                "(--config.data.image_size, --config.augment.crop)"
             )
         return lines
 

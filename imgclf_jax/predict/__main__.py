@@ -94,6 +94,7 @@ def _predict(network, selection) -> tuple[int, int, str]:
     from imgclf_jax.predict.bar import Bar
     from imgclf_jax.predict.network import Network
     from imgclf_jax.predict.score import Score
+    from imgclf_jax.storage.names import class_name
     from imgclf_jax.terminal.output import printable
 
     channels = network.image_shape[2]
@@ -101,7 +102,7 @@ def _predict(network, selection) -> tuple[int, int, str]:
         raise UserError(
             f"the network in {network.folder} takes images with {channels} channels, but photos have 1, 3 or 4"
         )
-    labels = {name: label for label, name in enumerate(network.class_names)}
+    labels = {class_name(name): label for label, name in enumerate(network.class_names)}
     todo = ((str(file.path), files.label(file, labels)) for file in selection.files)
     predictor = Network(network, FLAGS.batch_size)
     score = Score(network.class_names)

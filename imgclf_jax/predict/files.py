@@ -8,6 +8,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from imgclf_jax.storage.names import class_name, clutter
+
 
 class File(NamedTuple):
     """A file to predict.
@@ -39,8 +41,8 @@ def find(names: Sequence[str]) -> Found:
     """Finds files.
 
     Args:
-        names: files, folders (searched recursively, except for hidden entries) and globs (`**` is recursive). An
-            existing file or folder is never interpreted as a glob.
+        names: files, folders (searched recursively, except for hidden entries and other clutter) and globs (`**` is
+            recursive). An existing file or folder is never interpreted as a glob.
     """
     files: dict[Path, File] = {}
     problems: list[str] = []
@@ -62,14 +64,14 @@ def label(file: File, labels: dict[str, int]) -> int | None:
 
     Args:
         file: the file.
-        labels: by class name.
+        labels: by class name in normal form C.
 
     Returns:
         The label; `None` if no folder is named like a class.
     """
     root = _absolute(file.root)
     for folder in _absolute(file.path).parents:
-        if (match := labels.get(folder.name)) is not None:
+        if (match := labels.get(class_name(folder.name))) is not None:
             return match
         if folder == root:
             break
@@ -123,7 +125,7 @@ def _walk(folder: Path, root: Path, above: tuple[Path, ...], problems: list[str]
         problems.append(f"folder {str(folder)!r} cannot be read: {error.strerror}")
         return
     for entry in entries:
-        if entry.name.startswith("."):
+        if clutter(entry.name):
             continue
         if os.path.isdir(entry):  # noqa: PTH112
             yield from _walk(entry, root, (*above, real), problems)

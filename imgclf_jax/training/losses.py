@@ -114,7 +114,7 @@ def problems(config: ConfigDict, classes: int | None) -> list[str]:
             example = ", ".join(["1.0"] * min(classes, 3)) + (", ..." if classes > 3 else "")
             lines.append(
                 f'loss.class_weights={config.class_weights!r} must be "", "balanced" or {classes} numbers of at least '
-                f'0, one for each class: "{example}"'
+                f'0, one for each class: --config.loss.class_weights="{example}"'
             )
     return lines or _shape_problems(config, classes or 3)
 

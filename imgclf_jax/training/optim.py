@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 
 from imgclf_jax import components
 from imgclf_jax.config import is_on
-from imgclf_jax.errors import UserError
+from imgclf_jax.errors import UserError, flag, unknown
 from imgclf_jax.training import freezing, groups, muon_sgd
 from imgclf_jax.training.plan import Plan
 
@@ -202,28 +202,28 @@ def problems(config: ConfigDict) -> list[str]:
     """Returns one line per problem with the names in `config.optim`; `ranges` checks the numbers."""
     lines = _own_problems(config)
     if config.name not in OPTIMIZERS and not components.is_own(config.name):
-        lines.append(f"optim.name={config.name!r} is not an optimizer; choose one of {', '.join(OPTIMIZERS)}")
+        lines.append(unknown("optim.name", config.name, OPTIMIZERS, components.OWN))
     if config.name == "muon_sgd":
         lines += _option_problems(config.options)
     elif config.options and not components.is_own(config.name):
         lines.append(f"optim.options: {config.name} takes none; its settings are fields of optim")
     lines += [
-        f"optim.{name}={tuple(config[name])!r} is for our optimizers, and {config.name} is not one; leave it at its "
-        "default, ()"
+        f"optim.{name}={tuple(config[name])!r} is for our optimizers, and {config.name} is not one; give "
+        f"{flag(f'optim.{name}', ())}"
         for name in ("factors", "freeze_after")
         if config[name] and components.is_own(config.name)
     ]
     if config.lookahead_every and config.ema_decay:
         lines.append(
             f"optim.lookahead_every={config.lookahead_every} and optim.ema_decay={config.ema_decay} both average the "
-            "parameters; set one of them to 0"
+            "parameters; give --config.optim.lookahead_every=0 or --config.optim.ema_decay=0"
         )
     if config.schedule_options and not components.is_own(config.schedule):
         lines.append(f"optim.schedule_options: {config.schedule} takes none; its settings are fields of optim")
     if config.schedule not in SCHEDULES and not components.is_own(config.schedule):
-        lines.append(f"optim.schedule={config.schedule!r} is not a schedule; choose one of {', '.join(SCHEDULES)}")
+        lines.append(unknown("optim.schedule", config.schedule, SCHEDULES, components.OWN))
     if config.decay_mask not in ("kernels", "all"):
-        lines.append(f'optim.decay_mask={config.decay_mask!r} must be "kernels" or "all"')
+        lines.append(unknown("optim.decay_mask", config.decay_mask, ("kernels", "all")))
     if config.schedule == "step" and not (config.milestones and list(config.milestones) == sorted(config.milestones)):
         lines.append(
             f"optim.milestones={tuple(config.milestones)!r} must be increasing fractions of the run for the schedule "
@@ -251,7 +251,7 @@ def parameter_problems(config: ConfigDict, params: Any) -> list[str]:
     for name in ("factors", "freeze_after"):
         lines += freezing.unmatched(f"optim.{name}", [pattern for pattern, _ in config[name]], paths)
     if config.name == "muon_sgd" and not muon_sgd.has_kernels(params):
-        lines.append("optim.name='muon_sgd' is for networks with convolutions; set --config.optim.name=muon")
+        lines.append("optim.name='muon_sgd' is for networks with convolutions; give --config.optim.name=muon")
     return lines
 
 
@@ -269,7 +269,7 @@ def _knot_problems(config):
             'the schedule "knots"; for example --config.optim.knots="((0, 0.2), (0.25, 1.0), (1, 0.0))"'
         )
     lines += [
-        f'optim.{name}={config[name]}: the schedule "knots" has no warm-up; let optim.knots begin lower'
+        f'optim.{name}={config[name]}: the schedule "knots" has no warm-up; give --config.optim.{name}=0'
         for name in ("warmup_steps", "warmup_epochs")
         if config[name]
     ]

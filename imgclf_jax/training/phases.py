@@ -10,10 +10,10 @@ from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
-from imgclf_jax import augment, components, data
+from imgclf_jax import augment, components, data, models
 from imgclf_jax.config import own_parts
 from imgclf_jax.devices import parallel, processes, xla
-from imgclf_jax.errors import UserError
+from imgclf_jax.errors import UserError, flag
 from imgclf_jax.storage import files as storage
 from imgclf_jax.terminal.console import Console
 from imgclf_jax.training import ancestor, metrics, multistep
@@ -24,7 +24,7 @@ from imgclf_jax.training.plan import Plan, with_labels
 from imgclf_jax.training.plan import plan as make_plan
 from imgclf_jax.training.run import Calls, Run
 from imgclf_jax.training.session import Restored, Session, restore
-from imgclf_jax.training.summary import show_results
+from imgclf_jax.training.summary import show_classes, show_results
 from imgclf_jax.training.validate import warnings as config_warnings
 from imgclf_jax.workdir import checkpoint_folder, resume
 from imgclf_jax.workdir.checkpoint import Checkpoints
@@ -123,6 +123,7 @@ def load(run: Run) -> tuple[data.Dataset, Plan]:
     console.finish()
     if dataset.notice:
         console.warn(dataset.notice)
+    show_classes(console, dataset, config)
     # The bundled sample is smaller than the data set that it replaces, so plan for the examples that were loaded.
     return dataset, with_labels(make_plan(config, dataset.counts), config, dataset.splits["train"].labels)
 
@@ -145,7 +146,7 @@ def restore_run(run: Run, experiment: Experiment, dataset: data.Dataset) -> tupl
         start = restored.ancestor.facts if restored.ancestor else None
         if restored.ancestor:
             run.console.print(restored.ancestor.line)
-    run.writer.know(dataset.facts(), restored.step, restored.damaged, start)
+    run.writer.know(dataset.facts(), models.head_of(experiment.model), restored.step, restored.damaged, start)
     return restored, not other_data and resume.is_complete(run.before, experiment.plan.steps, restored.step)
 
 
@@ -252,8 +253,9 @@ def diverged(run: Run, step: int) -> int:
     run.console.emit({"status": "diverged", "step": step, "workdir": str(run.folder)})
     kept = f"; earlier checkpoints are kept in {run.folder}" if checkpoint_folder.exists(run.folder) else ""
     run.console.warn(
-        f"diverged: the loss or a gradient is not finite at step {step}{kept}. Try a lower optim.learning_rate, "
-        "optim.warmup_steps or optim.clip_norm"
+        f"diverged: the loss or a gradient is not finite at step {step}{kept}. Try a lower learning rate, "
+        f"{flag('optim.learning_rate', float(f'{run.config.optim.learning_rate / 3:.1g}'))}, or also "
+        "--config.optim.warmup_epochs=1 or --config.optim.clip_norm=1"
     )
     return 1
 

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 from ml_collections import ConfigDict
 
-from imgclf_jax.errors import UserError
+from imgclf_jax.errors import UserError, flag
 from imgclf_jax.training import sampling
 from imgclf_jax.training.stages import WHOLE, Stage, stages
 
@@ -93,6 +93,6 @@ def epoch_problems(config: ConfigDict, count: int) -> list[str]:
     if not epoch:
         return [
             f"train.batch_size={config.train.batch_size} is larger than the training split ({count} examples); "
-            'make it smaller or set train.last_batch="wrap"'
+            f"give {flag('train.batch_size', count)} or less, or --config.train.last_batch=wrap"
         ]
     return []

@@ -83,7 +83,7 @@ def problems(config: ConfigDict, shape: tuple[int, int, int], classes: int) -> l
     """
     sizes = config.augment.sizes
     if sizes and config.data.pixels == "mean_image":
-        return ['augment.sizes needs an image of each size; set --config.data.pixels=standardized, or "unit"']
+        return ["augment.sizes needs an image of each size; give --config.data.pixels=standardized (or unit)"]
     lines = []
     for side in sorted(set(sizes)):
         smaller = input_shape(shape, side)

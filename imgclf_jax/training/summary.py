@@ -3,11 +3,16 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from ml_collections import ConfigDict
 
+from imgclf_jax import data
 from imgclf_jax.models.cost import parameter_table
 from imgclf_jax.terminal.console import Console, count, duration
 from imgclf_jax.training.validate import Plan
+
+_LINE = 100  # characters of a list of classes
+_UNEVEN = 2  # how many times as many examples a class must have for a warning
 
 
 def show_model(console: Console, config: ConfigDict, plan: Plan, params: Any, flops: int) -> None:
@@ -37,6 +42,27 @@ def show_model(console: Console, config: ConfigDict, plan: Plan, params: Any, fl
         )
     if not plan.valid_count:
         console.print("no validation split: the last checkpoint is reported, without selection")
+
+
+def show_classes(console: Console, dataset: data.Dataset, config: ConfigDict) -> None:
+    """Prints how many examples each class has, and what to do if some classes have far more than others."""
+    counts = np.bincount(dataset.splits["train"].labels, minlength=len(dataset.class_names))
+    classes = [f"{name} {number:,}" for name, number in zip(dataset.class_names, counts, strict=True)]
+    few, many = int(counts.argmin()), int(counts.argmax())
+    listed = ", ".join(classes)
+    if len(listed) > _LINE:
+        listed = f"{len(classes)} classes, from {classes[few]} to {classes[many]}"
+    others = ", ".join(f"{name} {size:,}" for name, size in dataset.counts.items() if name != "train")
+    console.print(f"training examples: {listed}" + (f"; {others} in all" if others else ""))
+    balanced = config.loss.class_weights or config.train.sampling == "balanced"
+    if counts[many] >= _UNEVEN * counts[few] and not balanced:
+        most, least = dataset.class_names[many], dataset.class_names[few]
+        times = f"{most} has {counts[many] / max(counts[few], 1):.1f} times as many training examples as {least}"
+        console.warn(
+            f"the classes are uneven: {times if counts[few] else f'{least} has none'}, and always answering {most} is "
+            f"right for {counts[many] / counts.sum():.0%} of them; "
+            "--config.loss.class_weights=balanced makes every class count the same"
+        )
 
 
 def show_results(

@@ -12,7 +12,7 @@ from imgclf_jax import config as configs
 from imgclf_jax.augment import extra
 from imgclf_jax.data import splits
 from imgclf_jax.devices import problems as parallel_problems
-from imgclf_jax.errors import UserError
+from imgclf_jax.errors import UserError, flag, unknown
 from imgclf_jax.training import ancestor, freezing, lookahead, losses, metrics, optim, ranges, stages
 from imgclf_jax.training.plan import Plan, epoch_problems, plan
 
@@ -53,11 +53,11 @@ def validate(config: ConfigDict) -> tuple[Plan, data.Info]:
     problems += _durations(config)
     if config.train.patience and not (config.eval.every_steps or config.eval.every_epochs):
         problems.append(
-            f"train.patience={config.train.patience} counts evaluations during training; set how often with "
+            f"train.patience={config.train.patience} counts evaluations during training; say how often with "
             "--config.eval.every_epochs=1"
         )
     if config.augment.flip_mode == "alternating" and config.train.sampling != "epoch":
-        problems.append('augment.flip_mode="alternating" needs epochs; set --config.train.sampling=epoch')
+        problems.append('augment.flip_mode="alternating" needs epochs; give --config.train.sampling=epoch')
     info = None
     try:
         info = data.describe(config.data)
@@ -80,11 +80,15 @@ def validate(config: ConfigDict) -> tuple[Plan, data.Info]:
             problems += epoch_problems(config, info.split_sizes["train"])
         if config.eval.report == "best" and "valid" not in info.split_sizes:
             by_name = splits.are_expressions(config.data)
-            how = "set data.valid_split" if by_name else "add validation examples or raise their part of data.split,"
-            problems.append(f'eval.report="best" needs a validation split; {how} or set eval.report="last"')
+            how = flag("data.valid_split", "train[45000:]") if by_name else flag("data.split", (0.7, 0.15, 0.15))
+            problems.append(
+                f"eval.report='best' needs a validation split; give one, e.g. with {how}, or give "
+                "--config.eval.report=last"
+            )
         if config.train.patience and "valid" not in info.split_sizes:
             problems.append(
-                f"train.patience={config.train.patience} needs a validation split; give one, or set train.patience=0"
+                f"train.patience={config.train.patience} needs a validation split; give one, or give "
+                "--config.train.patience=0"
             )
     if problems or info is None or input_shape is None:
         raise UserError("\n".join(_first_of_each_field(problems)))
@@ -135,7 +139,7 @@ def for_evaluation(config: ConfigDict) -> list[str]:
 def _choice(config, path, choices):
     value = _get(config, path)
     if value not in choices:
-        return f"{path}={value!r} must be one of {', '.join(repr(choice) for choice in choices)}"
+        return unknown(path, value, choices)
     return None
 
 

@@ -102,6 +102,7 @@ FIELDS = {
     "reported_step": NATURAL,
     "diverged_at_step": NATURAL,
     "wall_time_seconds": NUMBER,
+    "head": TEXT,  # of the network: softmax or sigmoid
     "together": POSITIVE,  # How many runs shared the program, and so the time; it is left out for a run by itself.
     "flops_per_step": NUMBER.or_null(),
     "images_per_second": NUMBER.or_null(),

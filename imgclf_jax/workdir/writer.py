@@ -58,6 +58,7 @@ class Writer:
         self._columns = columns
         self._parts = parts or {}
         self._facts: dict[str, Any] = {}
+        self._head = ""
         self._ancestor: dict[str, Any] = {}
         self.resume_step = 0
         self._damaged: dict[int, str] = {}
@@ -65,6 +66,7 @@ class Writer:
     def know(
         self,
         facts: dict[str, Any],
+        head: str,
         resume_step: int,
         damaged: dict[int, str],
         ancestor: dict[str, Any] | None = None,
@@ -73,11 +75,12 @@ class Writer:
 
         Args:
             facts: the recorded facts of the data set; see `imgclf_jax.data.types.Dataset.facts`.
+            head: the head of the network; see `imgclf_jax.models.head_of`.
             resume_step: the step of the checkpoint that the run continues from; 0 if there is none.
             damaged: the newer checkpoints, all damaged; see `imgclf_jax.workdir.checkpoint.Found`.
             ancestor: the facts about the network that the run started from; see `imgclf_jax.training.ancestor`.
         """
-        self._facts, self.resume_step, self._damaged = facts, resume_step, damaged
+        self._facts, self._head, self.resume_step, self._damaged = facts, head, resume_step, damaged
         self._ancestor = {"ancestor": ancestor} if ancestor else {}
 
     def write_down(self) -> None:
@@ -87,7 +90,7 @@ class Writer:
         step = {"step": self.resume_step} if self.resume_step else {}
         origin = provenance.of_run(self._config_file, self._config.parallel.devices, self._parts)
         origin = provenance.of_sessions(self.record.content, origin)
-        self.record.begin(seed=self._config.seed, data=self._facts, **self._ancestor, **origin, **step)
+        self.record.begin(seed=self._config.seed, data=self._facts, head=self._head, **self._ancestor, **origin, **step)
         self.begun = True
         if processes.is_first():
             self._claim.keep()

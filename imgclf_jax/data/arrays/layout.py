@@ -66,16 +66,14 @@ def scan(config_data: Any) -> Found:
         UserError: all problems with the files and the settings, one line each.
     """
     setting = f"data.dir={config_data.dir!r}"
-    problems = layout.split_problems(config_data, "arrays", "arrays for each split or data.split")
+    problems = layout.split_problems(config_data)
     if tuple(config_data.image_size or ()):
         problems.append(
-            f"data.image_size={tuple(config_data.image_size)} does not apply to arrays, which have a size; leave it "
-            "empty"
+            f"data.image_size={tuple(config_data.image_size)} does not apply to arrays, which have a size; give "
+            "--config.data.image_size='()'"
         )
     if not config_data.dir:
-        raise UserError(
-            "\n".join([*problems, "data.dir is empty; set it to the arrays, e.g. --config.data.dir=arrays.npz"])
-        )
+        raise UserError("\n".join([*problems, "data.dir is empty; give the arrays, e.g. --config.data.dir=arrays.npz"]))
     place = Path(config_data.dir).expanduser().absolute()
     found_problems: list[str] = []
     parts, names = _parts(place, found_problems)
@@ -102,6 +100,7 @@ def scan(config_data: Any) -> Found:
         file=place if is_file else None,
         noun="image",
         folds=config_data.folds,
+        remarks=tuple(layout.split_remarks(config_data, "arrays", "arrays for each split or data.split")),
     )
     paths = [place] if is_file else sorted({part.images.path for part in parts})
     return Found(listing, parts, np.array(places), shape, tuple(path.name for path in paths))

@@ -101,7 +101,8 @@ def check_sizes(listing: Listing, sizes: dict[str, int]) -> None:
     if empty:
         raise UserError(
             f"data.split={listing.fractions}: {' and '.join(empty)} would get none of the {len(listing.files)} "
-            f"{listing.noun}s, which are split class by class; raise the fraction, or set it to 0"
+            f"{listing.noun}s, which are split class by class; give larger fractions, or 0 for a split that you do not "
+            "want, e.g. --config.data.split='(0.6, 0.2, 0.2)' or --config.data.split='(0.8, 0.2, 0)'"
         )
 
 
@@ -135,10 +136,12 @@ def _sparse(listing, counts):
         return f"class {shown(listing.class_names[label])}"
 
     found = []
+    least = sum(map(bool, listing.fractions))
+    todo = f"; give it at least {least} different {listing.noun}s, or leave the class out"
     for label, count, lacking in cut.sparse(counts, listing.fractions):
         if kept := [role for role in lacking if not listing.folds or role == "test"]:
             places = " and none ".join(f"in the {_SPLITS[role]} split" for role in kept)
-            found.append(f"{name(label)} has {number(count)}, so none {places}")
+            found.append(f"{name(label)} has {number(count)}, so none {places}{todo}")
     if listing.folds:
         pool: collections.Counter[int] = collections.Counter()
         for (label, role), count in counts.items():
@@ -181,7 +184,7 @@ def _bad(listing, reasons):
     first, of = shown(bad[0][0]), len(listing.files)
     return Problem(
         f"{listing.place}: {len(bad)} of {of} files cannot be read as photos; replace or delete them, or leave them "
-        f"out with data.on_bad=skip{_lines(f'{shown(path)}: {reason}' for path, reason in bad)}",
+        f"out with --config.data.on_bad=skip{_lines(f'{shown(path)}: {reason}' for path, reason in bad)}",
         f"{listing.name}: {len(bad)} of {of} files cannot be read as photos and are left out ({summary}), e.g. {first}",
     )
 
@@ -189,7 +192,7 @@ def _bad(listing, reasons):
 def _under_two_classes(listing, groups):
     return Problem(
         f"{listing.place}: {listing.noun}s that are under two classes: {len(groups)}; delete the wrong copies, or "
-        f"leave out all of them with data.on_bad=skip{_equal(listing, groups)}",
+        f"leave out all of them with --config.data.on_bad=skip{_equal(listing, groups)}",
         f"{listing.name}: {listing.noun}s left out because they are under two classes: {len(groups)}, e.g. "
         f"{_chain(listing, groups[0])}",
     )
@@ -201,7 +204,7 @@ def _in_two_splits(listing, groups, dropped):
     return Problem(
         f"{listing.place}: {listing.noun}s that are in two splits, which makes results meaningless: {len(groups)}; "
         "delete one copy of each, or leave out the copy for training (for validation, if the other one is for the "
-        f"test) with data.on_bad=skip{_equal(listing, groups)}",
+        f"test) with --config.data.on_bad=skip{_equal(listing, groups)}",
         f"{listing.name}: {listing.noun}s left out because a later split has them too: {summary}, e.g. "
         f"{_chain(listing, groups[0])}",
     )

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from imgclf_jax.data import caches, decode
+from imgclf_jax.data import caches, decode, formats
 from imgclf_jax.data.folder.layout import Listing
 from imgclf_jax.data.types import Progress
 from imgclf_jax.storage import atomic
@@ -181,6 +181,8 @@ def _unpacked(value: Any) -> Seen:
 
 def _is_final(seen: Seen, listing: Listing) -> bool:
     """Returns whether every file that could not be read is still unreadable."""
+    if any(map(formats.readable_now, set(seen.reasons))):
+        return False
     unread = (index for index, digest in enumerate(seen.hashes) if not digest)
     return not any(map(listing.contents.may_exist, unread))
 

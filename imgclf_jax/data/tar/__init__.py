@@ -55,8 +55,7 @@ def scan(config_data: Any) -> Listing:
     Raises:
         UserError: all problems with the files and the settings, one line each.
     """
-    problems = layout.size_problems(config_data)
-    problems += layout.split_problems(config_data, ".tar files", "the names of the files or data.split")
+    problems = layout.size_problems(config_data) + layout.split_problems(config_data)
     setting = f"data.dir={config_data.dir!r}"
     place = Path(config_data.dir).expanduser().absolute()
     root = place if place.is_dir() else place.parent
@@ -84,14 +83,17 @@ def scan(config_data: Any) -> Listing:
             rows.append((File(role, numbers[label], f"{shard}/{name}"), number, row))
     order = ("", *splits.ROLES)
     rows.sort(key=lambda row: (order.index(row[0].role), row[0].label, row[0].path))
+    remarks = layout.size_remarks(config_data)
+    remarks += layout.split_remarks(config_data, ".tar files", "the names of the files or data.split")
     return Listing(
         root=root,
         class_names=class_names,
-        image_size=(int(config_data.image_size[0]), int(config_data.image_size[1])),
+        image_size=layout.size_of(config_data),
         fractions=None if roles[0] else layout.fractions_of(config_data),
         files=tuple(file for file, _, _ in rows),
         file=None if place.is_dir() else place,
         folds=config_data.folds,
+        remarks=tuple(remarks),
         parts=Parts(
             root,
             shards,

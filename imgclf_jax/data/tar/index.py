@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from imgclf_jax.data.folder.layout import PHOTO_ENDINGS, shown
+from imgclf_jax.data import formats
+from imgclf_jax.data.folder.layout import shown
 from imgclf_jax.storage.files import reason_of
 
 _LABELS = ("cls", "json")
@@ -46,6 +47,7 @@ def read(path: Path, name: str, problems: list[str]) -> list[Sample]:
     photos: dict[str, list[Sample]] = {}
     labels: dict[str, dict[str, bytes]] = {}
     others: dict[str, list[str]] = {}
+    endings = formats.endings()
     try:
         with path.open("rb") as file:
             if file.read(4).startswith(_COMPRESSED):
@@ -63,7 +65,7 @@ def read(path: Path, name: str, problems: list[str]) -> list[Sample]:
                         continue
                     stem, _, ending = last.partition(".")
                     key = f"{folder}/{stem}" if folder else stem
-                    if last.lower().endswith(PHOTO_ENDINGS):
+                    if last.lower().endswith(endings):
                         photos.setdefault(key, []).append(Sample(path_inside, member.offset_data, member.size, ""))
                     elif ending.lower() in _LABELS and member.size <= _MOST_BYTES:
                         opened = archive.extractfile(member)
@@ -95,7 +97,7 @@ def read(path: Path, name: str, problems: list[str]) -> list[Sample]:
 
 
 def _endings():
-    return ", ".join(sorted(PHOTO_ENDINGS))
+    return ""
 
 
 def _is_clutter(part: str) -> bool:

@@ -52,16 +52,16 @@ def check_obtainable(config_data: Any, root: Path) -> None:
     have = _download_folder(base, root).is_dir()  # check this first to avoid importing TFDS
     if not have or not all(_downloaded(base, p, root).is_file() for p in published_files(base)):
         raise Unavailable(
-            f"data.name={config_data.name!r}: not prepared under {root}, and data.download=False; set "
-            "data.download=True, data.archive or data.dir"
+            f"data.name={config_data.name!r}: not prepared under {root}, and data.download=False; give "
+            "--config.data.download=True, or what you have with --config.data.archive=FILE or --config.data.dir=FOLDER"
         )
 
 
 def _check_writable(base: str, root: Path) -> None:
     if not atomic.is_writable(root):
         raise UserError(
-            f"{root}: {base} is not prepared there, and the folder is not writable; set data.dir or TFDS_DATA_DIR to "
-            "a folder that you can write to"
+            f"{root}: {base} is not prepared there, and the folder is not writable; give another "
+            "one with --config.data.dir=FOLDER or TFDS_DATA_DIR"
         )
 
 
@@ -80,7 +80,9 @@ def prepare(config_data: Any, root: Path, progress: Progress) -> Path:
         paths = _archives(base, config_data, root, progress)
         return _build(base, paths, root, progress)
     except OSError as e:
-        raise UserError(f"{root}: cannot write {base} there ({reason_of(e)}); free up space or set data.dir") from e
+        raise UserError(
+            f"{root}: cannot write {base} there ({reason_of(e)}); free up space or give --config.data.dir=FOLDER"
+        ) from e
 
 
 def _archives(base: str, config_data: Any, root: Path, progress: Progress) -> dict[str, Path]:
@@ -93,7 +95,9 @@ def _archives(base: str, config_data: Any, root: Path, progress: Progress) -> di
         path = _downloaded(base, published, root)
         if not path.is_file() or check(published, path):
             if not config_data.download:
-                raise Unavailable(f"{path}: missing or damaged, and data.download=False; set data.download=True")
+                raise Unavailable(
+                    f"{path}: missing or damaged, and data.download=False; give --config.data.download=True"
+                )
             fetch(published, _address(config_data.url, published, len(files)), path, progress)
         paths[published.filename] = path
     return paths
@@ -149,7 +153,9 @@ def _build(base: str, paths: dict[str, Path], root: Path, progress: Progress) ->
     except Exception as e:
         if prepared.find(root, f"{base}:{known.version}") == folder:
             return folder  # Another process was faster.
-        raise UserError(f"{folder}: writing it failed ({reason_of(e)}); free up space there or set data.dir") from e
+        raise UserError(
+            f"{folder}: writing it failed ({reason_of(e)}); free up space there or give --config.data.dir=FOLDER"
+        ) from e
     return folder
 
 

@@ -112,11 +112,14 @@ def _image_shape(config_data: Any, native: tuple[int, int, int]) -> tuple[int, i
     size = tuple(config_data.image_size or ())
     if size:
         if len(size) != 2 or any(not isinstance(s, int) or s < 1 for s in size):
-            raise UserError(f"data.image_size={size}: must be () or two positive numbers, (height, width)")
+            raise UserError(
+                f"data.image_size={size}: must be () or two positive numbers, (height, width), e.g. "
+                "--config.data.image_size='(64, 64)'"
+            )
         return int(size[0]), int(size[1]), native[2]
     if min(native) < 1:
         raise UserError(
-            f"data.name={config_data.name!r}: its images differ in size; set data.image_size, e.g. "
+            f"data.name={config_data.name!r}: its images differ in size; give their size, e.g. "
             "--config.data.image_size='(64, 64)'"
         )
     return native

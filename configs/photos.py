@@ -1,0 +1,41 @@
+"""Your own photos."""
+
+from imgclf_jax.config import default
+
+
+def get_config():
+    config = default()
+    config.data.source = "folder"
+    config.data.image_size = (64, 64)
+    config.data.pixels = "standardized"
+
+    config.augment.rotation = 10.0
+    config.augment.width_shift = 0.1
+    config.augment.height_shift = 0.1
+    config.augment.zoom = (0.75, 1.25)
+    config.augment.flip = True
+    config.augment.hue = 0.05
+    config.augment.contrast = (0.7, 1.3)
+    config.augment.brightness = 0.2
+    config.augment.saturation = (0.5, 1.5)
+
+    config.model.name = "cnn"
+    config.model.head = "auto"
+    config.model.widths = (32, 64, 128, 128)
+    config.model.hidden = (64,)
+    config.model.norm = "batch"
+    config.model.dropout = 0.3
+
+    config.optim.name = "adamw"
+    config.optim.learning_rate = 2e-3
+    config.optim.schedule = "cosine"
+    config.optim.warmup_epochs = 5
+    config.optim.weight_decay = 0.05
+    config.optim.label_smoothing = 0.1
+    config.optim.ema_decay = 0.99
+
+    config.train.batch_size = 16
+    config.train.epochs = 100
+    config.eval.every_epochs = 1
+    config.log.every_steps = 25
+    return config
