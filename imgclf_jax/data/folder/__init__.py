@@ -190,8 +190,8 @@ def describe_listing(listing: Listing, channels: int = 3) -> Info:
         counts = collections.Counter(file.role for file in listing.files)
         sizes = {role: counts[role] for role in splits.ROLES if counts[role]}
     else:
-        counts = cut.all_different([file.label for file in listing.files], listing.fractions)
-        sizes = {role: sum(count for (_, its), count in counts.items() if its == role) for role in splits.ROLES}
+        parts = cut.all_different([file.label for file in listing.files], listing.fractions)
+        sizes = {role: sum(count for (_, its), count in parts.items() if its == role) for role in splits.ROLES}
         assignment.check_sizes(listing, sizes)
         sizes = {role: size for role, size in sizes.items() if size}
     return Info(

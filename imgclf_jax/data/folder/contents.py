@@ -119,8 +119,8 @@ class Parts:
 
     def take(self, indices: Sequence[int]) -> "Parts":
         """See `Contents.take`."""
-        arrays = (array[list(indices)] for array in (self._numbers, self._offsets, self._sizes))
-        return Parts(self._root, self._files, *arrays, [self._names[index] for index in indices])
+        rows, names = np.asarray(indices, int), [self._names[index] for index in indices]
+        return Parts(self._root, self._files, self._numbers[rows], self._offsets[rows], self._sizes[rows], names)
 
     def identify(self, digest: Any) -> None:
         """See `Contents.identify`."""

@@ -90,14 +90,12 @@ def read(path: Path, name: str, problems: list[str]) -> list[Sample]:
     for key in [*labels, *(key for key in others if key not in labels)]:
         if key not in photos:
             kinds = ", ".join(f".{ending}" for ending in [*labels.get(key, ()), *others.get(key, ())])
-            problems.append(f"{name}: sample {shown(key)} has no photo, only {kinds}; photos end in {_endings()}")
+            problems.append(
+                f"{name}: sample {shown(key)} has no photo, only {kinds}; photos end in .jpg, .png, .webp and so on"
+            )
     if not samples and not problems:
-        problems.append(f"{name}: holds no photos; photos end in {_endings()}")
+        problems.append(f"{name}: holds no photos; photos end in .jpg, .png, .webp and so on")
     return samples
-
-
-def _endings():
-    return ""
 
 
 def _is_clutter(part: str) -> bool:
