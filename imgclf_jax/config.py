@@ -102,8 +102,8 @@ def _data() -> dict[str, Any]:
         "download": True,
         # If the full data set is not available, train on the bundled sample (CIFAR-10 only), with a prominent notice.
         "allow_sample": True,
-        # TFDS split syntax. Validation examples are taken from the training split. "": no such split. Your own data have
-        # splits of their own, and a line says so if these fields are not at their defaults.
+        # TFDS split syntax. Validation examples are taken from the training split. "": no such split. Your own data
+        # have splits of their own, and a line says so if these fields are not at their defaults.
         "train_split": "train[:45000]",
         "valid_split": "train[45000:]",
         "test_split": "test",

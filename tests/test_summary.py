@@ -35,6 +35,10 @@ def test_many_classes_are_summarized(capsys):
     assert warned == []
 
 
+def test_few_examples_that_are_uneven_by_chance_are_not_said(capsys):
+    assert said(capsys, [1, 4, 8, 5])[1] == []
+
+
 def test_uneven_classes_are_said_with_the_flag_that_helps(capsys):
     _, (line,) = said(capsys, [9, 30, 12])
     assert "class1 has 3.3 times as many training examples as class0" in line

@@ -98,7 +98,8 @@ def run(plan: Plan, hooks: Hooks, work: Work, state: TrainState, meter: multiste
         Diverged: see `imgclf_jax.training.multistep.Diverged`. Checkpoints saved before are complete and finite.
         UserError: `work.feed` cannot read the data.
     """
-    step = int(np.max(state.step))  # It is the same for all, if several runs train together.
+    # It is the same for all, if several runs train together. On the host: `np.max` of a device array is a program.
+    step = int(np.asarray(state.step).max())
     flight = _Flight(plan, hooks, work)
     flight.stopping = hooks.over()
     while step < plan.steps and not flight.stopping:

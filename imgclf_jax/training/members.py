@@ -166,7 +166,7 @@ def training(
 
     def compile_steps():
         run = jax.jit(make_run_members(experiment, where), donate_argnames=("state",))
-        start = int(np.max(state.step))
+        start = int(np.asarray(state.step).max())
         data, count = feed(start, 1)[0], strategy.put(np.int32(1))
         return run.lower(state=state, meter=meter, data=data, count=count, **fixed).compile()
 

@@ -55,7 +55,9 @@ def show_classes(console: Console, dataset: data.Dataset, config: ConfigDict) ->
     others = ", ".join(f"{name} {size:,}" for name, size in dataset.counts.items() if name != "train")
     console.print(f"training examples: {listed}" + (f"; {others} in all" if others else ""))
     balanced = config.loss.class_weights or config.train.sampling == "balanced"
-    if counts[many] >= _UNEVEN * counts[few] and not balanced:
+    # Few examples drawn at random are uneven by chance: by about the root of their number.
+    chance = 3 * counts[many] ** 0.5
+    if counts[many] >= _UNEVEN * counts[few] and counts[many] - counts[few] > chance and not balanced:
         most, least = dataset.class_names[many], dataset.class_names[few]
         times = f"{most} has {counts[many] / max(counts[few], 1):.1f} times as many training examples as {least}"
         console.warn(

@@ -11,6 +11,7 @@ from imgclf_jax import augment, components, data, models
 from imgclf_jax import config as configs
 from imgclf_jax.augment import extra
 from imgclf_jax.data import splits
+from imgclf_jax.devices import half_precision
 from imgclf_jax.devices import problems as parallel_problems
 from imgclf_jax.errors import UserError, flag, unknown
 from imgclf_jax.training import ancestor, freezing, lookahead, losses, metrics, optim, ranges, stages
@@ -119,6 +120,8 @@ def warnings(config: ConfigDict, info: data.Info) -> list[str]:
             f'train.accumulate={config.train.accumulate} with model.norm="batch": each part of {part} examples is '
             "normalized by its own statistics, so the step differs from that with --config.train.accumulate=1"
         )
+    if config.model.dtype == "bfloat16" and (cost := half_precision.emulated()):
+        lines.append(f"model.dtype='bfloat16': {cost}; for that, add --config.model.dtype=float32")
     return lines
 
 
