@@ -77,7 +77,7 @@ def _data() -> dict[str, Any]:
         # A TFDS image classification data set with `image` and `label`: cifar10, cifar100, mnist, fashion_mnist, ...
         "name": "cifar10",
         # "tfds": the prepared data set, downloaded and prepared if missing. "sample": the bundled part of CIFAR-10.
-        # "folder", "csv", "arrays": your own data, in data.dir; data.name and the splits below do not apply.
+        # "folder", "csv", "tar", "arrays": your own data, in data.dir; data.name and the splits below do not apply.
         # "module:name": a function of yours; see imgclf_jax/data/own.py.
         "source": "tfds",
         # Keyword arguments of your own source.
@@ -85,9 +85,10 @@ def _data() -> dict[str, Any]:
         # Folder of the TFDS data sets; empty: $TFDS_DATA_DIR, or ~/tensorflow_datasets. With source "folder": the
         # folder with train/CLASS/*, validation/CLASS/* and test/CLASS/*, or with CLASS/*, which data.split divides.
         # "csv": a .csv file that lists photos: columns path (relative to the file), label and, unless data.split
-        # divides them, split (train, valid or test). "arrays": a .npz file; a folder with train.npz, valid.npz and
-        # test.npz; or one with images.npy and labels.npy, or train_images.npy, train_labels.npy, valid_images.npy
-        # and so on. See imgclf_jax/data/arrays.py for the names of the arrays.
+        # divides them, split (train, valid or test). "tar": a folder of .tar files with KEY.jpg and KEY.cls or
+        # KEY.json, see imgclf_jax/data/tar. "arrays": a .npz file; a folder with train.npz, valid.npz and test.npz; or
+        # one with images.npy and labels.npy, or train_images.npy, train_labels.npy, valid_images.npy and so on; see
+        # imgclf_jax/data/arrays.
         "dir": "",
         # A file with other labels for the training split, such as noisy ones; validation and test keep their own.
         # .npy: an int for each original example of the stored split, by the number at the end of its id. .csv:
@@ -122,6 +123,10 @@ def _data() -> dict[str, Any]:
         # Unreadable photos, and images that are in two splits or classes: "error" lists all of them and stops, "skip"
         # leaves them out. Arrays that are already split are only warned about.
         "on_bad": "error",
+        # How photos that stay on disk are examined before training. "decode": each is decoded once, which finds all
+        # damaged ones and copies. "read": each is read, which finds copies of files, and files that do not begin or end
+        # like a photo; training stops at one that is damaged otherwise. "auto": "read" above 100,000 photos.
+        "examine": "auto",
         # Most bytes of images, as uint8, that a device may hold. Larger data sets stay on disk; worker processes
         # decode them and stream them to the device. 0: half of the device's memory.
         "max_device_bytes": 0,
@@ -376,7 +381,8 @@ def _log() -> dict[str, Any]:
         # Your own writers, "module:name", called with (workdir, config as a dict): objects with scalars(step, values)
         # and close(). The names of the values are like "valid/accuracy". An exception in one only ends that writer.
         "writers": (),
-        # "auto" (a progress bar on a terminal, plain lines elsewhere), "bar", "lines" or "none".
+        # "auto" (a progress bar on a terminal, plain lines elsewhere), "bar", "lines", "json" (only rows and results,
+        # one JSON object on each line) or "none" (only results).
         "progress": "auto",
         # Least seconds between plain lines. 0: one line per row.
         "line_seconds": 10.0,
@@ -390,6 +396,9 @@ def _checkpoint() -> dict[str, Any]:
         "every_epochs": config_dict.placeholder(float),
         # How many of the newest checkpoints to keep, in addition to the best.
         "keep": 2,
+        # Also keep, for good, each checkpoint whose step is a multiple of this number, which must be a multiple of the
+        # steps between two checkpoints or two evaluations. 0: off.
+        "keep_every": 0,
     }
 
 
@@ -416,6 +425,7 @@ NOT_MATHEMATICS = (
     "data.url",
     "data.download",
     "data.allow_sample",
+    "data.examine",
     "data.max_device_bytes",
     "data.workers",
     "eval.batch_size",

@@ -61,7 +61,8 @@ def evaluate_run(config: ConfigDict, folder: Path, split: str, which: str) -> di
             network.experiment.evaluated(tta=True),
         )
     console.finish()
-    console.print(
+    console.emit({"step": network.step, "split": split, **result, "data": dataset.name, "workdir": str(folder)})
+    console.result(
         f"step {network.step}  {split} accuracy {accuracy(result)}  loss {result['loss']:.4f}{own_metrics(result)}"
         f"  on {dataset.name}"
         + (f"; {shared:,} of these {result['count']:,} examples are in the training split" if shared else "")

@@ -89,8 +89,9 @@ def rerun(recorded: Recorded, folder: Path | None, resume_command: Callable[[Pat
     from imgclf_jax.training.run import Calls
     from imgclf_jax.workdir import provenance, resume
 
-    console = Console("lines" if processes.is_first() else "silent")
     config, content = recorded.config, recorded.record
+    mode = "json" if config.log.progress == "json" else "lines"
+    console = Console(mode if processes.is_first() else "silent")
     config_file = (content.get("provenance") or {}).get("config_file")
     here = provenance.of_run(config_file, config.parallel.devices)
     differences = environment(content.get("provenance") or {}, here)
@@ -120,13 +121,13 @@ def rerun(recorded: Recorded, folder: Path | None, resume_command: Callable[[Pat
         for line in found.lines:
             console.print(f"  {line}")
         console.print(f"the numbers {'agree' if not found.differences else 'do not agree'}")
-        return {
-            "rerun_of": {
-                "folder": str(recorded.folder.resolve()),
-                "agrees": not found.differences,
-                "differences": differences + found.differences,
-            }
+        rerun_of = {
+            "folder": str(recorded.folder.resolve()),
+            "agrees": not found.differences,
+            "differences": differences + found.differences,
         }
+        console.emit({"rerun_of": rerun_of})
+        return {"rerun_of": rerun_of}
 
     name = Path(config_file["path"]).stem if config_file else config.model.name
     return train(

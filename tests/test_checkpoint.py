@@ -37,9 +37,9 @@ def bits(of):
     return [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(of)]
 
 
-def save(folder, accuracies, keep=2):
+def save(folder, accuracies, keep=2, keep_every=0):
     """Saves a tree a step, from 1, with the given validation accuracies (or `None`)."""
-    checkpoints = Checkpoints(folder, keep)
+    checkpoints = Checkpoints(folder, keep, keep_every=keep_every)
     for step, accuracy in enumerate(accuracies, 1):
         checkpoints.save(step, tree(step), accuracy)
     checkpoints.wait()
@@ -134,6 +134,16 @@ def test_the_newest_and_the_best_are_kept(tmp_path, keep, accuracies, kept, best
     again.wait()
     again.close()
     assert again.best() == best
+
+
+def test_every_so_many_steps_one_is_kept_for_good_also_after_a_restart(tmp_path):
+    save(tmp_path, [0.9, 0.1, 0.2, 0.3, 0.4], keep=1, keep_every=2)
+    again = Checkpoints(tmp_path, 1, keep_every=2)
+    assert again.steps() == [1, 2, 4, 5]  # the best, the even ones, and the newest
+    again.save(6, tree(), 0.0)
+    again.save(7, tree(), 0.0)
+    again.close()
+    assert (again.steps(), again.best()) == ([1, 2, 4, 6, 7], 1)
 
 
 def test_nothing_to_restore_where_nothing_was_saved(tmp_path):

@@ -3,6 +3,7 @@
 import csv
 import fcntl
 import hashlib
+import json
 import os
 import re
 import shutil
@@ -21,6 +22,27 @@ pytest_plugins = ["run_fixtures"]
 
 SAMPLE = "cifar10 (bundled sample)"
 COUNTS = {"train": 400, "valid": 400, "test": 1000}
+
+
+# What a run prints
+
+
+def test_json_lines_are_the_rows_and_the_results(run, tmp_path):
+    folder = tmp_path / "run"
+    arguments = [*SOFTMAX, "--config.log.every_steps=2", f"--workdir={folder}"]
+    done = run(*arguments, "--config.log.progress=json")
+    assert (done.code, done.err) == (0, "")
+    *printed, end = map(json.loads, done.out.splitlines())
+    assert printed == read_rows(folder) and {row["split"] for row in printed} == {"train", "valid", "test"}
+    assert (end["status"], end["results"]) == ("complete", record(folder)["results"])
+    again = run(*arguments, "--config.log.progress=json")
+    assert json.loads(again.out) == end | {"wall_time_seconds": json.loads(again.out)["wall_time_seconds"]}
+    quiet = run(*arguments, "--config.log.progress=none").out.splitlines()
+    assert quiet[-3].startswith("test accuracy ") and quiet[-1].split() == ["workdir", str(folder)]
+    assert len(quiet) == len(end["results"]) + 2
+    evaluated = run("--config=configs/softmax.py", *arguments[1:], "--config.log.progress=json", "--mode=eval")
+    result = json.loads(evaluated.out)
+    assert result["split"] == "test" and result["accuracy"] == end["results"]["test"]["accuracy"]
 
 
 # What a run leaves behind

@@ -75,15 +75,35 @@ def test_time_left_is_reckoned_from_where_training_went_on(clock, capsys):
     assert second.endswith("ETA 40.0 s")
 
 
-def test_mode_none_prints_nothing_but_warnings(capsys):
-    console = Console("none")
+@pytest.mark.parametrize(
+    ("mode", "out", "warned"),
+    [
+        ("none", "accuracy 0.5\n", True),
+        ("json", '{"loss": null, "of": {"steps": 2}}\n', True),
+        ("silent", "", False),
+    ],
+)
+def test_quiet_modes_print_results_or_objects_alone(capsys, mode, out, warned):
+    console = Console(mode, line_seconds=0)
     console.print("text")
     console.table(("name", "size"), [("a", 1)], ("total", "1"))
     console.task("decoding", 1, 1)
+    console.start(0)
+    console.train(1, 2, "loss 1", row=True)
+    console.result("accuracy 0.5")
+    console.emit({"loss": float("nan"), "of": {"steps": 2}})
+    console.finish()
     console.warn("careful")
     captured = capsys.readouterr()
-    assert captured.out == ""
-    assert "careful" in captured.err
+    assert captured.out == out
+    assert ("careful" in captured.err) == warned
+
+
+def test_objects_are_for_other_programs_alone(capsys):
+    console = Console("lines")
+    console.result("accuracy 0.5")
+    console.emit({"loss": 0.5})
+    assert lines(capsys) == ["accuracy 0.5"]
 
 
 def test_auto_means_lines_without_a_terminal(clock, capsys):

@@ -8,11 +8,14 @@ import shutil
 import numpy as np
 import pytest
 from photo_folders import make_classes, make_splits, refused, settings_of, spoil, write
+from PIL import Image
 
 from imgclf_jax import data
 from imgclf_jax.data import decode as photos
 from imgclf_jax.data import folder
 from imgclf_jax.errors import UserError
+
+STREAM = functools.partial(data.load, stream=True)
 
 
 @pytest.fixture
@@ -45,6 +48,43 @@ def test_streamed_photos_are_the_resident_ones(tmp_path, flat, decoding):
     data.load(settings_of(root), stream=True)  # what was found out is remembered
     data.load(settings_of(root, image_size=(3, 3)), stream=True)
     assert not decoding
+
+
+def test_many_streamed_photos_are_read_but_not_decoded(tmp_path, monkeypatch, decoding):
+    root = make_splits(tmp_path)
+    Image.new("RGB", (9, 9), "red").save(root / "train/cat/red.jpg")
+    expected = data.load(settings_of(root, examine="decode"), stream=True)
+    monkeypatch.setattr(folder, "MOST_DECODED", 18)
+    decoding.clear()
+    dataset = data.load(settings_of(root), stream=True)
+    assert not decoding and dataset.fingerprint == expected.fingerprint
+    assert data.load(settings_of(root)).fingerprint == expected.fingerprint  # Resident photos are decoded in any case.
+    content = photos.content
+    monkeypatch.setattr(photos, "content", None)
+    assert data.load(settings_of(root), stream=True).fingerprint == expected.fingerprint  # from the cache
+    monkeypatch.setattr(photos, "content", content)
+    shutil.copy(root / "train/cat/0.png", root / "test/dog/copy.png")
+    assert "photos that are under two classes: 1;" in refused(settings_of(root), STREAM)
+    assert data.load(settings_of(root, on_bad="skip"), stream=True).counts == {"train": 8, "valid": 4, "test": 6}
+
+
+def test_photos_that_are_only_read_must_begin_and_end_like_photos(tmp_path):
+    root = make_splits(tmp_path)
+    Image.new("RGB", (99, 99), "red").save(root / "train/cat/red.jpg")
+    whole = (root / "train/cat/red.jpg").read_bytes()
+    (root / "train/cat/cut.jpg").write_bytes(whole[:-20])
+    (root / "train/dog/notes.jpg").write_text("no photo")
+    (root / "train/dog/empty.png").touch()
+    error = refused(settings_of(root, examine="read"), STREAM)
+    assert [line.split(":")[0].strip() for line in error.splitlines()[1:]] == [
+        "train/cat/cut.jpg",
+        "train/dog/empty.png",
+        "train/dog/notes.jpg",
+    ]
+    (root / "train/cat/odd.png").write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(50) + b"IEND\xaeB`\x82")
+    split = data.load(settings_of(root, examine="read", on_bad="skip"), stream=True).splits["train"]
+    with pytest.raises(UserError, match=r"train/cat/odd\.png: .*--config\.data\.examine=decode finds"):
+        split.images[split.ids.tolist().index("train/cat/odd.png")]
 
 
 def test_resident_splits_are_mapped_not_copied(tmp_path):
@@ -123,7 +163,7 @@ def test_a_file_that_becomes_readable_is_read(tmp_path, monkeypatch):
     content = photos.content
 
     def fail(file):
-        if file.name == "1.png":
+        if str(file).endswith("/1.png"):
             raise photos.BadPhoto("cannot be read: Input/output error")
         return content(file)
 

@@ -49,6 +49,17 @@ def test_run_killed_again_and_again_ends_the_same(run, finished, tmp_path):
     assert record(folder)["sessions"] == len(deaths) + 1
 
 
+def test_checkpoints_that_are_kept_for_good_survive_a_kill(run, tmp_path):
+    folder, whole = tmp_path / "run", tmp_path / "whole"
+    arguments = [*LONGER, "--config.checkpoint.keep=1", "--config.checkpoint.keep_every=6"]
+    done = run(*arguments, f"--workdir={folder}", hooks=[["signal_before", SAVE, 4, signal.SIGKILL]])
+    assert (done.code, steps(folder)[0]) == (-signal.SIGKILL, 6)  # and perhaps 9, if it is complete
+    for place in (folder, whole):
+        assert run(*arguments, f"--workdir={place}").code == 0
+        assert steps(place) == [6, 12]
+    assert bits(folder, 6) == bits(whole, 6) and bits(folder, 12) == bits(whole, 12)
+
+
 def test_dispatches_of_another_length_change_nothing(run, finished, tmp_path):
     folder = tmp_path / "run"
     done = run(*TINY, "--config.train.steps_per_dispatch=0", f"--workdir={folder}")

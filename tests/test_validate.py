@@ -98,6 +98,12 @@ def test_valid_config_gives_plan_and_description_without_reading_data(monkeypatc
         ({"log__progress": "loud"}, ["log.progress='loud'", "--config.log.progress=auto", "lines"]),
         ({"checkpoint__keep": 0}, ["checkpoint.keep=0"]),
         ({"checkpoint__every_steps": -2}, ["checkpoint.every_steps=-2"]),
+        ({"checkpoint__keep_every": -1}, ["checkpoint.keep_every=-1"]),
+        ({"checkpoint__keep_every": 4}, ["only at the end", "--config.checkpoint.every_steps=4"]),
+        (
+            {"checkpoint__keep_every": 10, "checkpoint__every_steps": 4, "eval__every_steps": 7},
+            ["checkpoint.keep_every=10", "every 4 steps", "--config.checkpoint.keep_every=8"],
+        ),
         ({"parallel__strategy": "magic"}, ["parallel.strategy='magic'"]),
         ({"parallel__devices": 99}, ["parallel.devices=99"]),
         ({"parallel__mesh": (2, 2)}, ["parallel.mesh=(2, 2)", "parallel.devices"]),
@@ -138,6 +144,11 @@ def test_config_that_lacks_fields_is_refused():
 
     with pytest.raises(UserError, match=r"lacks .*model\.name.*default\(\)"):
         validate(ConfigDict({"seed": 0}))
+
+
+def test_checkpoints_may_be_kept_at_the_steps_of_evaluations_too():
+    validate(make(checkpoint__keep_every=14, checkpoint__every_steps=4, eval__every_steps=7))
+    validate(make(checkpoint__keep_every=12, checkpoint__every_steps=4, eval__every_steps=7))
 
 
 def test_training_batches_must_be_shared_evenly_by_the_devices_and_those_of_evaluation_need_not():

@@ -8,7 +8,7 @@ calls functions of your own. With cross-validation, `imgclf_jax.data.folds` divi
 from typing import Any, Protocol
 
 from imgclf_jax import components
-from imgclf_jax.data import arrays, csv, folder, folds, own, relabel
+from imgclf_jax.data import arrays, csv, folder, folds, own, relabel, tar
 from imgclf_jax.data.tfds import source
 from imgclf_jax.data.types import Dataset, Info, Progress, silent
 from imgclf_jax.errors import UserError, unknown
@@ -43,7 +43,14 @@ class Source(Protocol):
 
 
 # By `data.source`.
-SOURCES: dict[str, Source] = {"tfds": source, "sample": source, "folder": folder, "csv": csv, "arrays": arrays}
+SOURCES: dict[str, Source] = {
+    "tfds": source,
+    "sample": source,
+    "folder": folder,
+    "csv": csv,
+    "tar": tar,
+    "arrays": arrays,
+}
 
 
 def load(config_data: Any, *, progress: Progress | None = None, stream: bool = False) -> Dataset:

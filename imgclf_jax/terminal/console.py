@@ -1,7 +1,10 @@
-"""Console output of a run: a progress bar on a terminal, plain lines elsewhere."""
+"""Console output of a run: a progress bar on a terminal, plain lines elsewhere, or JSON for other programs."""
 
+import json
+import math
+import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Console as RichConsole
@@ -13,8 +16,8 @@ class Console:
     """Prints to standard output; warnings go to standard error.
 
     Args:
-        mode: "bar", "lines", "none", "auto" ("bar" on a terminal and "lines" elsewhere) or "silent" ("none", and no
-            warnings).
+        mode: "bar", "lines", "json" (only `emit` prints), "none" (only `result` prints), "auto" ("bar" on a terminal
+            and "lines" elsewhere) or "silent" (nothing prints, not even warnings).
         line_seconds: least seconds between plain lines; 0 prints every row.
     """
 
@@ -29,8 +32,19 @@ class Console:
 
     def print(self, text: str = "") -> None:
         """Prints a line of text, above the progress bar if there is one."""
-        if self._mode not in ("none", "silent"):
+        if self._mode in ("bar", "lines"):
             self._rich.print(text, markup=False)
+
+    def result(self, text: str) -> None:
+        """Prints a line with what a command was started for, also in mode "none"."""
+        if self._mode in ("bar", "lines", "none"):
+            self._rich.print(text, markup=False)
+
+    def emit(self, values: Mapping[str, Any]) -> None:
+        """Prints an object as a line of JSON in mode "json", at once. Numbers that are not finite become null."""
+        if self._mode == "json":
+            sys.stdout.write(json.dumps(_finite(values), allow_nan=False) + "\n")
+            sys.stdout.flush()
 
     def warn(self, text: str) -> None:
         """Prints a warning to standard error, in every mode but "silent"."""
@@ -45,7 +59,7 @@ class Console:
             table.add_column(column, footer=footer, justify="right" if index else "left", no_wrap=True)
         for row in rows:
             table.add_row(*(str(cell) for cell in row))
-        if self._mode not in ("none", "silent"):
+        if self._mode in ("bar", "lines"):
             # Wider than the terminal if need be: a number that is cut off is of no use.
             table.width = self._rich.measure(table, options=self._rich.options.update(width=10_000)).maximum
             self._rich.print(table, crop=False, no_wrap=True, overflow="ignore")
@@ -101,6 +115,12 @@ class Console:
         if due:
             self._last_line = now
         return due
+
+
+def _finite(value):
+    if isinstance(value, Mapping):
+        return {name: _finite(inner) for name, inner in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def duration(seconds: float) -> str:

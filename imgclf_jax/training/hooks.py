@@ -11,7 +11,6 @@ from imgclf_jax.training.run import Run
 from imgclf_jax.training.session import Session
 from imgclf_jax.training.summary import not_finite
 from imgclf_jax.workdir.rows import read_rows
-from imgclf_jax.workdir.writer import Writer
 
 # In the place of the number of a signal.
 PRUNED, EARLY = -1, -2
@@ -34,7 +33,7 @@ def make_hooks(run: Run, session: Session) -> loop.Hooks:
                 schedule = float(learning_rate(now.step - 1))
             rounded = None if rate is None else round(rate, 1)
             columns = {**now.means, "learning_rate": schedule, "images_per_second": rounded}
-            writer.files.write(step=now.step, epoch=epoch, split="train", **columns)
+            console.emit(writer.files.write(step=now.step, epoch=epoch, split="train", **columns))
         shown = f"epoch {epoch:.2f}  {metrics.line(now.means, measures)}"
         shown += "" if rate is None else f"  {rate:,.0f} images/s"
         console.train(now.step, plan.steps, shown, now.row)
@@ -44,7 +43,7 @@ def make_hooks(run: Run, session: Session) -> loop.Hooks:
             return None
         with xla.quiet():
             result = session.evaluate("valid", state)
-        write_row(writer, session.experiment, step, "valid", result)
+        write_row(run, session.experiment, step, "valid", result)
         values = f"validation {metrics.line(result, measures)}{not_finite(result)}"
         console.print(f"step {step}/{plan.steps}  epoch {step / plan.steps_per_epoch:.2f}  {values}")
         if step < plan.steps and ran_out(run, step, result["accuracy"]):
@@ -86,7 +85,8 @@ def ran_out(run: Run, step: int, accuracy: float | None = None) -> bool:
     return patience.ran_out(known, run.config.train.patience)
 
 
-def write_row(writer: Writer, experiment: Experiment, step: int, split: str, result: dict[str, Any]) -> None:
-    """Writes the result of an evaluation as a row of the metrics files."""
+def write_row(run: Run, experiment: Experiment, step: int, split: str, result: dict[str, Any]) -> None:
+    """Writes the result of an evaluation as a row of the metrics files, and of standard output in mode "json"."""
     means = {name: result[name] for name in experiment.evaluated(tta=True) if name in result}
-    writer.files.write(step=step, epoch=step / experiment.plan.steps_per_epoch, split=split, **means)
+    epoch = step / experiment.plan.steps_per_epoch
+    run.console.emit(run.writer.files.write(step=step, epoch=epoch, split=split, **means))

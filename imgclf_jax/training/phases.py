@@ -190,12 +190,15 @@ def finish(
                 results[split] = session.evaluate(split, state, tta=split != "train")
     if ended.stopped == PRUNED:
         run.writer.end(status="pruned", step=ended.step)
-        run.console.print(f"pruned at step {ended.step} of {plan.steps}; saved. The same command continues it")
+        run.console.result(f"pruned at step {ended.step} of {plan.steps}; saved. The same command continues it")
+        run.console.emit({"status": "pruned", "step": ended.step, "workdir": str(run.folder)})
         return 0
     if number := _interrupted(run, ended.stopped):
         run.writer.end(status="interrupted", step=ended.step)
         command = run.calls.resume_command(run.folder)
-        run.console.print(f"interrupted at step {ended.step} of {plan.steps}; saved. To continue:\n  {command}")
+        run.console.result(f"interrupted at step {ended.step} of {plan.steps}; saved. To continue:\n  {command}")
+        end = {"status": "interrupted", "step": ended.step, "workdir": str(run.folder), "command": command}
+        run.console.emit(end)
         return 128 + number
     results = {split: results[split] for split in SPLITS if split in results}
     ending = {"step": ended.step, "reported_step": reported, "results": results}
@@ -233,7 +236,7 @@ def _record(run: Run, session: Session, ending: dict[str, Any], missing: list[st
     if "test" in missing:
         if complete:
             writer.open_files()
-        write_row(writer, session.experiment, ending["reported_step"], "test", results["test"])
+        write_row(run, session.experiment, ending["reported_step"], "test", results["test"])
     writer.files.flush()
     if complete:
         writer.record.update(results=results)
@@ -250,6 +253,7 @@ def diverged(run: Run, step: int) -> int:
     """Records that a run has diverged at a step, and says so. Returns the exit status."""
     run.writer.end(status="diverged", diverged_at_step=step)
     run.console.finish()
+    run.console.emit({"status": "diverged", "step": step, "workdir": str(run.folder)})
     kept = f"; earlier checkpoints are kept in {run.folder}" if checkpoint_folder.exists(run.folder) else ""
     run.console.warn(
         f"diverged: the loss or a gradient is not finite at step {step}{kept}. Try a lower learning rate, "

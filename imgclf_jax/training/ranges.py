@@ -113,6 +113,7 @@ NUMBERS = {
     "checkpoint.every_steps": DURATION,
     "checkpoint.every_epochs": DURATION,
     "checkpoint.keep": Range(1, 10**6),
+    "checkpoint.keep_every": Range(0, STEPS),
     "parallel.devices": Range(0, 2**20),
 }
 TUPLES = {

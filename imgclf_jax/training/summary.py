@@ -70,14 +70,16 @@ def show_classes(console: Console, dataset: data.Dataset, config: ConfigDict) ->
 def show_results(
     console: Console, folder: Path, data_name: str, results: dict[str, dict[str, Any]], seconds: float
 ) -> None:
-    """Prints the closing lines of a run: the accuracy on each split, the time and the workdir."""
+    """Prints the closing lines of a run, or an object with the same: the results, the time and the workdir."""
     for name, result in results.items():
-        console.print(
+        console.result(
             f"{name + ' accuracy':<15} {accuracy(result)}  loss {result['loss']:.4f}{own_metrics(result)}"
             f"  on {data_name}"
         )
-    console.print(f"{'total time':<15} {duration(seconds)}")
-    console.print(f"{'workdir':<15} {folder}")
+    console.result(f"{'total time':<15} {duration(seconds)}")
+    console.result(f"{'workdir':<15} {folder}")
+    end = {"status": "complete", "results": results, "data": data_name, "wall_time_seconds": round(seconds, 3)}
+    console.emit(end | {"workdir": str(folder)})
 
 
 def own_metrics(result: dict[str, Any]) -> str:

@@ -20,12 +20,13 @@ from imgclf_jax.training.plan import Plan, epoch_problems, plan
 CHOICES = {
     "data.resize": ("stretch", "crop"),
     "data.on_bad": ("error", "skip"),
+    "data.examine": ("auto", "decode", "read"),
     "data.pixels": augment.PIXELS,
     "train.sampling": ("epoch", "replacement", "balanced"),
     "train.last_batch": ("drop", "wrap"),
     "eval.report": ("last", "best"),
     "eval.tta": tuple(augment.tta.WEIGHTS),
-    "log.progress": ("auto", "bar", "lines", "none"),
+    "log.progress": ("auto", "bar", "lines", "json", "none"),
 }
 _FIELD = re.compile(r"[\w.]+=")  # the beginning of a line about a field's value
 
@@ -96,7 +97,8 @@ def validate(config: ConfigDict) -> tuple[Plan, data.Info]:
     if wrong := _parameter_problems(*network) + stages.problems(*network):
         raise UserError("\n".join(wrong))
     durations = plan(config, info.split_sizes)
-    if wrong_durations := _too_long(config, durations) or lookahead.problems(config.optim, durations.steps):
+    wrong_durations = _too_long(config, durations) or lookahead.problems(config.optim, durations.steps)
+    if wrong_durations := wrong_durations or _never_kept(config, durations):
         raise UserError("\n".join(wrong_durations))
     return durations, info
 
@@ -206,6 +208,20 @@ def _too_long(config, plan):
             f"{config.train.batch_size} examples; for example --config.log.every_steps={min(most, 1000)}"
         )
     return lines
+
+
+def _never_kept(config, plan):
+    """Returns a line if `checkpoint.keep_every` asks for checkpoints of steps at which none is saved."""
+    keep_every, intervals = config.checkpoint.keep_every, [n for n in (plan.checkpoint_every, plan.eval_every) if n]
+    if not keep_every or any(keep_every % every == 0 for every in intervals):
+        return []
+    every = min(intervals, default=0)
+    if not every:
+        saved = f"checkpoints are saved only at the end; also set --config.checkpoint.every_steps={keep_every}"
+    else:
+        saved = f"checkpoints are saved every {every} steps; give a multiple of that, for example "
+        saved += f"--config.checkpoint.keep_every={every * max(1, round(keep_every / every))}"
+    return [f"checkpoint.keep_every={keep_every}: {saved}"]
 
 
 def _first_of_each_field(problems):

@@ -68,13 +68,20 @@ class _Manager(ocp.CheckpointManager):
 
 
 class Checkpoints:
-    """The checkpoints of a run: the newest `keep` and the best by validation accuracy.
+    """The checkpoints of a run: the newest `keep`, the best by validation accuracy, and one every `keep_every` steps.
 
     A checkpoint is a pytree of arrays. A checksum of all its bits is saved with it and verified on reading, so a
     damaged file is noticed even if its format does not reveal the damage.
     """
 
-    def __init__(self, workdir: Path, keep: int = 2, read_only: bool = False, notes: dict[str, Any] | None = None):
+    def __init__(
+        self,
+        workdir: Path,
+        keep: int = 2,
+        read_only: bool = False,
+        notes: dict[str, Any] | None = None,
+        keep_every: int = 0,
+    ):
         """Opens `workdir/checkpoints`, and creates it unless `read_only`.
 
         Args:
@@ -82,6 +89,7 @@ class Checkpoints:
             keep: the number of newest checkpoints to keep.
             read_only: whether to write nothing.
             notes: a JSON object that is written into every checkpoint; see `Checkpoints.notes`.
+            keep_every: also keep the checkpoints whose step is a multiple of this; 0 for none.
         """
         self._notes = notes
         self._saving: int | None = None
@@ -89,14 +97,17 @@ class Checkpoints:
         self.durable: int | None = None
         self.folder = Path(workdir).resolve() / FOLDER  # Orbax wants absolute paths.
         policies = ocp.checkpoint_managers
-        newest = policies.LatestN(keep)
-        best = policies.BestN(get_metric_fn=_accuracy, n=1, keep_checkpoints_without_metrics=False)
+        kept = [
+            policies.LatestN(keep),
+            policies.BestN(get_metric_fn=_accuracy, n=1, keep_checkpoints_without_metrics=False),
+            *([policies.EveryNSteps(keep_every)] if keep_every else []),
+        ]
         self._manager = _quietly(_Manager)(
             self.folder,
             # Otherwise Orbax inspects the newest checkpoint, and if that is incomplete, it rejects all others too.
             item_handlers=ocp.StandardCheckpointHandler(),
             options=_quietly(ocp.CheckpointManagerOptions)(
-                preservation_policy=policies.AnyPreservationPolicy([newest, best]),
+                preservation_policy=policies.AnyPreservationPolicy(kept),
                 best_fn=_accuracy,  # Without it Orbax writes no metrics, and a restarted run forgets the best step.
                 create=not read_only,
                 read_only=read_only,

@@ -86,8 +86,9 @@ class MetricsFiles:
 class NoFiles:
     """Stands in for `MetricsFiles` in processes that do not write."""
 
-    def write(self, **values: Any) -> None:
+    def write(self, **values: Any) -> Row:
         """Does nothing."""
+        return {}
 
     def flush(self) -> None:
         """Does nothing."""

@@ -7,7 +7,7 @@ from typing import Any
 
 from imgclf_jax import components
 from imgclf_jax.workdir.metrics import MetricsFiles
-from imgclf_jax.workdir.rows import FIRST
+from imgclf_jax.workdir.rows import FIRST, Row
 
 SLOT = "log.writers"
 
@@ -22,12 +22,13 @@ class OwnWriters:
         for name in names:
             self._call(name, self._make, name, workdir, config)
 
-    def write(self, **values: Any) -> None:
-        """Adds a row to the files, and passes its numbers on as "split/name" -> value."""
+    def write(self, **values: Any) -> Row:
+        """Adds a row to the files, passes its numbers on as "split/name" -> value, and returns the row."""
         row = self._files.write(**values)
         named = {f"{row['split']}/{key}": value for key, value in row.items() if key not in FIRST and value is not None}
         for name, writer in list(self._writers.items()):
             self._call(name, writer.scalars, row["step"], dict(named))
+        return row
 
     def flush(self) -> None:
         """Makes the files durable."""

@@ -104,7 +104,8 @@ class Writer:
         checkpoint_folder.set_aside(self._folder, self._damaged)
         self.open_files()
         notes = {"class_names": self._facts["class_names"], "data": self._facts, **self._ancestor}
-        self.checkpoints = Checkpoints(self._folder, self._config.checkpoint.keep, notes=notes)
+        keep, keep_every = self._config.checkpoint.keep, self._config.checkpoint.keep_every
+        self.checkpoints = Checkpoints(self._folder, keep, notes=notes, keep_every=keep_every)
 
     def end(self, **content: Any) -> None:
         """Records how the session ended. A complete run stays complete if no new step was taken."""

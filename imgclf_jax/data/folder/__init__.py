@@ -4,7 +4,6 @@ import collections
 import hashlib
 import json
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,25 +16,24 @@ from imgclf_jax.errors import UserError
 
 if TYPE_CHECKING:
     from imgclf_jax.data.folder.cache import Seen
+    from imgclf_jax.data.folder.contents import Contents
+
+MOST_DECODED = 100_000  # streamed photos that data.examine="auto" decodes before training
 
 
 class Photos(LazyImages):
     """Photos that are decoded on access.
 
     Args:
-        root: the folder.
-        paths: the paths of the photos, relative to `root`.
-        hashes: SHA-256 (hex) of each file's content.
+        contents: the contents of their files.
+        hashes: SHA-256 (hex) of each content.
         image_size: (height, width) of the images.
         resize: how the photos get that size, see `imgclf_jax.data.decode.fit`.
     """
 
-    def __init__(
-        self, root: Path, paths: Sequence[str], hashes: Sequence[str], image_size: tuple[int, int], resize: str
-    ):
-        super().__init__((len(paths), *image_size, 3))
-        self._root = root
-        self._paths = tuple(paths)
+    def __init__(self, contents: "Contents", hashes: Sequence[str], image_size: tuple[int, int], resize: str):
+        super().__init__((len(hashes), *image_size, 3))
+        self._contents = contents
         # A single object, because every decoding process gets a copy.
         self._hashes = b"".join(map(bytes.fromhex, hashes))
         self._resize = resize
@@ -44,22 +42,24 @@ class Photos(LazyImages):
         """Returns one image, uint8 [H, W, 3].
 
         Raises:
-            UserError: the file has changed since the data set was examined.
+            UserError: the file has changed since the data set was examined, or it was not decoded then and is damaged.
         """
         from imgclf_jax.data import decode
 
-        path = self._root / self._paths[index]
         try:
-            content = decode.content(path)
+            content = self._contents.read(index)
             # Hashing takes 1 % of the time of decoding, or 5 % on CPUs without SHA instructions.
             if hashlib.sha256(content).digest() != self._hashes[32 * index : 32 * index + 32]:
                 raise UserError(
-                    f"{shown(str(path))}: its content has changed since the data set was examined; restore the "
-                    "file, or start a run on the changed data in another --workdir"
+                    f"{shown(self._contents.name(index))}: its content has changed since the data set was examined; "
+                    "restore the file, or start a run on the changed data in another --workdir"
                 )
             return decode.read(content, (self.shape[1], self.shape[2]), self._resize)
         except decode.BadPhoto as e:
-            raise UserError(f"{shown(str(path))}: {e}; it was a photo when the data set was examined") from e
+            raise UserError(
+                f"{shown(self._contents.name(index))}: {e}; restore it if it was a photo when the data set was "
+                "examined; --config.data.examine=decode finds all such files before a run"
+            ) from e
 
 
 def describe(config_data: Any, split: str | None = None) -> Info:
@@ -92,17 +92,19 @@ def load_listing(
     Raises:
         UserError: as `load`.
     """
-    dataset = _load(listing, config_data.resize, config_data.on_bad, progress, stream)
+    dataset = _load(listing, config_data, progress, stream)
     return dataset if split is None else dataset.only(split)
 
 
-def _load(listing: Listing, resize: str, on_bad: str, progress: Progress, stream: bool) -> Dataset:
+def _load(listing: Listing, config_data: Any, progress: Progress, stream: bool) -> Dataset:
     from imgclf_jax.data.folder import cache
+
+    resize, on_bad = config_data.resize, config_data.on_bad
 
     describe_listing(listing)  # Checks the sizes of the splits before any file is read.
     images: np.ndarray | None = None
     if stream:
-        seen = cache.examine(listing, resize, progress)
+        seen = cache.examine(listing, resize, progress, decoding=is_decoded(config_data.examine, len(listing.files)))
     else:
         seen, images = cache.decode_all(listing, resize, progress)
     chosen, problems = assignment.choose(listing, seen)
@@ -115,12 +117,16 @@ def _load(listing: Listing, resize: str, on_bad: str, progress: Progress, stream
     def images_of(indices: list[int]) -> Images:
         if images is not None:
             return take(images, rows[indices])
-        paths = [listing.files[index].path for index in indices]
         hashes = [seen.hashes[index] for index in indices]
-        return Photos(listing.root, paths, hashes, listing.image_size, resize)
+        return Photos(listing.contents.take(indices), hashes, listing.image_size, resize)
 
     shape = (*listing.image_size, 3)
     return assemble(listing, seen, chosen, images_of, [listing.class_names, *shape, resize], shape, notices)
+
+
+def is_decoded(examine: str, count: int) -> bool:
+    """Returns whether so many photos, which stay on disk, are decoded before training; see `data.examine`."""
+    return examine == "decode" or (examine == "auto" and count <= MOST_DECODED)
 
 
 def assemble(
@@ -151,11 +157,10 @@ def assemble(
             continue
         files = [listing.files[index] for index in indices]
         digest.update(json.dumps([role, len(files)]).encode())
-        for index, file in zip(indices, files, strict=True):
-            digest.update(bytes.fromhex(seen.hashes[index]) + file.label.to_bytes(4, "little"))
         labels = np.array([file.label for file in files], np.int32)
+        digest.update(np.hstack([_bytes(seen.hashes, indices), labels.astype("<i4")[:, None].view(np.uint8)]).data)
         ids = np.array([path.encode("utf-8", "backslashreplace").decode() for _, _, path in files])
-        contents = np.array([int(seen.pixels[index][:16], 16) for index in indices], np.uint64)
+        contents = _bytes(seen.pixels, indices)[:, :8].copy().view(">u8")[:, 0].astype(np.uint64)
         parts[role] = Split(images_of(indices), labels, ids, contents)
     return Dataset(
         name=listing.name,
@@ -169,6 +174,12 @@ def assemble(
     )
 
 
+def _bytes(digests, indices):
+    """Returns some of the digests as uint8 [N, bytes of a digest]."""
+    joined = bytes.fromhex("".join([digests[index] for index in indices]))
+    return np.frombuffer(joined, np.uint8).reshape(len(indices), -1)
+
+
 def describe_listing(listing: Listing, channels: int = 3) -> Info:
     """Describes the data set of a listing, without opening its files.
 
@@ -179,8 +190,8 @@ def describe_listing(listing: Listing, channels: int = 3) -> Info:
         counts = collections.Counter(file.role for file in listing.files)
         sizes = {role: counts[role] for role in splits.ROLES if counts[role]}
     else:
-        roles = cut.all_different([file.label for file in listing.files], listing.fractions)
-        sizes = {role: roles.count(role) for role in splits.ROLES}
+        parts = cut.all_different([file.label for file in listing.files], listing.fractions)
+        sizes = {role: sum(count for (_, its), count in parts.items() if its == role) for role in splits.ROLES}
         assignment.check_sizes(listing, sizes)
         sizes = {role: size for role, size in sizes.items() if size}
     return Info(

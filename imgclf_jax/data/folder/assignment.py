@@ -110,17 +110,16 @@ def sparse_files(listing: Listing) -> tuple[str, ...]:
     """Returns sentences about classes with too few files for every split; () if the folders define the splits."""
     if listing.fractions is None:
         return ()
-    labels = [file.label for file in listing.files]
-    return _sparse(listing, labels, cut.all_different(labels, listing.fractions))
+    return _sparse(listing, cut.all_different([file.label for file in listing.files], listing.fractions))
 
 
 def notices(listing: Listing, seen: "Seen", chosen: Sequence[Chosen]) -> list[str]:
     """Returns warnings about the chosen photos that are not known before they are read, one line each."""
     lines = []
     if listing.fractions is not None:
-        labels = [listing.files[photo.file].label for photo in chosen]
+        counts = collections.Counter((listing.files[photo.file].label, photo.role) for photo in chosen)
         known = sparse_files(listing)
-        lines = [line for line in _sparse(listing, labels, [photo.role for photo in chosen]) if line not in known]
+        lines = [line for line in _sparse(listing, counts) if line not in known]
     noted = [(shown(listing.files[c.file].path), seen.notes[c.file]) for c in chosen if seen.notes[c.file]]
     if noted:
         from imgclf_jax.data import decode
@@ -129,7 +128,7 @@ def notices(listing: Listing, seen: "Seen", chosen: Sequence[Chosen]) -> list[st
     return lines
 
 
-def _sparse(listing, labels, roles):
+def _sparse(listing, counts):
     def number(count):
         return f"{count} {listing.noun}{'s' * (count != 1)}"
 
@@ -139,13 +138,15 @@ def _sparse(listing, labels, roles):
     found = []
     least = sum(map(bool, listing.fractions))
     todo = f"; give it at least {least} different {listing.noun}s, or leave the class out"
-    for label, count, lacking in cut.sparse(labels, roles, listing.fractions):
+    for label, count, lacking in cut.sparse(counts, listing.fractions):
         if kept := [role for role in lacking if not listing.folds or role == "test"]:
             places = " and none ".join(f"in the {_SPLITS[role]} split" for role in kept)
             found.append(f"{name(label)} has {number(count)}, so none {places}{todo}")
     if listing.folds:
-        pool = collections.Counter(label for label, role in zip(labels, roles, strict=True) if role != "test")
-        for label, count in sorted(pool.items()):
+        pool: collections.Counter[int] = collections.Counter()
+        for (label, role), count in counts.items():
+            pool[label] += count * (role != "test")
+        for label, count in sorted((+pool).items()):
             if count < listing.folds:
                 line = (
                     f"{name(label)} has {number(count)} for {listing.folds} folds, so "
@@ -163,9 +164,11 @@ def _sparse(listing, labels, roles):
 
 def _groups(indices: Iterable[int], contents: Sequence[str], kinds: Sequence[object]) -> list[list[int]]:
     """Returns the groups of indices with equal content but different `kinds`."""
-    same: dict[str, list[int]] = {}
+    first: dict[str, int] = {}
+    same: dict[str, list[int]] = {}  # Of contents that are there more than once: a list for each takes too much memory.
     for index in indices:
-        same.setdefault(contents[index], []).append(index)
+        if (other := first.setdefault(contents[index], index)) != index:
+            same.setdefault(contents[index], [other]).append(index)
     return [group for group in same.values() if len({kinds[index] for index in group}) > 1]
 
 

@@ -1,12 +1,14 @@
 """Cuts the photos of each class into training, validation and test splits."""
 
 import collections
+import functools
 from collections.abc import Sequence
 from typing import NamedTuple
 
 from imgclf_jax.data import splits
 
 Fractions = tuple[float, float, float]
+Counts = dict[tuple[int, str], int]  # (label, role) -> number of photos
 
 
 class Sparse(NamedTuple):
@@ -56,27 +58,37 @@ def by_content(labels: Sequence[int], hashes: Sequence[str], pixels: Sequence[st
     return roles
 
 
-def all_different(labels: Sequence[int], fractions: Fractions) -> list[str]:
-    """Returns roles as `by_content` does if no two photos are equal. Their counts are then known in advance."""
-    contents = [f"{index:020}" for index in range(len(labels))]
-    return by_content(labels, contents, contents, fractions)
+def all_different(labels: Sequence[int], fractions: Fractions) -> Counts:
+    """Returns how many photos of each class `by_content` puts into each split if no two photos are equal."""
+    counts: Counts = {}
+    for label, count in collections.Counter(labels).items():
+        for role, part in _parts(count, fractions).items():
+            counts[label, role] = part
+    return counts
 
 
-def sparse(labels: Sequence[int], roles: Sequence[str], fractions: Fractions) -> list[Sparse]:
+def sparse(counts: Counts, fractions: Fractions) -> list[Sparse]:
     """Returns the classes without photos in a split that should have some, ordered by label.
 
     Args:
-        labels: the label of each photo.
-        roles: the role of each photo.
+        counts: the number of photos by (label, role).
         fractions: the fractions for training, validation and test.
     """
-    present = set(zip(labels, roles, strict=True))
     wanted = [role for role, fraction in zip(splits.ROLES, fractions, strict=True) if fraction]
+    totals: collections.Counter[int] = collections.Counter()
+    for (label, _), count in counts.items():
+        totals[label] += count
     classes = []
-    for label, count in sorted(collections.Counter(labels).items()):
-        if lacking := tuple(role for role in wanted if (label, role) not in present):
+    for label, count in sorted(totals.items()):
+        if lacking := tuple(role for role in wanted if not counts.get((label, role))):
             classes.append(Sparse(label, count, lacking))
     return classes
+
+
+@functools.lru_cache(1024)
+def _parts(count: int, fractions: Fractions) -> dict[str, int]:
+    contents = [f"{index:020}" for index in range(count)]
+    return dict(collections.Counter(by_content([0] * count, contents, contents, fractions)))
 
 
 def _cuts(count, fractions):

@@ -1,6 +1,7 @@
 """Lists the photos in a folder, with their classes and splits, from the names of its folders alone."""
 
 import dataclasses
+import functools
 import math
 import os
 from collections.abc import Iterable
@@ -9,6 +10,7 @@ from typing import Any, NamedTuple
 
 from imgclf_jax import config as configs
 from imgclf_jax.data import splits
+from imgclf_jax.data.folder.contents import Contents, OwnFiles
 from imgclf_jax.errors import UserError
 from imgclf_jax.storage.names import HIDDEN, class_name, clutter, summary
 
@@ -51,6 +53,7 @@ class Listing:
         file: the file that lists the photos, or holds the images; None if the folder itself does.
         noun: what the files are called in messages, in the singular.
         folds: the number of folds for cross-validation; 0 for none.
+        parts: the contents of the photos if they are not files of their own.
         remarks: what should be said about the folder and the settings, one line each.
     """
 
@@ -62,7 +65,13 @@ class Listing:
     file: Path | None = None
     noun: str = "photo"
     folds: int = 0
+    parts: Contents | None = None
     remarks: tuple[str, ...] = ()
+
+    @functools.cached_property
+    def contents(self) -> Contents:
+        """The contents of the files, in their order."""
+        return self.parts or OwnFiles(self.root, (file.path for file in self.files))
 
     @property
     def place(self) -> Path:
@@ -262,9 +271,8 @@ def _not_classes(root, folders):
     """Returns why the folders of `root` cannot be classes, as a list with at most one problem."""
     if folders and all(name.lower() in ROLES for name in folders):
         return [f"there are no class folders in {_slashes(folders)}; put the photos in {_LAYOUTS}"]
-    entries = [_entries(root / name, name, _Notes([], {})) for name in folders]
-    first = entries[0][0] if entries else []
-    if len(folders) > 1 and len(first) > 1 and all(inside == first and not photos for inside, photos in entries):
+    first = _entries(root / folders[0], folders[0], _Notes([], {}))[0] if len(folders) > 1 else []
+    if len(first) > 1 and all(_entries(root / name, name, _Notes([], {})) == (first, []) for name in folders):
         return [
             f"{_slashes(folders)} hold the same folders, {_slashes(first)}, which is typical of splits, not of "
             "classes; if they are splits, rename them to train, validation and test"
