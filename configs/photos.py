@@ -1,8 +1,8 @@
 """Your own photos: a folder with a few hundred of them, of any number of classes.
 
-    python -m imgclf_jax.main --config=photos --config.data.dir=PHOTOS
+    python -m imgclf_jax.main --config=configs/photos.py --config.data.dir=PHOTOS
 
-The recipe is that of `elephants_cars_best` without shear: 64×64 pixels, four convolutions with batch
+The recipe is that of `configs/elephants_cars_best.py` without shear: 64×64 pixels, four convolutions with batch
 normalization, strong augmentation, averaged weights. With two classes the network ends in a sigmoid, with more in a
 softmax. For larger photos of fine details, give `--config.data.image_size="(96, 96)"`.
 

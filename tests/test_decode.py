@@ -11,7 +11,6 @@ import pytest
 from PIL import Image
 
 from imgclf_jax.data import decode
-from imgclf_jax.errors import UserError
 
 LOSSLESS = {"PNG": {}, "BMP": {}, "TIFF": {}, "WEBP": {"lossless": True, "exact": True}, "GIF": {}}
 FORMATS = {**LOSSLESS, "JPEG": {"quality": 95, "subsampling": 0}}
@@ -450,32 +449,3 @@ def test_equal_pixels_have_equal_digests_in_any_format():
     changed[3, 4, 1] ^= 1
     for other in (changed, noise()[:6], noise().reshape(9, 7, 3)):
         assert decode.digest(decode.decode(encode(other)).image) not in digests
-
-
-def test_an_uploaded_file_becomes_what_a_file_of_the_data_would():
-    encoded = encode(noise(40, 30), "JPEG")
-    ours = decode.from_bytes(encoded, "IMG.jpg", (12, 10), "crop")
-    np.testing.assert_array_equal(ours, decode.read(encoded, (12, 10), "crop"))
-    assert decode.from_bytes(encoded, "IMG.jpg", (5, 5), channels=1).shape == (5, 5, 1)
-
-
-@pytest.mark.parametrize(
-    ("content", "limits", "reason"),
-    [
-        (b"Dear diary", {}, "not an image: text"),
-        (bytes(3 * 2**20), {"max_bytes": 2**20}, "3 MiB are more than 1; save a smaller copy"),
-        (encode(noise(20, 20)), {"max_pixels": 399}, "more than 399 pixels: too large to be a photo"),
-        (encode(noise(20, 20))[:100], {"max_pixels": 400}, "truncated"),
-    ],
-)
-def test_an_upload_is_refused_in_one_line_with_its_name(content, limits, reason):
-    with pytest.raises(UserError) as caught:
-        decode.from_bytes(content, "IMG\n1.jpg", (5, 5), **limits)
-    assert str(caught.value).startswith("'IMG\\n1.jpg': ") and reason in str(caught.value)
-    assert "\n" not in str(caught.value)
-
-
-def test_a_limit_does_not_raise_that_of_pillow(monkeypatch):
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 300)
-    with pytest.raises(UserError, match="more than 300 pixels"):
-        decode.from_bytes(encode(noise(20, 20)), "a.png", (5, 5), max_pixels=1000)

@@ -263,10 +263,10 @@ def test_the_defaults_and_every_name_are_accepted():
 @pytest.mark.parametrize(
     ("field", "value", "words"),
     [
-        ("name", "lion", ["optim.name='lion'", "sgd, adam, adamw, rmsprop"]),
+        ("name", "lion", ["optim.name='lion'", "=sgd (or adam, adamw, rmsprop"]),
         ("schedule", "steps", ["optim.schedule='steps'", "one_cycle"]),
         ("schedule", "exponential", ["optim.final_fraction", "above 0"]),
-        ("decay_mask", "biases", ["optim.decay_mask='biases'", '"kernels" or "all"']),
+        ("decay_mask", "biases", ["optim.decay_mask='biases'", "=kernels (or all)"]),
     ],
 )
 def test_problems_name_the_field_and_what_to_do(field, value, words):

@@ -263,26 +263,36 @@ def test_the_size_of_the_crop_is_that_of_the_result():
         (
             {"policy": "autoaugment"},
             3,
-            "augment.policy='autoaugment' is unknown; choose one of none, trivial_augment, rand_augment",
+            "augment.policy='autoaugment' is unknown; give --config.augment.policy=rand_augment (or none, "
+            "trivial_augment)",
         ),
         (
             {"policy": "rand_augment"},
             4,
-            "augment.policy='rand_augment' needs gray or RGB images, but these have 4 channels; choose "
-            "augment.policy='none'",
+            "augment.policy='rand_augment' needs gray or RGB images, but these have 4 channels; give "
+            "--config.augment.policy=none",
         ),
-        ({"policy_operations": 0}, 3, "augment.policy_operations=0 is too few; choose 1 or more"),
-        ({"policy_magnitude": 31}, 3, "augment.policy_magnitude=31 is out of range; choose 0 to 30"),
+        (
+            {"policy_operations": 0},
+            3,
+            "augment.policy_operations=0 is too few; give --config.augment.policy_operations=1 or more",
+        ),
+        (
+            {"policy_magnitude": 31},
+            3,
+            "augment.policy_magnitude=31 is out of range; give --config.augment.policy_magnitude=0 to 30",
+        ),
         (
             {"random_resized_crop": (0.5, 1.2)},
             3,
-            "augment.random_resized_crop=(0.5, 1.2) is not a range of areas; choose () or (lo, hi) with "
-            "0 < lo <= hi <= 1",
+            "augment.random_resized_crop=(0.5, 1.2) is not a range of areas, 0 < lo <= hi <= 1; give "
+            "--config.augment.random_resized_crop='()', or for example "
+            "--config.augment.random_resized_crop='(0.3, 1.0)'",
         ),
         (
             {"random_resized_crop": (0.5, 1.0), "crop": (8, 8), "pad": 2},
             3,
-            "augment.pad=2 does nothing with augment.random_resized_crop; choose 0",
+            "augment.pad=2 does nothing with augment.random_resized_crop; give --config.augment.pad=0",
         ),
     ],
 )

@@ -136,7 +136,10 @@ def test_command_on_training_examples(run, tmp_path):
         (["--config=configs/cnn.py", "--save_dir="], "--save_dir= is empty"),
         (["--config=configs/cnn.py", "--save_dir=README.md/x"], "README.md is not a folder; choose another --save_dir"),
         (["--config=configs/cnn.py", "--config.augment.pad=-1"], "augment.pad=-1"),
-        (["--config=configs/cnn.py", "--config.data.resize=fit"], "data.resize='fit' must be one of"),
+        (
+            ["--config=configs/cnn.py", "--config.data.resize=fit"],
+            "data.resize='fit' is unknown; give --config.data.resize=stretch (or crop)",
+        ),
     ],
 )
 def test_mistakes_are_one_line(run, arguments, words):

@@ -106,7 +106,8 @@ def test_only_what_was_not_evaluated_is(run, complete, finished):
 def points(folder):
     """(tag, step) of every value that TensorBoard would show."""
     found = []
-    for path in sorted((folder / "tensorboard").iterdir(), key=lambda path: path.stat().st_mtime_ns):
+    files = [path for path in (folder / "tensorboard").iterdir() if path.suffix != ".pictures"]  # a report's
+    for path in sorted(files, key=lambda path: path.stat().st_mtime_ns):
         raw, place = path.read_bytes(), 0
         while place < len(raw):
             size = int.from_bytes(raw[place : place + 8], "little")

@@ -253,7 +253,7 @@ def test_problems_begin_with_the_names_of_their_variants():
         }
     )
     first, second, third = lines(wrong, check=validating.in_this_process)
-    assert first.startswith("a, b: optim.name='lion' is not an optimizer")
+    assert first.startswith("a, b: optim.name='lion' is unknown")
     assert second.startswith("b: augment.hue=0.7 must be")
     assert third.startswith("d: train.batch_size=0")
 

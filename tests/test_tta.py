@@ -189,4 +189,4 @@ def test_an_unknown_mode_is_one_line(run, complete):
     for flags in ([], ["--mode=eval"]):
         done = run(*FLAGS, "--config.eval.tta=mirror", f"--workdir={complete[0]}", *flags, cwd=ROOT)
         assert done.code == 2 and len(done.err.splitlines()) == 1
-        assert "eval.tta='mirror' must be one of 'none', 'flip', 'flip_shift'" in done.err
+        assert "eval.tta='mirror' is unknown; give --config.eval.tta=none (or flip, flip_shift)" in done.err

@@ -18,7 +18,6 @@ import numpy as np
 from PIL import Image, TiffImagePlugin
 
 from imgclf_jax.data import formats
-from imgclf_jax.errors import UserError
 from imgclf_jax.storage.files import reason_of
 
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
@@ -64,42 +63,6 @@ def read(
     return pixels(decode(file, channels).image, image_size, resize)
 
 
-def from_bytes(
-    encoded: bytes,
-    name: str,
-    image_size: tuple[int, int] | None,
-    resize: str = "stretch",
-    channels: int = 3,
-    max_bytes: int = 32 * 2**20,
-    max_pixels: int | None = None,
-) -> np.ndarray:
-    """Returns the pixels of an uploaded file, as `read` does for a file of a data set. Nothing is written.
-
-    Args:
-        encoded: its content.
-        name: what messages call it; it is not opened.
-        image_size, resize: see `pixels`.
-        channels: see `decode`.
-        max_bytes: the largest size of the file.
-        max_pixels: the largest number of pixels, width times height; None: that of `decode`, which it cannot exceed.
-            It is compared before the photo is decoded.
-
-    Returns:
-        uint8 [H, W, channels].
-
-    Raises:
-        UserError: it is too large or not a photo. One line, which begins with the name.
-    """
-    try:
-        if len(encoded) > max_bytes:
-            raise BadPhoto(
-                f"{len(encoded) / 2**20:,.0f} MiB are more than {max_bytes / 2**20:,.0f}; save a smaller copy"
-            )
-        return pixels(decode(encoded, channels, max_pixels).image, image_size, resize)
-    except BadPhoto as e:
-        raise UserError(f"{name if name.isprintable() else ascii(name)}: {e}") from e
-
-
 def pixels(image: Image.Image, image_size: tuple[int, int] | None, resize: str) -> np.ndarray:
     """Returns a decoded image as an array.
 
@@ -126,7 +89,7 @@ def digest(image: Image.Image) -> str:
     return sha256.hexdigest()
 
 
-def decode(file: Path | bytes, channels: int = 3, max_pixels: int | None = None) -> Photo:
+def decode(file: Path | bytes, channels: int = 3) -> Photo:
     """Decodes a file in one of `imgclf_jax.data.formats`: its first frame. Several threads may call it at once.
 
     Rotates the photo by its EXIF orientation, and lays it over white if it is transparent, unless `channels` is 4.
@@ -137,15 +100,13 @@ def decode(file: Path | bytes, channels: int = 3, max_pixels: int | None = None)
     Args:
         file: its path or its content.
         channels: 1 (gray), 3 (RGB) or 4 (RGBA).
-        max_pixels: the most pixels, if fewer than Pillow considers safe (`PIL.Image.MAX_IMAGE_PIXELS`).
 
     Raises:
         BadPhoto: the file cannot be read, is empty, damaged or not an image, has too many pixels, or has pixels that
             are not colors.
     """
     encoded = file if isinstance(file, bytes) else content(file)
-    limits = [limit for limit in (Image.MAX_IMAGE_PIXELS, max_pixels) if limit is not None]
-    return _attempt(lambda: _convert(encoded, _MODES[channels], min(limits, default=None)))
+    return _attempt(lambda: _convert(encoded, _MODES[channels]))
 
 
 def seems_whole(encoded: bytes) -> bool:
@@ -217,7 +178,7 @@ def seen(image: Image.Image, image_size: tuple[int, int], resize: str) -> tuple[
     return left, top, image.width - left, image.height - top
 
 
-def _open(encoded: bytes, most: int | None) -> Image.Image:
+def _open(encoded: bytes) -> Image.Image:
     """Returns the decoded image, after checking its header."""
     if not encoded:
         raise BadPhoto("an empty file")
@@ -229,11 +190,12 @@ def _open(encoded: bytes, most: int | None) -> Image.Image:
     try:
         image: Image.Image = Image.open(io.BytesIO(encoded), formats=formats.known())
     except Image.DecompressionBombError as e:
-        raise BadPhoto(_too_large(most)) from e
+        raise BadPhoto(_too_large()) from e
     except Image.UnidentifiedImageError as e:
         raise BadPhoto(formats.refusal(encoded)) from e
+    most = Image.MAX_IMAGE_PIXELS
     if most is not None and image.width * image.height > most:
-        raise BadPhoto(_too_large(most))
+        raise BadPhoto(_too_large())
     image.load()
     return image
 
@@ -258,8 +220,8 @@ def _turn(image: Image.Image) -> Image.Image:
     return image if turn is None else image.transpose(turn)
 
 
-def _convert(encoded: bytes, mode: str, most: int | None) -> Photo:
-    opened = _open(encoded, most)
+def _convert(encoded: bytes, mode: str) -> Photo:
+    opened = _open(encoded)
     full = 2 ** _bits(encoded, opened) - 1
     image = _turn(opened)
     if image.mode == "F":
@@ -309,8 +271,8 @@ def _note(highest: int, full: int) -> str:
     return f"values stay below {limit:,} of {full:,}" if 1 < limit <= _DARK * (full + 1) else ""
 
 
-def _too_large(most: int | None) -> str:
-    return f"more than {most:,} pixels: too large to be a photo, or a decompression bomb; save a smaller copy"
+def _too_large() -> str:
+    return f"more than {Image.MAX_IMAGE_PIXELS:,} pixels: too large; save a smaller copy"
 
 
 def _silence() -> None:

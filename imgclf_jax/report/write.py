@@ -28,7 +28,8 @@ def report(
 ) -> Path:
     """Writes a report on one run, or a comparison of several. An earlier report in the same place is replaced.
 
-    The confusion matrix and the mistakes are also added to the TensorBoard files of a run that has such files.
+    A report in the workdir of its run also adds the confusion matrix and the mistakes to its TensorBoard files, if there
+    are any.
 
     Args:
         folders: the workdirs.
@@ -70,7 +71,7 @@ def report(
         shown = {
             picture.name: picture.png for picture in built.pictures.get(index, ()) if picture.name in IN_TENSORBOARD
         }
-        if shown and run.network is not None:
+        if shown and run.network is not None and folder.is_relative_to(run.folder.resolve()):
             try:
                 tensorboard.add_pictures(run.folder, run.network.step, shown)
             except OSError as error:

@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from imgclf_jax.data import formats
 from imgclf_jax.data.folder.layout import shown
 from imgclf_jax.storage.files import reason_of
 
@@ -44,6 +43,8 @@ def read(path: Path, name: str, problems: list[str]) -> list[Sample]:
         name: what messages call it.
         problems: gets the lines.
     """
+    from imgclf_jax.data import formats  # It imports Pillow.
+
     photos: dict[str, list[Sample]] = {}
     labels: dict[str, dict[str, bytes]] = {}
     others: dict[str, list[str]] = {}
