@@ -361,7 +361,7 @@ def test_balanced_sampling_draws_each_class_equally_often():
 
 
 def test_an_unknown_model_is_refused():
-    with pytest.raises(UserError, match="give --config.model.name=resnet18"):
+    with pytest.raises(UserError, match="=resnet18 "):
         components.find("resnet19", models.MODELS, "model.name")
 
 

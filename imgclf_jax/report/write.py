@@ -28,8 +28,7 @@ def report(
 ) -> Path:
     """Writes a report on one run, or a comparison of several. An earlier report in the same place is replaced.
 
-    A report in the workdir of its run also adds the confusion matrix and the mistakes to its TensorBoard files, if there
-    are any.
+    A report in the workdir of its run also adds the confusion matrix and the mistakes to its TensorBoard files, if any.
 
     Args:
         folders: the workdirs.
