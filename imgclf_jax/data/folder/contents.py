@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from imgclf_jax.data import caches, decode
+from imgclf_jax.data import caches
 from imgclf_jax.storage.files import reason_of
 
 
@@ -49,6 +49,8 @@ class OwnFiles:
 
     def read(self, index: int) -> bytes:
         """See `Contents.read`."""
+        from imgclf_jax.data import decode  # It imports Pillow.
+
         return decode.content(self.name(index))
 
     def name(self, index: int) -> str:
@@ -102,6 +104,8 @@ class Parts:
 
     def read(self, index: int) -> bytes:
         """See `Contents.read`."""
+        from imgclf_jax.data import decode  # It imports Pillow.
+
         size = int(self._sizes[index])
         try:
             # Opening takes microseconds, and a file that stays open would be one too many of thousands.
