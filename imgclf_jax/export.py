@@ -70,15 +70,8 @@ NETWORK, DESCRIPTION = "model.stablehlo", "model.json"
 
 def define_flags() -> None:
     """Defines the flags of this tool."""
-    cli.define_parts()
-    flags.DEFINE_string("workdir", None, "Folder of the run.")
+    cli.define_run()
     flags.DEFINE_string("output", None, "The file to write; it must not exist.")
-    flags.DEFINE_enum(
-        "checkpoint",
-        "reported",
-        ["reported", "last", "best"],
-        "The checkpoint to export; reported: the one whose test accuracy was printed.",
-    )
 
 
 def main(argv: list[str]) -> int:

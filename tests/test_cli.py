@@ -421,5 +421,14 @@ def test_workdir_in_use_is_refused(run, tmp_path):
 def test_help_names_every_flag(run):
     done = run("--help")
     assert done.code == 0
-    for flag in ("--workdir", "--mode", "--split", "--checkpoint", "allow_config_change", "--config.train.epochs=3"):
+    named = (
+        "--workdir",
+        "--mode",
+        "--split",
+        "--checkpoint",
+        "--parts",
+        "allow_config_change",
+        "--config.train.epochs=3",
+    )
+    for flag in named:
         assert flag in done.out

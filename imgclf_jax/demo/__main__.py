@@ -27,14 +27,7 @@ FLAGS = flags.FLAGS
 
 def define_flags() -> None:
     """Defines the flags of this tool."""
-    cli.define_parts()
-    flags.DEFINE_string("workdir", None, "Folder of the run.")
-    flags.DEFINE_enum(
-        "checkpoint",
-        "reported",
-        ["reported", "last", "best"],
-        "The checkpoint to use; reported: the one whose test accuracy was printed.",
-    )
+    cli.define_run()
     flags.DEFINE_integer("port", 0, "Port of the page; 0: any free one.", lower_bound=0, upper_bound=65535)
     flags.DEFINE_bool("open", False, "Open the page in the browser.")
 

@@ -35,14 +35,7 @@ FLAGS = flags.FLAGS
 
 def define_flags() -> None:
     """Defines the flags of this tool."""
-    cli.define_parts()
-    flags.DEFINE_string("workdir", None, "Folder of the run.")
-    flags.DEFINE_enum(
-        "checkpoint",
-        "reported",
-        ["reported", "last", "best"],
-        "The checkpoint to use; reported: the one whose test accuracy was printed.",
-    )
+    cli.define_run()
     flags.DEFINE_integer("top_k", 3, "Number of classes to show per file; json always has all.", lower_bound=1)
     flags.DEFINE_enum("format", "table", ["table", "csv", "json"], "Format of the rows.")
     flags.DEFINE_string("output", None, "File to write the rows to; it must not exist. Default: standard output.")

@@ -19,6 +19,7 @@ from imgclf_jax.terminal import config_file, interrupt, named, streams
 from imgclf_jax.terminal.config_file import config_path as config_path
 
 FLAGS = flags.FLAGS
+flags.disclaim_key_flags()  # Flags that are defined here are listed in the help of the tool that asks for them.
 PATH_FLAGS = ("workdir", "rerun", "output", "save_dir", "image", "parts", "profile")  # of all tools
 CONFIG_HELP = (
     "The experiment: the name of a config of imgclf_jax, such as cnn, or the path of a Python file with get_config()."
@@ -98,13 +99,25 @@ def parse_flags(argv: list[str], positional: bool = False) -> list[str]:
     return rest
 
 
+def define_run() -> None:
+    """Defines the flags of the tools that use the network of a run."""
+    define_parts()
+    flags.DEFINE_string("workdir", None, "Folder of the run.")
+    flags.DEFINE_enum(
+        "checkpoint",
+        "reported",
+        ["reported", "last", "best"],
+        "The checkpoint to use; reported: the one whose test accuracy was printed.",
+    )
+
+
 def define_parts() -> None:
     """Defines the flag of the tools that import parts of one's own."""
     flags.DEFINE_multi_string(
         "parts",
         [],
         'A folder with modules of your own, which the config names like "my_nets:WideResNet". They are also looked for '
-        "in the folder of --config, in the current folder and among the installed packages.",
+        "in the folder of the config file, in the current folder and among the installed packages.",
     )
 
 
