@@ -7,6 +7,7 @@ so that every operation is a plain NHWC/HWIO convolution or a matrix product, wh
 convolutions are in depthwise.py. On other backends, all of this is just `lax.conv_general_dilated`.
 """
 
+import functools
 import math
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
@@ -15,11 +16,13 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from imgclf_jax.models import depthwise, onednn
+from imgclf_jax import onednn
+from imgclf_jax.models import depthwise
 
 Padding = Literal["SAME", "VALID"]
 Pads = tuple[tuple[int, int], ...]  # (above, below), (left, right) of the images, in pixels
 NHWC = ("NHWC", "HWIO", "NHWC")
+ROW = 32  # pixels
 FEW_PIXELS = 16  # of an image; its convolution as one product takes the square of them
 DTYPES = (jnp.float32, jnp.bfloat16)  # others are left to JAX
 
@@ -84,6 +87,8 @@ def convolve(
     tiny = math.prod(images.shape[1:3]) <= FEW_PIXELS and max(images.shape[1:3]) < min(kernel.shape[:2])
     if tiny and groups == 1 and strides == dilation == (1, 1):
         return _whole_image(images, kernel, pads)
+    if onednn.serves(images) and kernel.dtype == images.dtype and min(value for side in pads for value in side) >= 0:
+        return _conv_onednn(images, kernel, windows)
     return _conv_cpu(images, kernel, windows)
 
 
@@ -218,6 +223,54 @@ def _backward(windows, saved, gradient):
 _conv_cpu.defvjp(_forward, _backward)
 
 
+def _shape(images, kernel, windows):
+    outputs = jax.eval_shape(lambda *operands: _conv(*operands, windows), images, kernel).shape
+    return onednn.Convolution(images.shape, kernel.shape, outputs, *windows, str(images.dtype))
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _conv_onednn(images, kernel, windows):
+    return onednn.convolve("forward", images, kernel, _shape(images, kernel, windows))
+
+
+def _onednn_forward(images, kernel, windows):
+    return _conv_onednn(images, kernel, windows), (images, kernel)
+
+
+def _onednn_backward(windows, saved, gradient):
+    images, kernel = saved
+    shape = _shape(images, kernel, windows)
+    to_images = onednn.convolve("images", gradient, kernel, shape)
+    return to_images, onednn.convolve("kernel", *_side_by_side(images, gradient, shape))
+
+
+def _side_by_side(images, gradient, shape):
+    """The operands of the kernel's gradient, with several small images in each, side by side.
+
+    In bfloat16, the library sums over the pixels of a row, 32 in one instruction, so rows should be that long.
+    """
+    (top, bottom), (left, right) = shape.pads
+    batch, height, width, _ = images.shape
+    beyond, padded = shape.kernel[1] - 1, left + width + right
+    counts = [count for count in range(1, ROW // padded + 1) if batch % count == 0]
+    simple = shape.strides == shape.dilation == (1, 1) and shape.groups == 1 and shape.dtype == "bfloat16"
+    if not simple or counts[-1:] in ([], [1]):
+        return images, gradient, shape
+
+    def joined(x, pads):
+        x = jnp.pad(x, ((0, 0), *pads, (0, 0)))
+        x = x.reshape(batch // counts[-1], counts[-1], *x.shape[1:]).transpose(0, 2, 1, 3, 4)
+        return x.reshape(x.shape[0], x.shape[1], counts[-1] * padded, -1)
+
+    images = joined(images, ((top, bottom), (left, right)))
+    gradient = joined(gradient, ((0, 0), (0, beyond)))  # Zero for windows that see two images.
+    joint = shape._replace(images=images.shape, outputs=gradient.shape, pads=((0, 0), (0, beyond)))
+    return images, gradient, joint
+
+
+_conv_onednn.defvjp(_onednn_forward, _onednn_backward)
+
+
 def _image_gradient(shape, kernel, gradient, windows):
     """One convolution for each position of a pixel relative to the stride, then all of them interleaved.
 
@@ -282,8 +335,6 @@ def _kernel_gradient(images, kernel, gradient, windows):
         return (rows.T @ gradient.reshape(-1, gradient.shape[-1])).reshape(kernel.shape)
     _, strides, dilation, groups = windows
     pads = depthwise.full_pads(images.shape, kernel.shape, gradient.shape, *windows[:3])
-    if groups == 1 and onednn.used():
-        return onednn.kernel_gradient(images, gradient, pads, strides, dilation)
     batch, height, width, channels = images.shape
     images = images.reshape(batch, height, width, groups, channels // groups).transpose(4, 1, 2, 3, 0)
     images = images.reshape(channels // groups, height, width, groups * batch)

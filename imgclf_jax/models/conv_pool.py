@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from imgclf_jax import onednn
 from imgclf_jax.models.conv import Padding, Pads, convolve, pads
 from imgclf_jax.models.pool import max_pool
 
@@ -41,7 +42,7 @@ def conv2d_max_pool(images: jax.Array, kernel: jax.Array, padding: Padding = "SA
     images = images[:, : kept[0], : kept[1]]
     few = kernel.shape[2] <= FEW_CHANNELS and kernel.shape[3] <= FEW_FEATURES
     odd = kernel.shape[0] % 2 == kernel.shape[1] % 2 == 1
-    if jax.default_backend() == "cpu" and window == 2 and odd and few:
+    if jax.default_backend() == "cpu" and not onednn.serves(images) and window == 2 and odd and few:
         return _few_channels(images, kernel, tuple(needed))
     return max_pool(convolve(images, kernel, tuple(needed)), window)
 

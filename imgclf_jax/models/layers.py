@@ -49,7 +49,8 @@ class Conv(nn.Module):
             y = convolve(x, kernel, pads(kernel, self.padding), (self.stride, self.stride))
         if self.use_bias:
             bias = self.param("bias", self.bias_init, (self.features,), jnp.float32)
-            y += jax.lax.broadcast_to_rank(bias.astype(self.dtype), y.ndim)
+            # In float32: the gradient of the bias is a sum over many pixels.
+            y = (y.astype(jnp.float32) + jax.lax.broadcast_to_rank(bias, y.ndim)).astype(self.dtype)
         return y
 
 

@@ -8,6 +8,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from imgclf_jax.models.passes import pass_over
+
 NORMS = ("batch", "group")
 
 
@@ -57,11 +59,11 @@ class BatchNorm(nn.Module):
             inverse = jax.lax.rsqrt(running_var.value + self.epsilon)
             mean, factor, bias = _like(x, running_mean.value, inverse * scale, bias)
             return ((x.astype(jnp.float32) - mean) * factor + bias).astype(self.dtype)
-        y, mean, var = batch_norm(x, scale, bias, self.epsilon, self.axis_name)
+        y, mean, var = batch_norm(x, scale, bias, self.epsilon, self.axis_name, self.dtype)
         if not self.is_initializing():
             running_mean.value = self.momentum * running_mean.value + (1 - self.momentum) * mean
             running_var.value = self.momentum * running_var.value + (1 - self.momentum) * var
-        return y.astype(self.dtype)
+        return y
 
 
 def channel_mean(x: jax.Array) -> jax.Array:
@@ -87,9 +89,14 @@ def _over_devices(means, axis_name):
     return means if axis_name is None else jax.lax.pmean(means, axis_name)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4, 5))
 def batch_norm(
-    x: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float, axis_name: str | None = None
+    x: jax.Array,
+    scale: jax.Array,
+    bias: jax.Array,
+    epsilon: float,
+    axis_name: str | None = None,
+    dtype: Any = jnp.float32,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Normalizes each channel to zero mean and unit variance, then applies `scale` and `bias`.
 
@@ -99,38 +106,46 @@ def batch_norm(
         bias: float32 [C].
         epsilon: added to the variance.
         axis_name: of the device axis, if `x` is one device's part of a batch; `None` if `x` is the whole batch.
+        dtype: of the result.
 
     Returns:
-        float32 [..., C], and the mean and variance of the batch, float32 [C]. The gradient flows only through the
+        `dtype` [..., C], and the mean and variance of the batch, float32 [C]. The gradient flows only through the
         first; the other two are for the running statistics.
     """
-    return _forward(x, scale, bias, epsilon, axis_name)[0]
+    return _forward(x, scale, bias, epsilon, axis_name, dtype)[0]
 
 
-def _forward(x, scale, bias, epsilon, axis_name):
+def _forward(x, scale, bias, epsilon, axis_name, dtype):
     mean = _over_devices(channel_mean(x.astype(jnp.float32)), axis_name)
-    centered = x.astype(jnp.float32) - _like(x, mean)[0]
+    again, centers = pass_over(x, mean)
+    centered = again.astype(jnp.float32) - _like(x, centers)[0]
     var = _over_devices(channel_mean(jnp.square(centered)), axis_name)
     inverse = jax.lax.rsqrt(var + epsilon)
-    factor, bias = _like(x, inverse * scale, bias)
     # `x` is kept in its own dtype, which may be half as large, and centered again.
-    return (centered * factor + bias, mean, var), (x, mean, inverse, scale)
+    again, *vectors = pass_over(x, mean, inverse * scale, bias)
+    center, factor, bias = _like(x, *vectors)
+    y = (again.astype(jnp.float32) - center) * factor + bias
+    return (y.astype(dtype), mean, var), (x, mean, inverse, scale)
 
 
-def _backward(epsilon, axis_name, saved, gradients):
+def _backward(epsilon, axis_name, dtype, saved, gradients):
     """Takes two means in total; the derivative of the formula above would take five.
 
     The gradient of `x` uses the means over the global batch. Those of `scale` and `bias` use the means over the part of
     this device, because gradients of parameters are summed over the devices later.
     """
     x, mean, inverse, scale = saved
-    centered, gradient = x.astype(jnp.float32) - _like(x, mean)[0], gradients[0]
-    local_mean = channel_mean(gradient)
-    local_along = channel_mean(gradient * centered) * inverse
-    count = centered.size // centered.shape[-1]
-    mean, along = _over_devices((local_mean, local_along), axis_name)
-    mean, slope, factor = _like(centered, mean, inverse * along, inverse * scale)
-    dx = (gradient - mean - centered * slope) * factor
+    (gradient,) = pass_over(gradients[0])
+    local_mean = channel_mean(gradient.astype(jnp.float32))
+    again, slopes, centers = pass_over(x, gradient, mean)
+    centered = again.astype(jnp.float32) - _like(x, centers)[0]
+    local_along = channel_mean(slopes.astype(jnp.float32) * centered) * inverse
+    count = x.size // x.shape[-1]
+    mean_gradient, along = _over_devices((local_mean, local_along), axis_name)
+    again, slopes, *vectors = pass_over(x, gradient, mean, mean_gradient, inverse * along, inverse * scale)
+    center, mean_gradient, slope, factor = _like(x, *vectors)
+    centered = again.astype(jnp.float32) - center
+    dx = (slopes.astype(jnp.float32) - mean_gradient - centered * slope) * factor
     return dx.astype(x.dtype), local_along * count, local_mean * count
 
 

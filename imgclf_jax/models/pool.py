@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from imgclf_jax import onednn
+
 
 def max_pool(images: jax.Array, window: int = 2) -> jax.Array:
     """Max-pooling with stride equal to the window. Rows and columns that do not fill a window are dropped.
@@ -20,10 +22,30 @@ def max_pool(images: jax.Array, window: int = 2) -> jax.Array:
     Returns:
         float [B, H // window, W // window, C].
     """
+    if jax.default_backend() == "cpu" and onednn.serves(images):
+        return _max_onednn(images, window)
     batch, height, width, channels = images.shape
     rows, columns = height // window, width // window
     images = images[:, : rows * window, : columns * window]
     return _max_of_windows(images.reshape(batch, rows, window, columns, window, channels))
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+def _max_onednn(images, window):
+    return onednn.max_pool(images, window)[0]
+
+
+def _onednn_forward(images, window):
+    highest, places = onednn.max_pool(images, window)
+    return highest, (places, images)
+
+
+def _onednn_backward(window, saved, gradient):
+    places, images = saved  # Of the images, only the shape is used.
+    return (onednn.max_pool_gradient(gradient, places, images.shape, window),)
+
+
+_max_onednn.defvjp(_onednn_forward, _onednn_backward)
 
 
 @jax.custom_vjp

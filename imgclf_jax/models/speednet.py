@@ -12,9 +12,10 @@ import numpy as np
 from imgclf_jax.errors import unknown
 from imgclf_jax.models.layers import Conv, classify, flatten
 from imgclf_jax.models.norm import BatchNorm
+from imgclf_jax.models.passes import gelu, silu
 from imgclf_jax.models.pool import max_pool
 
-ACTIVATIONS = {"gelu": lambda x: nn.gelu(x, approximate=False), "silu": nn.silu, "relu": nn.relu}
+ACTIVATIONS = {"gelu": gelu, "silu": silu, "relu": nn.relu}
 POOLS = ("window", "global")
 WHITENING = "params/whiten/kernel"
 PATCH = 2  # side of the whitened patches, in pixels

@@ -1,0 +1,120 @@
+"""What the convolutions and poolings of the library have in common: memory, and steps that run on the current thread.
+
+The functions and constants are those of oneDNN's C interface (https://uxlfoundation.github.io/oneDNN).
+"""
+
+import ctypes
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
+from ctypes import c_void_p
+
+from imgclf_jax.onednn import library
+from imgclf_jax.onednn.library import call, create, one_thread, sizes
+
+CPU, IN_ORDER, ALLOCATE = 1, 1, -1  # of an engine; of a stream; as the address of memory
+DTYPES = {"float32": 3, "bfloat16": 2, "uint8": 6}
+TRAINING, USER = 64, 1  # forward propagation; who keeps the working memory
+SCRATCHPAD = 136  # what a primitive is asked for
+SOURCE, TARGET, GRADIENT, WORKING = 1, 17, 128, 80  # arguments; + GRADIENT: the gradient of it
+
+Run = Callable[..., None]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Array:
+    """Memory of a primitive.
+
+    Attributes:
+        description: its layout.
+        operand: its place among the operands and results of the whole, which are given as addresses; or `None`.
+    """
+
+    description: c_void_p
+    operand: int | None = None
+
+
+Step = tuple[c_void_p, dict[int, Array]]  # a primitive, and its arrays by their places
+
+
+class _Argument(ctypes.Structure):
+    _fields_ = (("place", ctypes.c_int), ("memory", c_void_p))
+
+
+@functools.cache
+def engine() -> c_void_p:
+    """The processor."""
+    return create("dnnl_engine_create", CPU, ctypes.c_size_t(0))
+
+
+def runner(steps: Sequence[Step], operands: int) -> Run:
+    """Returns a function of the addresses of operands and results that takes the steps. Threads may call it at once.
+
+    Args:
+        steps: in their order; arrays without an operand belong to the thread.
+        operands: how many addresses there are.
+    """
+    unused: list[Run] = []
+
+    def run(*addresses: int) -> None:
+        library.quick().omp_set_num_threads(1)
+        one = unused.pop() if unused else _bind(steps, operands)
+        one(*addresses)
+        unused.append(one)
+
+    return run
+
+
+def _bind(steps, operands):
+    """The function for one thread, with memory of its own."""
+    stream = create("dnnl_stream_create", engine(), IN_ORDER)
+    memories, bound = {}, []
+    for primitive, arrays in steps:
+        for array in arrays.values():
+            if array not in memories:
+                address = ALLOCATE if array.operand is None else 0
+                memories[array] = create("dnnl_memory_create", array.description, engine(), c_void_p(address))
+        arguments = (_Argument * len(arrays))(*[_Argument(place, memories[array]) for place, array in arrays.items()])
+        bound.append((primitive, len(arrays), arguments))
+    by_operand = {array.operand: memory for array, memory in memories.items()}
+    given = [by_operand[place] for place in range(operands)]
+    move, execute = library.quick().dnnl_memory_set_data_handle, library.load().dnnl_primitive_execute
+
+    def run(*addresses):
+        for memory, address in zip(given, addresses, strict=True):
+            move(memory, address)
+        for primitive, count, arguments in bound:
+            if status := execute(primitive, stream, count, arguments):
+                raise library.Error(f"oneDNN: dnnl_primitive_execute returned {status}")
+
+    return run
+
+
+def primitive(description: c_void_p) -> c_void_p:
+    """Makes the primitive of a description."""
+    with one_thread():
+        return create("dnnl_primitive_create", description)
+
+
+def attributes() -> c_void_p:
+    """Attributes of a description: working memory is given to the primitive, and not shared among all of them."""
+    made = create("dnnl_primitive_attr_create")
+    call("dnnl_primitive_attr_set_scratchpad_mode", made, USER)
+    return made
+
+
+def asked(description: c_void_p, what: int) -> c_void_p:
+    """Returns the layout of an array of a primitive."""
+    return c_void_p(library.load().dnnl_primitive_desc_query_md(description, what, 0))  # type: ignore[union-attr]
+
+
+def images(shape: Sequence[int], dtype: str) -> c_void_p:
+    """The layout of images [B, H, W, C]. The library names axes in the order B, C, H, W, however they lie in memory."""
+    batch, height, width, channels = shape
+    return strided((batch, channels, height, width), (height * width * channels, 1, width * channels, channels), dtype)
+
+
+def strided(dims: Sequence[int], strides: Sequence[int], dtype: str) -> c_void_p:
+    """A layout with these distances between neighbors of each axis, in values."""
+    name = "dnnl_memory_desc_create_with_strides"
+    return create(name, len(dims), sizes(dims), DTYPES[dtype], sizes(strides))
