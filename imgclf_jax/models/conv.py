@@ -22,7 +22,6 @@ from imgclf_jax.models import depthwise
 Padding = Literal["SAME", "VALID"]
 Pads = tuple[tuple[int, int], ...]  # (above, below), (left, right) of the images, in pixels
 NHWC = ("NHWC", "HWIO", "NHWC")
-ROW = 32  # pixels
 FEW_PIXELS = 16  # of an image; its convolution as one product takes the square of them
 DTYPES = (jnp.float32, jnp.bfloat16)  # others are left to JAX
 
@@ -241,31 +240,7 @@ def _onednn_backward(windows, saved, gradient):
     images, kernel = saved
     shape = _shape(images, kernel, windows)
     to_images = onednn.convolve("images", gradient, kernel, shape)
-    return to_images, onednn.convolve("kernel", *_side_by_side(images, gradient, shape))
-
-
-def _side_by_side(images, gradient, shape):
-    """The operands of the kernel's gradient, with several small images in each, side by side.
-
-    In bfloat16, the library sums over the pixels of a row, 32 in one instruction, so rows should be that long.
-    """
-    (top, bottom), (left, right) = shape.pads
-    batch, height, width, _ = images.shape
-    beyond, padded = shape.kernel[1] - 1, left + width + right
-    counts = [count for count in range(1, ROW // padded + 1) if batch % count == 0]
-    simple = shape.strides == shape.dilation == (1, 1) and shape.groups == 1 and shape.dtype == "bfloat16"
-    if not simple or counts[-1:] in ([], [1]):
-        return images, gradient, shape
-
-    def joined(x, pads):
-        x = jnp.pad(x, ((0, 0), *pads, (0, 0)))
-        x = x.reshape(batch // counts[-1], counts[-1], *x.shape[1:]).transpose(0, 2, 1, 3, 4)
-        return x.reshape(x.shape[0], x.shape[1], counts[-1] * padded, -1)
-
-    images = joined(images, ((top, bottom), (left, right)))
-    gradient = joined(gradient, ((0, 0), (0, beyond)))  # Zero for windows that see two images.
-    joint = shape._replace(images=images.shape, outputs=gradient.shape, pads=((0, 0), (0, beyond)))
-    return images, gradient, joint
+    return to_images, onednn.convolve("kernel", images, gradient, shape)
 
 
 _conv_onednn.defvjp(_onednn_forward, _onednn_backward)

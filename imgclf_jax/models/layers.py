@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from imgclf_jax.models.conv import Padding, convolve, pads
 from imgclf_jax.models.conv_pool import conv2d_max_pool
+from imgclf_jax.models.passes import pass_over
 
 # He et al. 2015 (https://arxiv.org/abs/1502.01852): keeps the variance through ReLU layers.
 HE_NORMAL = nn.initializers.he_normal()
@@ -49,9 +50,22 @@ class Conv(nn.Module):
             y = convolve(x, kernel, pads(kernel, self.padding), (self.stride, self.stride))
         if self.use_bias:
             bias = self.param("bias", self.bias_init, (self.features,), jnp.float32)
-            # In float32: the gradient of the bias is a sum over many pixels.
-            y = (y.astype(jnp.float32) + jax.lax.broadcast_to_rank(bias, y.ndim)).astype(self.dtype)
+            y = add_bias(y, bias)
         return y
+
+
+@jax.custom_vjp
+def add_bias(x: jax.Array, bias: jax.Array) -> jax.Array:
+    """float [B, H, W, C] plus float32 [C], in the dtype of the former. The gradient of the bias is summed in float32."""
+    return (x.astype(jnp.float32) + jax.lax.broadcast_to_rank(bias, x.ndim)).astype(x.dtype)
+
+
+def _bias_gradient(_, gradient):
+    (again,) = pass_over(gradient)
+    return gradient, again.astype(jnp.float32).sum(axis=(1, 2)).sum(axis=0)
+
+
+add_bias.defvjp(lambda x, bias: (add_bias(x, bias), None), _bias_gradient)
 
 
 def dropout(x: jax.Array, rate: float, keys: jax.Array | None) -> jax.Array:

@@ -1,9 +1,11 @@
 """Passes over activations that the CPU makes without copies of them."""
 
-from collections.abc import Callable
+import functools
 
 import jax
 import jax.numpy as jnp
+
+from imgclf_jax import onednn
 
 
 def pass_over(*arrays: jax.Array) -> tuple[jax.Array, ...]:
@@ -15,31 +17,43 @@ def pass_over(*arrays: jax.Array) -> tuple[jax.Array, ...]:
     return jax.lax.optimization_barrier(arrays) if jax.default_backend() == "cpu" else arrays
 
 
-def recomputed(function: Callable[[jax.Array], jax.Array]) -> Callable[[jax.Array], jax.Array]:
-    """Makes an elementwise function of float32 one of any dtype whose derivative keeps only the argument.
-
-    Each direction is a single pass over it. As JAX derives it, the derivative keeps parts of the function.
-    """
-
-    def value(x):
-        return function(x.astype(jnp.float32)).astype(x.dtype)
-
-    def backward(x, gradient):
-        x, gradient = pass_over(x, gradient)
-        return jax.vjp(value, x)[1](gradient)
-
-    wrapped = jax.custom_vjp(value)
-    wrapped.defvjp(lambda x: (value(x), x), backward)
-    return wrapped
-
-
-@recomputed
 def gelu(x: jax.Array) -> jax.Array:
-    """GELU (Hendrycks and Gimpel 2016, https://arxiv.org/abs/1606.08415), not approximated."""
-    return x * (0.5 * jax.lax.erf(x * 0.5**0.5) + 0.5)
+    """GELU (Hendrycks and Gimpel 2016, https://arxiv.org/abs/1606.08415), not approximated: float [B, ...].
+
+    Computed in float32. The derivative keeps only the argument, and each direction is a single pass over it.
+    """
+    return _activation("gelu", x)
 
 
-@recomputed
 def silu(x: jax.Array) -> jax.Array:
-    """SiLU (the same authors), x times its logistic function, which is computed as a tangent."""
-    return x * (0.5 * jnp.tanh(0.5 * x) + 0.5)
+    """SiLU (the same authors), x times its logistic function: float [B, ...]. Computed as `gelu` is."""
+    return _activation("silu", x)
+
+
+FORMULAS = {
+    "gelu": lambda x: x * (0.5 * jax.lax.erf(x * 0.5**0.5) + 0.5),
+    "silu": lambda x: x * (0.5 * jnp.tanh(0.5 * x) + 0.5),  # a tangent takes less time than a logistic function
+}
+
+
+def _formula(name, x):
+    return FORMULAS[name](x.astype(jnp.float32)).astype(x.dtype)
+
+
+def _served(x):
+    return jax.default_backend() == "cpu" and onednn.serves(x)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _activation(name, x):
+    return onednn.activation(name, x) if _served(x) else _formula(name, x)
+
+
+def _backward(name, x, gradient):
+    if _served(x):
+        return (onednn.activation_gradient(name, gradient, x),)
+    x, gradient = pass_over(x, gradient)
+    return jax.vjp(functools.partial(_formula, name), x)[1](gradient)
+
+
+_activation.defvjp(lambda name, x: (_activation(name, x), x), _backward)

@@ -13,10 +13,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from imgclf_jax.onednn import calls, convolution, library, pooling
+from imgclf_jax.onednn import calls, convolution, elementwise, library, pooling
 from imgclf_jax.onednn.convolution import Convolution, Kind
 
-__all__ = ["Convolution", "convolve", "max_pool", "max_pool_gradient", "serves", "threads"]
+__all__ = [
+    *("activation", "activation_gradient", "convolve", "max_pool", "max_pool_gradient"),
+    *("Convolution", "serves", "threads"),
+]
 
 IMAGES, THREADS, WHOLE = "images", "threads", "whole"  # what an array's first axis is
 
@@ -84,6 +87,27 @@ def _pool(kind, shape, window, operands, results):
         return pooling.prepare(kind, (count, *shape[1:]), window, dtype)
 
     return _call(f"max_pool_{kind}_{dtype}", [shape, (window,)], prepare, operands, results, (IMAGES,) * 3)
+
+
+def activation(function: str, x: jax.Array) -> jax.Array:
+    """An activation function, "gelu" or "silu", of float [B, ...]."""
+    return _activation("forward", function, (x,))
+
+
+def activation_gradient(function: str, gradient: jax.Array, x: jax.Array) -> jax.Array:
+    """The gradient of x, from that of `activation`."""
+    return _activation("images", function, (gradient, x))
+
+
+def _activation(kind, function, operands):
+    shape, dtype = operands[0].shape, operands[0].dtype
+
+    def prepare(count):
+        return elementwise.prepare(kind, function, count * math.prod(shape[1:]), str(dtype))
+
+    divided = (IMAGES,) * (len(operands) + 1)
+    (value,) = _call(f"{function}_{kind}_{dtype}", [shape], prepare, operands, ((shape, dtype),), divided)
+    return value
 
 
 def _call(name, sizes, prepare, operands, results, divided, flops=0):

@@ -11,6 +11,7 @@ ANY = 1  # the layout that is best for a convolution
 DIRECT = 1  # the algorithm
 WEIGHTS, DIFF_WEIGHTS = 131, 132  # what a primitive is asked for
 KERNEL = 33
+ROW = 32  # pixels
 PLACES = {
     "forward": (SOURCE, KERNEL, TARGET),
     "images": (SOURCE + GRADIENT, KERNEL, TARGET + GRADIENT),
@@ -57,23 +58,75 @@ def prepare(kind: Kind, shape: Convolution) -> Run:
     Raises:
         Error: the library has no such convolution.
     """
-    images, outputs = (primitives.images(each, shape.dtype) for each in (shape.images, shape.outputs))
+    count = _beside(shape) if kind == "kernel" else 1
+    joint = _joint(shape, count) if count > 1 else shape
+    images, outputs = (primitives.images(each, shape.dtype) for each in (joint.images, joint.outputs))
     plain, free = _kernels(shape, "float32" if kind == "kernel" else shape.dtype)
     with one_thread():
-        description = _description(kind, shape, images, free, outputs)
+        description = _description(kind, joint, images, free, outputs)
     best = primitives.asked(description, DIFF_WEIGHTS if kind == "kernel" else WEIGHTS)
     arrays = [Array(each, place) for each, place in zip((images, plain, outputs), OPERANDS[kind], strict=True)]
-    given, steps = arrays[1], []
-    same = library.load().dnnl_memory_desc_equal(best, plain)  # type: ignore[union-attr]
-    if not same:
-        arrays[1] = Array(best)
+    before, after = [], []
+    if count > 1:
+        (top, _), (left, _) = shape.pads
+        arrays[0], copies = _joined(shape.images, joint.images, count, (top, left), shape.dtype, operand=0)
+        arrays[2], others = _joined(shape.outputs, joint.outputs, count, (0, 0), shape.dtype, operand=1)
+        before = [*copies, *others]
+    if not library.load().dnnl_memory_desc_equal(best, plain):  # type: ignore[union-attr]
+        given, arrays[1] = arrays[1], Array(best)
+        if kind == "kernel":
+            after = [(primitives.reorder(best, plain), {SOURCE: arrays[1], TARGET: given})]
+        else:
+            before = [(primitives.reorder(plain, best), {SOURCE: given, TARGET: arrays[1]})]
     working = Array(primitives.asked(description, primitives.SCRATCHPAD))
-    steps = [(primitives.primitive(description), dict(zip((*PLACES[kind], WORKING), (*arrays, working), strict=True)))]
-    if not same and kind == "kernel":
-        steps.append((_reorder(best, plain), {SOURCE: arrays[1], TARGET: given}))
-    elif not same:
-        steps.insert(0, (_reorder(plain, best), {SOURCE: given, TARGET: arrays[1]}))
-    return primitives.runner(steps, len(arrays))
+    places = dict(zip((*PLACES[kind], WORKING), (*arrays, working), strict=True))
+    return primitives.runner([*before, (primitives.primitive(description), places), *after], len(arrays))
+
+
+def _beside(shape):
+    """How many images to put side by side for the kernel's gradient.
+
+    In bfloat16, the library sums over the pixels of a row, 32 in one instruction, so rows should be that long. From half
+    of that on, the copies take longer than they save.
+    """
+    width = shape.images[2] + sum(shape.pads[1])
+    simple = shape.strides == shape.dilation == (1, 1) and shape.groups == 1 and shape.dtype == "bfloat16"
+    return min(ROW // width, shape.images[0]) if simple and 2 * width < ROW else 1
+
+
+def _joint(shape, count):
+    """The convolution whose images are `count` images side by side, padding included.
+
+    The gradient of the outputs is zero for windows that see two images.
+    """
+    batch, height, width, channels = shape.images
+    rows, columns = height + sum(shape.pads[0]), count * (width + sum(shape.pads[1]))
+    return shape._replace(
+        images=(-(-batch // count), rows, columns, channels),
+        outputs=(-(-batch // count), shape.outputs[1], columns, shape.outputs[3]),
+        pads=((0, 0), (0, shape.kernel[1] - 1)),
+    )
+
+
+def _joined(before, after, count, corner, dtype, operand):
+    """Images [B, H, W, C] in memory of `after`, side by side, with zeros around them; and the steps that copy them."""
+    batch, height, width, channels = before
+    groups, rows, columns, _ = after
+    image, slot = height * width * channels, columns // count * channels
+    strides = image, count * image, 1, width * channels, channels
+    given = primitives.strided((count, groups, channels, height, width), strides, dtype)
+    strides = slot, rows * columns * channels, 1, columns * channels, channels
+    slots = primitives.strided((count, groups, channels, rows, columns // count), strides, dtype)
+    array, steps = Array(primitives.images(after, dtype)), []
+    full, rest = divmod(batch, count)
+    for start, dims in (0, (count, full)), (full, (rest, 1)):
+        if min(dims):
+            dims = *dims, channels, height, width
+            source = primitives.part(given, dims, (0, start, 0, 0, 0))
+            target = primitives.part(slots, dims, (0, start, 0, *corner))
+            places = {SOURCE: Array(source, operand), TARGET: Array(target, of=array)}
+            steps.append((primitives.reorder(source, target), places))
+    return array, steps
 
 
 def _description(kind, shape, images, kernel, outputs):
@@ -105,11 +158,3 @@ def _kernels(shape, dtype):
         strides[:1] = [features // shape.groups, 1]
     free = create("dnnl_memory_desc_create_with_tag", len(dims), sizes(dims), primitives.DTYPES[dtype], ANY)
     return primitives.strided(dims, strides, dtype), free
-
-
-def _reorder(before, after):
-    with one_thread():
-        engine = primitives.engine()
-        return primitives.primitive(
-            create("dnnl_reorder_primitive_desc_create", before, engine, after, engine, None)
-        )

@@ -12,7 +12,8 @@ from ctypes import c_void_p
 from imgclf_jax.onednn import library
 from imgclf_jax.onednn.library import call, create, one_thread, sizes
 
-CPU, IN_ORDER, ALLOCATE = 1, 1, -1  # of an engine; of a stream; as the address of memory
+CPU, IN_ORDER = 1, 1  # of an engine; of a stream
+ALIGNMENT = 64  # of memory, in bytes
 DTYPES = {"float32": 3, "bfloat16": 2, "uint8": 6}
 TRAINING, USER = 64, 1  # forward propagation; who keeps the working memory
 SCRATCHPAD = 136  # what a primitive is asked for
@@ -28,10 +29,12 @@ class Array:
     Attributes:
         description: its layout.
         operand: its place among the operands and results of the whole, which are given as addresses; or `None`.
+        of: the array whose memory this is, in another layout; or `None`. Memory that is not given is zero at first.
     """
 
     description: c_void_p
     operand: int | None = None
+    of: "Array | None" = None
 
 
 Step = tuple[c_void_p, dict[int, Array]]  # a primitive, and its arrays by their places
@@ -68,21 +71,25 @@ def runner(steps: Sequence[Step], operands: int) -> Run:
 def _bind(steps, operands):
     """The function for one thread, with memory of its own."""
     stream = create("dnnl_stream_create", engine(), IN_ORDER)
-    memories, bound = {}, []
+    buffers, memories, bound = {}, {}, []
     for primitive, arrays in steps:
         for array in arrays.values():
+            own = array.of or array
+            if own.operand is None and own not in buffers:
+                size = library.load().dnnl_memory_desc_get_size(own.description)
+                buffers[own] = ctypes.create_string_buffer(size + ALIGNMENT)
             if array not in memories:
-                address = ALLOCATE if array.operand is None else 0
+                address = -(-ctypes.addressof(buffers[own]) // ALIGNMENT) * ALIGNMENT if own in buffers else 0
                 memories[array] = create("dnnl_memory_create", array.description, engine(), c_void_p(address))
         arguments = (_Argument * len(arrays))(*[_Argument(place, memories[array]) for place, array in arrays.items()])
         bound.append((primitive, len(arrays), arguments))
-    by_operand = {array.operand: memory for array, memory in memories.items()}
-    given = [by_operand[place] for place in range(operands)]
+    given = [[m for array, m in memories.items() if array.operand == place] for place in range(operands)]
     move, execute = library.quick().dnnl_memory_set_data_handle, library.load().dnnl_primitive_execute
 
-    def run(*addresses):
-        for memory, address in zip(given, addresses, strict=True):
-            move(memory, address)
+    def run(*addresses, buffers=buffers):  # which live as long as this function
+        for places, address in zip(given, addresses, strict=True):
+            for memory in places:
+                move(memory, address)
         for primitive, count, arguments in bound:
             if status := execute(primitive, stream, count, arguments):
                 raise library.Error(f"oneDNN: dnnl_primitive_execute returned {status}")
@@ -112,6 +119,17 @@ def images(shape: Sequence[int], dtype: str) -> c_void_p:
     """The layout of images [B, H, W, C]. The library names axes in the order B, C, H, W, however they lie in memory."""
     batch, height, width, channels = shape
     return strided((batch, channels, height, width), (height * width * channels, 1, width * channels, channels), dtype)
+
+
+def reorder(before: c_void_p, after: c_void_p) -> c_void_p:
+    """Makes the primitive that copies an array to another layout."""
+    with one_thread():
+        return primitive(create("dnnl_reorder_primitive_desc_create", before, engine(), after, engine(), None))
+
+
+def part(whole: c_void_p, dims: Sequence[int], offsets: Sequence[int]) -> c_void_p:
+    """The layout of a part of an array in its memory."""
+    return create("dnnl_memory_desc_create_submemory", whole, sizes(dims), sizes(offsets))
 
 
 def strided(dims: Sequence[int], strides: Sequence[int], dtype: str) -> c_void_p:

@@ -120,10 +120,17 @@ def orthogonal(matrices: jax.Array, iteration: Iteration) -> jax.Array:
     x = (matrices / (norms + EPSILON)).astype(PRECISION)
     tall = x.shape[1] > x.shape[2]
     for _ in range(iteration.steps):
-        gram = jnp.einsum("nij,nik->njk" if tall else "nji,nki->njk", x, x)  # of the shorter side
-        cubic = b * gram + c * (gram @ gram)
-        x = a * x + (x @ cubic if tall else cubic @ x)
+        gram = _product("nij,nik->njk" if tall else "nji,nki->njk", x, x)  # of the shorter side
+        cubic = b * gram + c * _product("nij,njk->nik", gram, gram)
+        x = a * x + (_product("nij,njk->nik", x, cubic) if tall else _product("nij,njk->nik", cubic, x))
     return x
+
+
+def _product(subscripts, left, right):
+    """A product of matrices. XLA's own of bfloat16 is slower on the CPU than that of float32."""
+    if jax.default_backend() != "cpu":
+        return jnp.einsum(subscripts, left, right)
+    return jnp.einsum(subscripts, left.astype(jnp.float32), right.astype(jnp.float32)).astype(left.dtype)
 
 
 class MuonState(NamedTuple):
