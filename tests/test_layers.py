@@ -9,7 +9,7 @@ import pytest
 from runs import ROOT, environment
 
 PACKAGE = "imgclf_jax"
-GROUND = {"errors", "rng", "config", "storage", "components"}
+GROUND = {"errors", "rng", "config", "storage", "components", "onednn"}
 BELOW_DOORS = GROUND | {"terminal", "models", "augment", "data", "devices", "workdir", "training"}
 DOORS = {"__main__", "main", "train", "evaluate", "check", "rerun", "preview", "export", "ensemble", "cache"}
 # Room -> the rooms that its modules may import, besides their own.
