@@ -1,16 +1,10 @@
-"""Times the three convolutions of each layer of speednet alone, with the kernel's gradient in several forms.
+"""Times the three convolutions of each layer of speednet alone: by oneDNN, as training computes them, and by XLA.
 
     python scripts/bench_convolutions.py --batch=500 --dtype=bfloat16
     python scripts/bench_convolutions.py --layers=32x3x64,16x64x128 --rounds=9
 
 A layer is written side x inputs x outputs, and has 3×3 kernels and SAME padding. All contenders take turns, and the
-medians over the rounds are printed. The forms of the kernel's gradient, the sum over all pixels of an image's
-neighborhood times the gradient of the output:
-
-- one: a convolution with channels and examples swapped, `imgclf_jax.models.conv`;
-- taps: nine matrix products, one for each position in the kernel;
-- rows: a convolution over rows, columns and channels, `imgclf_jax.models.onednn`, with the whole batch;
-- parts: the same in parts of the batch whose operand stays in the cache. This is what training uses with oneDNN.
+medians over the rounds are printed. Without oneDNN (`pip install onednn-cpu-gomp`), XLA's alone are timed.
 """
 
 import statistics
@@ -25,9 +19,10 @@ import numpy as np
 from absl import flags
 from bench_step import describe_machine, limit_cores
 
+from imgclf_jax import onednn
 from imgclf_jax.devices import xla
 from imgclf_jax.errors import UserError
-from imgclf_jax.models import conv, onednn
+from imgclf_jax.models import conv
 from imgclf_jax.terminal.cli import parse_flags, run_tool
 from imgclf_jax.terminal.console import Console
 
@@ -53,16 +48,17 @@ def main(argv: list[str]) -> int:
     xla.configure_xla()
     console = Console()
     console.print(", ".join(describe_machine(cores, None).values()))
-    rows = []
+    rows, names = [], []
     for side, inputs, outputs in layers:
         runs, flops = contenders(side, inputs, outputs)
         medians = measure(runs, FLAGS.rounds)
+        names = list(medians)
         shown = [f"{1e3 * seconds:.1f} ({flops / seconds / 1e9:.0f})" for seconds in medians.values()]
         rows.append((f"{side}×{side}, {inputs} to {outputs}", *shown))
         console.task("layers", len(rows), len(layers))
     console.finish()
     console.print(f"batch {FLAGS.batch}, {FLAGS.dtype}; milliseconds (GFLOP/s, padding included):")
-    console.table(("layer", "forward", "to images", "one", "taps", "rows", "parts"), rows)
+    console.table(("layer", *names), rows)
     return 0
 
 
@@ -80,43 +76,30 @@ def contenders(side: int, inputs: int, outputs: int) -> tuple[dict[str, Callable
     shapes = (FLAGS.batch, side, side, inputs), (3, 3, inputs, outputs), (FLAGS.batch, side, side, outputs)
     draws = (random.standard_normal(shape, np.float32) for shape in shapes)
     images, kernel, gradient = (jnp.asarray(draw).astype(FLAGS.dtype) for draw in draws)
-    forms = {
-        "forward": (lambda x, k: conv._conv(x, k, WINDOWS), images, kernel),
-        "to images": (lambda g, k: conv._image_gradient(images.shape, k, g, WINDOWS), gradient, kernel),
-        "one": (lambda x, g: _one(x, g, kernel), images, gradient),
-        "taps": (_taps, images, gradient),
-        "rows": (lambda x, g: _parts(x, g, 2**60), images, gradient),
-        "parts": (lambda x, g: _parts(x, g, onednn.MOST_BYTES), images, gradient),
-    }
-    runs = {name: _compiled(*form) for name, form in forms.items()}
+    runs = {}
+    libraries = {"oneDNN": conv._conv_onednn, "XLA": conv._conv_cpu}
+    if not onednn.serves(images):
+        del libraries["oneDNN"]
+    for library, convolve in libraries.items():
+
+        def value(images, kernel, convolve=convolve):
+            return convolve(images, kernel, WINDOWS)
+
+        def to_images(images, kernel, gradient, value=value):
+            return jax.vjp(lambda x: value(x, kernel), images)[1](gradient)
+
+        def to_kernel(images, kernel, gradient, value=value):
+            return jax.vjp(lambda k: value(images, k), kernel)[1](gradient)
+
+        runs[f"forward, {library}"] = _compiled(value, images, kernel)
+        runs[f"to images, {library}"] = _compiled(to_images, images, kernel, gradient)
+        runs[f"to kernel, {library}"] = _compiled(to_kernel, images, kernel, gradient)
     return runs, 2 * FLAGS.batch * side**2 * 9 * inputs * outputs
 
 
 def _compiled(function, *operands):
     program = jax.jit(function).lower(*operands).compile()
     return lambda: jax.block_until_ready(program(*operands))
-
-
-def _one(images, gradient, kernel):
-    pads = ((1, 1), (1, 1))
-    swapped = conv._cropped(images.transpose(3, 1, 2, 0), gradient.transpose(1, 2, 0, 3), conv.Windows(pads))
-    return swapped.transpose(1, 2, 0, 3)
-
-
-def _taps(images, gradient):
-    height, width, outputs = gradient.shape[1:]
-    padded = jnp.pad(images, ((0, 0), (1, 1), (1, 1), (0, 0)))
-    right = gradient.reshape(-1, outputs)
-    seen = [padded[:, row : row + height, column : column + width] for row in range(3) for column in range(3)]
-    return jnp.stack([x.reshape(len(right), -1).T @ right for x in seen])
-
-
-def _parts(images, gradient, most):
-    before, onednn.MOST_BYTES = onednn.MOST_BYTES, most
-    try:
-        return onednn.kernel_gradient(images, gradient, ((1, 1), (1, 1)), (1, 1), (1, 1))
-    finally:
-        onednn.MOST_BYTES = before
 
 
 def measure(runs: dict[str, Callable[[], Any]], rounds: int) -> dict[str, float]:

@@ -4,19 +4,20 @@ from pathlib import Path
 
 import jax
 
+from imgclf_jax.onednn import library
+
 CPUINFO = Path("/proc/cpuinfo")
 INSTRUCTIONS = {"amx_bf16", "avx512_bf16", "bf16"}  # as they are called there, on x86 and on ARM
-FIRST = (0, 11)  # the first version of JAX whose convolutions use them, in oneDNN
+FIRST = (0, 11)  # the first version of JAX whose own convolutions use them
 
 
 def emulated() -> str | None:
     """Returns that bfloat16 is emulated here, and what it costs; `None` if it is not, or if that is not known."""
-    if jax.default_backend() != "cpu":
+    if jax.default_backend() != "cpu" or "bfloat16" in library.dtypes():
         return None
     flags = _flags()
     if flags and not flags & INSTRUCTIONS:
-        # 19 times with oneDNN on processors with AVX-512: see docs/performance.md.
-        return "this processor emulates bfloat16: a step can take 20 times as long as in float32"
+        return "this processor emulates bfloat16: a step is no faster than in float32"
     if jax.version.__version_info__ < FIRST:
         return f"JAX {jax.__version__} emulates bfloat16 on CPUs: a step is no faster than in float32"
     return None

@@ -23,8 +23,8 @@ def configure_xla() -> None:
         programs.trim(programs.folder())
         jax.config.update("jax_compilation_cache_dir", str(programs.folder()))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
-    # XLA's CPU compiler sends convolutions to a library that takes 1.3 to 3 times as long as its own kernels. It matters
-    # without oneDNN (imgclf_jax.onednn). A version that does not know a flag refuses to start; 0.10.1 to 0.12 know this.
+    # XLA's CPU compiler sends convolutions to a library that takes 1.3 to 3 times as long as its own kernels. This
+    # matters without imgclf_jax.onednn. A version that does not know a flag refuses to start; 0.10.1 to 0.12 know it.
     if jax.version.__version_info__ < (0, 13):
         _set("--xla_cpu_experimental_ynn_fusion_type", "-individual_convolution")
     _keep_freed_memory()

@@ -1,10 +1,11 @@
 """Convolution whose gradients are fast on every backend.
 
-XLA's CPU compiler rewrites convolutions to the layout of its fast kernels only in the entry computation, not inside
-loops (https://github.com/jax-ml/jax/issues/12868). In a `lax.while_loop` over training steps, the gradients that JAX
-derives have operands in permuted layouts and run tens of times slower than necessary. Here the gradients are written
-so that every operation is a plain NHWC/HWIO convolution or a matrix product, which are fast everywhere. Depthwise
-convolutions are in depthwise.py. On other backends, all of this is just `lax.conv_general_dilated`.
+On the CPU, oneDNN computes the convolution and its gradients where `imgclf_jax.onednn` serves them. Where it does not,
+XLA's compiler rewrites convolutions to the layout of its fast kernels only in the entry computation, not inside loops
+(https://github.com/jax-ml/jax/issues/12868). In a `lax.while_loop` over training steps, the gradients that JAX derives
+have operands in permuted layouts and run tens of times slower than necessary. Here the gradients are written so that
+every operation is a plain NHWC/HWIO convolution or a matrix product, which are fast everywhere. Depthwise convolutions
+are in depthwise.py. On other backends, all of this is just `lax.conv_general_dilated`.
 """
 
 import functools
@@ -81,13 +82,13 @@ def convolve(
     windows = Windows(pads, strides, dilation, groups)
     if jax.default_backend() != "cpu":
         return _conv(images, kernel, windows)
-    if kernel.shape[2] == 1 and groups > 1:
-        return depthwise.convolve(images, kernel, pads, strides, dilation)
     tiny = math.prod(images.shape[1:3]) <= FEW_PIXELS and max(images.shape[1:3]) < min(kernel.shape[:2])
     if tiny and groups == 1 and strides == dilation == (1, 1):
         return _whole_image(images, kernel, pads)
-    if onednn.serves(images) and kernel.dtype == images.dtype and min(value for side in pads for value in side) >= 0:
+    if onednn.serves_convolution(images, kernel, pads, dilation):
         return _conv_onednn(images, kernel, windows)
+    if kernel.shape[2] == 1 and groups > 1:
+        return depthwise.convolve(images, kernel, pads, strides, dilation)
     return _conv_cpu(images, kernel, windows)
 
 
@@ -223,8 +224,9 @@ _conv_cpu.defvjp(_forward, _backward)
 
 
 def _shape(images, kernel, windows):
-    outputs = jax.eval_shape(lambda *operands: _conv(*operands, windows), images, kernel).shape
-    return onednn.Convolution(images.shape, kernel.shape, outputs, *windows, str(images.dtype))
+    outputs = jax.eval_shape(functools.partial(_conv, windows=windows), images, kernel).shape
+    pads, strides, dilation, groups = windows
+    return onednn.Convolution(images.shape, kernel.shape, outputs, pads, strides, dilation, groups, str(images.dtype))
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))

@@ -56,7 +56,7 @@ class Conv(nn.Module):
 
 @jax.custom_vjp
 def add_bias(x: jax.Array, bias: jax.Array) -> jax.Array:
-    """float [B, H, W, C] plus float32 [C], in the dtype of the former. The gradient of the bias is summed in float32."""
+    """float [B, H, W, C] plus float32 [C], in the dtype of the former. The bias's gradient is summed in float32."""
     return (x.astype(jnp.float32) + jax.lax.broadcast_to_rank(bias, x.ndim)).astype(x.dtype)
 
 

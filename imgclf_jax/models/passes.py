@@ -40,17 +40,13 @@ def _formula(name, x):
     return FORMULAS[name](x.astype(jnp.float32)).astype(x.dtype)
 
 
-def _served(x):
-    return jax.default_backend() == "cpu" and onednn.serves(x)
-
-
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _activation(name, x):
-    return onednn.activation(name, x) if _served(x) else _formula(name, x)
+    return onednn.activation(name, x) if onednn.serves(x) else _formula(name, x)
 
 
 def _backward(name, x, gradient):
-    if _served(x):
+    if onednn.serves(x):
         return (onednn.activation_gradient(name, gradient, x),)
     x, gradient = pass_over(x, gradient)
     return jax.vjp(functools.partial(_formula, name), x)[1](gradient)

@@ -8,6 +8,8 @@ import functools
 import math
 import operator
 import os
+import platform
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -17,25 +19,54 @@ from imgclf_jax.onednn import calls, convolution, elementwise, library, pooling
 from imgclf_jax.onednn.convolution import Convolution, Kind
 
 __all__ = [
-    *("activation", "activation_gradient", "convolve", "max_pool", "max_pool_gradient"),
-    *("Convolution", "serves", "threads"),
+    *("activation", "activation_gradient", "advice", "convolve", "max_pool", "max_pool_gradient"),
+    *("Convolution", "serves", "serves_convolution", "threads"),
 ]
 
 IMAGES, THREADS, WHOLE = "images", "threads", "whole"  # what an array's first axis is
 
 
 def serves(images: jax.Array) -> bool:
-    """Whether a layer with these images [B, H, W, C] can be computed here.
+    """Whether a layer with these images [B, ...] can be computed here.
 
-    It needs the library, a dtype that the processor multiplies, sizes that are known, an image for each thread, and a
-    single device, because XLA would not divide such a call among several.
+    It needs a CPU, the library, a dtype that the processor multiplies, sizes that are known, an image for each thread,
+    and a single device, because XLA would not divide such a call among several.
     """
     return (
-        str(images.dtype) in library.dtypes()
+        jax.default_backend() == "cpu"
+        and str(images.dtype) in library.dtypes()
         and all(isinstance(size, int) and size > 0 for size in images.shape)
         and images.shape[0] >= threads()
         and jax.device_count() == 1
     )
+
+
+def serves_convolution(
+    images: jax.Array, kernel: jax.Array, pads: Sequence[tuple[int, int]], dilation: Sequence[int]
+) -> bool:
+    """Whether a convolution of images [B, H, W, C] with a kernel [kh, kw, C / groups, O] can be computed here.
+
+    Its pads must not crop the images, and there must be outputs.
+    """
+    spaces = (
+        size + sum(side) - (length - 1) * far
+        for size, side, length, far in zip(images.shape[1:3], pads, kernel.shape[:2], dilation, strict=True)
+    )
+    return (
+        serves(images)
+        and kernel.dtype == images.dtype
+        and min(kernel.shape) > 0
+        and min(value for side in pads for value in side) >= 0
+        and min(spaces) > 0
+    )
+
+
+def advice() -> str | None:
+    """Returns that the library is missing and what to do, if this machine could use it."""
+    usable = platform.system() == "Linux" and platform.machine() == "x86_64" and jax.default_backend() == "cpu"
+    if not usable or jax.device_count() > 1 or library.find():
+        return None
+    return f"this processor computes convolutions faster with oneDNN: pip install {library.PACKAGE}"
 
 
 def convolve(kind: Kind, left: jax.Array, right: jax.Array, shape: Convolution) -> jax.Array:

@@ -1,8 +1,8 @@
 """Calls of Python functions from compiled programs, on arrays where they are, on XLA's threads.
 
 XLA calls C functions that are registered by name (https://docs.jax.dev/en/latest/ffi.html). Here such a function is a
-Python function with the structures of XLA's header `xla/ffi/api/c_api.h`, version 0.3. No compiler is needed, and unlike
-in `jax.pure_callback`, nothing is copied.
+Python function with the structures of XLA's header `xla/ffi/api/c_api.h`, version 0.3. No compiler is needed, and
+unlike in `jax.pure_callback`, nothing is copied.
 """
 
 import ctypes
@@ -34,6 +34,10 @@ class _Error(ctypes.Structure):
     _fields_ = (("size", c_size_t), ("extension", c_void_p), ("message", ctypes.c_char_p), ("code", c_int))
 
 
+class _Destroy(ctypes.Structure):
+    _fields_ = (("size", c_size_t), ("extension", c_void_p), ("error", c_void_p))
+
+
 _Task = ctypes.CFUNCTYPE(None, c_void_p)
 
 
@@ -49,7 +53,7 @@ class _Api(ctypes.Structure):
         ("internal", c_void_p),
         ("create_error", ctypes.CFUNCTYPE(c_void_p, POINTER(_Error))),
         ("get_message", c_void_p),
-        ("destroy_error", ctypes.CFUNCTYPE(None, c_void_p)),
+        ("destroy_error", ctypes.CFUNCTYPE(None, POINTER(_Destroy))),
         ("others", c_void_p * 8),
         # The threads that it wakes wait for Python's lock, which this call does not give up.
         ("schedule", ctypes.PYFUNCTYPE(c_void_p, POINTER(_Schedule))),
@@ -161,7 +165,7 @@ def _share(api, context, parts, addresses):
     _jobs[number] = job
     for _ in parts[1:]:
         if refused := api.schedule(_Schedule(ctypes.sizeof(_Schedule), None, context, _help, number)):
-            api.destroy_error(refused)  # There are no others.
+            api.destroy_error(_Destroy(ctypes.sizeof(_Destroy), None, refused))  # There are no others.
     job.work()
     job.wait()
     del _jobs[number]

@@ -72,7 +72,7 @@ def prepare(kind: Kind, shape: Convolution) -> Run:
         arrays[0], copies = _joined(shape.images, joint.images, count, (top, left), shape.dtype, operand=0)
         arrays[2], others = _joined(shape.outputs, joint.outputs, count, (0, 0), shape.dtype, operand=1)
         before = [*copies, *others]
-    if not library.load().dnnl_memory_desc_equal(best, plain):  # type: ignore[union-attr]
+    if not library.load().dnnl_memory_desc_equal(best, plain):
         given, arrays[1] = arrays[1], Array(best)
         if kind == "kernel":
             after = [(primitives.reorder(best, plain), {SOURCE: arrays[1], TARGET: given})]
@@ -86,8 +86,8 @@ def prepare(kind: Kind, shape: Convolution) -> Run:
 def _beside(shape):
     """How many images to put side by side for the kernel's gradient.
 
-    In bfloat16, the library sums over the pixels of a row, 32 in one instruction, so rows should be that long. From half
-    of that on, the copies take longer than they save.
+    In bfloat16, the library sums over the pixels of a row, 32 in one instruction, so rows should be that long. From
+    half of that on, the copies take longer than they save.
     """
     width = shape.images[2] + sum(shape.pads[1])
     simple = shape.strides == shape.dilation == (1, 1) and shape.groups == 1 and shape.dtype == "bfloat16"
@@ -142,10 +142,8 @@ def _description(kind, shape, images, kernel, outputs):
     )
     if kind == "forward":
         return forward
-    if kind == "images":
-        name, arrays = "dnnl_convolution_backward_data_primitive_desc_create", (images, kernel, outputs)
-    else:
-        name, arrays = "dnnl_convolution_backward_weights_primitive_desc_create", (images, kernel, None, outputs)
+    arrays = (images, kernel, outputs) if kind == "images" else (images, kernel, None, outputs)
+    name = f"dnnl_convolution_backward_{'data' if kind == 'images' else 'weights'}_primitive_desc_create"
     return create(name, primitives.engine(), DIRECT, *arrays, *windows, forward, attributes)
 
 

@@ -16,7 +16,7 @@ class Error(RuntimeError):
 
 
 @functools.cache
-def load() -> ctypes.CDLL | None:
+def find() -> ctypes.CDLL | None:
     """Returns the library, or `None` if it is missing or does not load."""
     try:
         files = importlib.metadata.files(PACKAGE) or []
@@ -29,10 +29,18 @@ def load() -> ctypes.CDLL | None:
     return library
 
 
+def load() -> ctypes.CDLL:
+    """Returns the library. Raises `Error` if it is missing."""
+    library = find()
+    if library is None:
+        raise Error(f"oneDNN is missing: pip install {PACKAGE}")
+    return library
+
+
 @functools.cache
 def quick() -> ctypes.PyDLL:
     """The library for calls so short that to give other Python threads a turn meanwhile would take longer."""
-    library = ctypes.PyDLL(load()._name)  # type: ignore[union-attr]
+    library = ctypes.PyDLL(load()._name)
     library.dnnl_memory_set_data_handle.argtypes = c_void_p, c_void_p
     return library
 
@@ -40,7 +48,7 @@ def quick() -> ctypes.PyDLL:
 @functools.cache
 def dtypes() -> frozenset[str]:
     """The names of the dtypes that the processor multiplies; others would be emulated. Empty without the library."""
-    library = load()
+    library = find()
     if library is None:
         return frozenset()
     native = library.dnnl_get_effective_cpu_isa() & BFLOAT16

@@ -112,7 +112,7 @@ def attributes() -> c_void_p:
 
 def asked(description: c_void_p, what: int) -> c_void_p:
     """Returns the layout of an array of a primitive."""
-    return c_void_p(library.load().dnnl_primitive_desc_query_md(description, what, 0))  # type: ignore[union-attr]
+    return c_void_p(library.load().dnnl_primitive_desc_query_md(description, what, 0))
 
 
 def images(shape: Sequence[int], dtype: str) -> c_void_p:

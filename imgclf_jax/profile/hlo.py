@@ -19,6 +19,8 @@ _TARGET = re.compile(r'custom_call_target="([^"]*)"')
 _LABELS = re.compile(r"dim_labels=(\w+)_(\w+)->(\w+)")
 _DILATION = re.compile(r"lhs_dilate=([\dx]+)")
 _CONTRACTED = re.compile(r"lhs_contracting_dims=\{([\d,]*)\}")
+_STATED = re.compile(r"\bflops = (\d+)")  # by a call of imgclf_jax.onednn
+_SIZES = re.compile(r"(?<=^oneDNN)(\w+?)_\d+x.*")  # in its name
 _ONEDNN_FEATURES = re.compile(r'"output_feature_dim":"(\d+)"')
 # Operations that only run others, whose time is that of the others.
 CONTAINERS = ("while", "conditional", "call")
@@ -95,7 +97,7 @@ class Program:
         inside = self._computations[self._places[name]]
         one = inside[name]
         target, source = _TARGET.search(one.attributes), _SOURCE.search(one.attributes)
-        kind = target[1] if one.opcode == "custom-call" and target else one.opcode
+        kind = _SIZES.sub(r"\1", target[1]) if one.opcode == "custom-call" and target else one.opcode
         return Operation(
             kind, self._flops(one, inside), self._bytes(one, inside), _shorten(source[1] if source else "")
         )
@@ -104,6 +106,8 @@ class Program:
         if one.opcode == "fusion" and (called := _CALLED.search(one.attributes)):
             fused = self._computations.get(called[1], {})
             return sum(self._flops(part, fused) for part in fused.values())
+        if stated := _STATED.search(one.attributes):
+            return int(stated[1])
         arrays = [inside[name].results[0] for name in one.operands if name in inside and inside[name].results]
         if len(arrays) < 2 or not one.results:
             return 0

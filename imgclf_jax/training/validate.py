@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from imgclf_jax import augment, components, data, models
+from imgclf_jax import augment, components, data, models, onednn
 from imgclf_jax import config as configs
 from imgclf_jax.augment import extra
 from imgclf_jax.data import splits
@@ -122,6 +122,8 @@ def warnings(config: ConfigDict, info: data.Info) -> list[str]:
         )
     if config.model.dtype == "bfloat16" and (cost := half_precision.emulated()):
         lines.append(f"model.dtype='bfloat16': {cost}; for that, add --config.model.dtype=float32")
+    if config.model.name not in ("softmax", "mlp", "vit") and (advice := onednn.advice()):
+        lines.append(advice)
     return lines
 
 

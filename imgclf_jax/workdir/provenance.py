@@ -22,6 +22,7 @@ PACKAGES = {
     "tensorflow-datasets": "tensorflow_datasets",
     "numpy": "numpy",
     "pillow": "PIL",
+    "onednn-cpu-gomp": "",  # no module; see imgclf_jax.onednn
 }
 
 
