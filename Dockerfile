@@ -5,8 +5,11 @@
 # Runs, caches and downloaded data are written to the mounted folder.
 FROM python:3.13-slim
 
-# An optional dependency of pyproject.toml: cuda, tpu, slurm or none.
-ARG EXTRA=
+# An optional dependency of pyproject.toml: cpu, cuda, tpu, slurm or none.
+ARG EXTRA=cpu
+
+# oneDNN needs it.
+RUN apt-get update && apt-get install --yes --no-install-recommends libgomp1 && rm -rf /var/lib/apt/lists/*
 
 WORKDIR /source
 COPY pyproject.toml README.md LICENSE ./

@@ -167,6 +167,19 @@ def test_without_the_library_nothing_is_served(alone):
         library.dtypes.cache_clear()
 
 
+@pytest.mark.parametrize(
+    ("machine", "devices", "installed", "advised"),
+    [("x86_64", 1, False, True), ("x86_64", 1, True, False), ("arm64", 1, False, False), ("x86_64", 8, False, False)],
+)
+def test_who_could_use_the_library_is_advised_to_install_it(monkeypatch, machine, devices, installed, advised):
+    monkeypatch.setattr(onednn.platform, "system", lambda: "Linux")
+    monkeypatch.setattr(onednn.platform, "machine", lambda: machine)
+    monkeypatch.setattr(jax, "device_count", lambda: devices)
+    monkeypatch.setattr(library, "find", lambda: object() if installed else None)
+    assert (onednn.advice() is not None) == advised
+    assert not advised or f"pip install {library.PACKAGE}" in onednn.advice()
+
+
 def test_a_failure_ends_the_program_with_its_message():
     def fail(addresses):
         raise library.Error("no such convolution")

@@ -71,10 +71,10 @@ def test_what_the_build_of_the_package_needs_is_copied():
     assert {"pyproject.toml", PROJECT["readme"], *PROJECT["license-files"], "imgclf_jax", "configs"} <= copied()
 
 
-@pytest.mark.parametrize("extra", ["", "cuda", "tpu", "slurm"])
+@pytest.mark.parametrize("extra", ["", "cpu", "cuda", "tpu", "slurm"])
 def test_the_command_that_installs_is_one_that_pip_understands(extra):
     (install,) = [words for name, words in steps() if "pip install" in words]
-    assert ("ARG", "EXTRA=") in steps() and (not extra or extra in EXTRAS)
+    assert ("ARG", "EXTRA=cpu") in steps() and (not extra or extra in EXTRAS)
     shown = subprocess.run(["sh", "-c", f"printf '%s\\n' {install}"], env={"EXTRA": extra}, capture_output=True)
     *_, what = shown.stdout.decode().splitlines()
     assert what == (f".[{extra}]" if extra else ".")
