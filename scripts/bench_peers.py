@@ -181,7 +181,7 @@ def measure(
     """Returns the seconds of an epoch of each side in each round; every other round runs backwards."""
     for done, run in enumerate(sides.values(), start=1):
         with xla.quiet():
-            run(1)  # compiles
+            run(steps)  # compiles, also the later programs of a schedule with stages
         console.task(f"{description}, warm-up", done, len(sides))
     seconds: dict[str, list[float]] = {name: [] for name in sides}
     for index in range(rounds):

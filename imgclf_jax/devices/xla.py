@@ -10,7 +10,7 @@ import jax
 
 from imgclf_jax.devices import native_errors, programs
 
-M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of glibc's malloc.h
+M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8  # of glibc's malloc.h
 
 
 def configure_xla() -> None:
@@ -39,12 +39,13 @@ def _set(flag, value):
 def _keep_freed_memory():
     """Keeps the memory of a dispatch for the next one, instead of returning it to the system.
 
-    The system clears new pages, in each dispatch as many as its activations take.
+    The system clears new pages, in each dispatch as many as its activations take. XLA's threads have to share one arena:
+    what is large comes from the system and returns to it in all arenas but the first.
     """
     if sys.platform == "linux":
         with contextlib.suppress(OSError, AttributeError):
             library = ctypes.CDLL(None)
-            for parameter, value in ((M_MMAP_MAX, 0), (M_TRIM_THRESHOLD, -1)):
+            for parameter, value in ((M_MMAP_MAX, 0), (M_TRIM_THRESHOLD, -1), (M_ARENA_MAX, 1)):
                 library.mallopt(parameter, value)
 
 
