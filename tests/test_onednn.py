@@ -68,7 +68,7 @@ def assert_equals_jax(images, kernel, windows):
     dilation=st.tuples(st.integers(1, 2), st.integers(1, 2)),
     pads=st.tuples(*[st.tuples(st.integers(0, 2), st.integers(0, 2))] * 2),
 )
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=15, deadline=None)
 def test_convolutions_equal_those_of_jax(
     dtype, threads, batch, sides, kernel, channels, groups, strides, dilation, pads
 ):
