@@ -7,10 +7,10 @@ that of https://github.com/hiverge/cifar10-speedrun: steps of 1,536 images, a th
 pixels. The learning rate falls towards 0 at step 292 but not below 5 %, with lookahead from step 284 on. It trains on
 all 50,000 training images without a validation split, and evaluates 6 views of each test image beside the image alone.
 
-Test accuracy 0.9431 ± 0.0015 with the 6 views, and 0.9357 ± 0.0007 without (3 seeds), in 317 to 348 s of training (327 ±
-18 s): `python scripts/speedrun.py --config=configs/speedrun94_fast.py --runs=3`, Python 3.13, 2 cores of an Intel Xeon
-with AMX, 2026-11-30. Trained for 8.875 epochs without the last 5,000 training images, and with a momentum of 0.6 in
-batch normalization, it had reached 93.90 % on these (1 seed): so the run was made longer.
+Test accuracy 0.9431 ± 0.0015 with the 6 views, and 0.9357 ± 0.0007 without (3 seeds), in 317 to 348 s of training
+(327 ± 18 s): `python scripts/speedrun.py --config=configs/speedrun94_fast.py --runs=3`, Python 3.13, 2 cores of an
+Intel Xeon with AMX, 2026-11-30. Trained for 8.875 epochs without the last 5,000 training images, and with a momentum of
+0.6 in batch normalization, it had reached 93.90 % on these (1 seed): so the run was made longer.
 
 Losses are means here and sums there, so the learning rates of SGD are theirs times the batch size. Besides:
 

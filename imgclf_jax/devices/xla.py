@@ -39,8 +39,8 @@ def _set(flag, value):
 def _keep_freed_memory():
     """Keeps the memory of a dispatch for the next one, instead of returning it to the system.
 
-    The system clears new pages, in each dispatch as many as its activations take. XLA's threads have to share one arena:
-    what is large comes from the system and returns to it in all arenas but the first.
+    The system clears new pages, in each dispatch as many as its activations take. XLA's threads have to share one
+    arena: in all others, what is large comes from the system and returns to it.
     """
     if sys.platform == "linux":
         with contextlib.suppress(OSError, AttributeError):
