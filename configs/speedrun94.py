@@ -12,8 +12,8 @@ bfloat16 instead of float16, with the parameters in float32.
 
 `python scripts/speedrun.py --config=configs/speedrun94.py --runs=1` reached 94.04 % with the 6 views and 93.04 %
 without them in one run (seed 0, 2 cores of an Intel Xeon with AMX, Python 3.13, 2026-11-29), before all convolutions
-were oneDNN's. Its test accuracy over several seeds has not been run. The authors published 94.01 % with the 6 views (200
-runs).
+were oneDNN's. Its test accuracy over several seeds has not been run. The authors published 94.01 % with the 6 views
+(200 runs).
 """
 
 from imgclf_jax.config import default
