@@ -1,6 +1,7 @@
 """A sweep by its command: every run once, through crashes and by several commands at once."""
 
 import signal
+import time
 
 import pytest
 from runs import ROOT, SOFTMAX, bits, record, rows
@@ -147,7 +148,10 @@ def test_a_failure_is_shown_at_once_and_can_stop_the_rest(run, tmp_path):
     assert "failed: learning_rate=0.001 seed 0" in done.err and "metrics.csv" in done.out
     first, second = (each.folder for each in by_name(folder).values())
     assert states.read(first).name == "failed"
-    # The worker may have taken the second run already, and dies or saves at any point of it.
+    # The worker may have taken the second run already, and dies or saves at any point of it, soon after the command.
+    end = time.monotonic() + 20
+    while states.read(second).name == "running" and time.monotonic() < end:
+        time.sleep(0.1)
     assert states.read(second).name in ("waiting", "stale", "interrupted")
     # After the repair, the same command continues; fields that change no number may change.
     (first / "metrics.csv").rmdir()
