@@ -20,7 +20,7 @@ from imgclf_jax.devices import half_precision
 )
 def test_the_reason_follows_from_the_processor_and_the_version(tmp_path, monkeypatch, flags, version, expected):
     (tmp_path / "cpuinfo").write_text(f"processor\t: 0\n{flags}\nbugs\t\t: none\n")
-    monkeypatch.setattr(half_precision.library, "dtypes", frozenset)
+    monkeypatch.setattr(half_precision.clib, "dtypes", frozenset)
     monkeypatch.setattr(half_precision, "CPUINFO", tmp_path / "cpuinfo")
     monkeypatch.setattr(jax.version, "__version_info__", version)
     reason = half_precision.emulated()
@@ -29,6 +29,6 @@ def test_the_reason_follows_from_the_processor_and_the_version(tmp_path, monkeyp
 
 @pytest.mark.skipif(jax.default_backend() != "cpu", reason="about processors")
 def test_nothing_is_said_if_the_library_multiplies_it(monkeypatch):
-    monkeypatch.setattr(half_precision.library, "dtypes", lambda: frozenset({"float32", "bfloat16"}))
+    monkeypatch.setattr(half_precision.clib, "dtypes", lambda: frozenset({"float32", "bfloat16"}))
     monkeypatch.setattr(jax.version, "__version_info__", (0, 10, 1))
     assert half_precision.emulated() is None

@@ -14,9 +14,9 @@ from runs import ROOT, environment
 
 from imgclf_jax import onednn
 from imgclf_jax.models import conv, passes, pool
-from imgclf_jax.onednn import calls, library
+from imgclf_jax.onednn import calls, clib
 
-DTYPES = sorted(library.dtypes())
+DTYPES = sorted(clib.dtypes())
 needs_library = pytest.mark.skipif(not DTYPES, reason="oneDNN is not installed: pip install 'imgclf_jax[cpu]'")
 
 
@@ -156,15 +156,15 @@ def test_what_is_served(monkeypatch, shape, dtype, devices, threads, served):
 
 
 def test_without_the_library_nothing_is_served(alone):
-    alone.setattr(library, "FILE", "missing.so")
-    library.find.cache_clear()
-    library.dtypes.cache_clear()
+    alone.setattr(clib, "FILE", "missing.so")
+    clib.find.cache_clear()
+    clib.dtypes.cache_clear()
     try:
         assert not onednn.serves(jnp.zeros((8, 8, 8, 3)))
     finally:
         alone.undo()
-        library.find.cache_clear()
-        library.dtypes.cache_clear()
+        clib.find.cache_clear()
+        clib.dtypes.cache_clear()
 
 
 @pytest.mark.parametrize(
@@ -175,14 +175,14 @@ def test_who_could_use_the_library_is_advised_to_install_it(monkeypatch, machine
     monkeypatch.setattr(onednn.platform, "system", lambda: "Linux")
     monkeypatch.setattr(onednn.platform, "machine", lambda: machine)
     monkeypatch.setattr(jax, "device_count", lambda: devices)
-    monkeypatch.setattr(library, "find", lambda: object() if installed else None)
+    monkeypatch.setattr(clib, "find", lambda: object() if installed else None)
     assert (onednn.advice() is not None) == advised
-    assert not advised or f"pip install {library.PACKAGE}" in onednn.advice()
+    assert not advised or f"pip install {clib.PACKAGE}" in onednn.advice()
 
 
 def test_a_failure_ends_the_program_with_its_message():
     def fail(addresses):
-        raise library.Error("no such convolution")
+        raise clib.Error("no such convolution")
 
     calls.register("oneDNN_test_failure", [fail, fail])
     call = jax.ffi.ffi_call("oneDNN_test_failure", jax.ShapeDtypeStruct((2,), jnp.float32))

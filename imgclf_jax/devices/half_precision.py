@@ -4,7 +4,7 @@ from pathlib import Path
 
 import jax
 
-from imgclf_jax.onednn import library
+from imgclf_jax.onednn import clib
 
 CPUINFO = Path("/proc/cpuinfo")
 INSTRUCTIONS = {"amx_bf16", "avx512_bf16", "bf16"}  # as they are called there, on x86 and on ARM
@@ -13,7 +13,7 @@ FIRST = (0, 11)  # the first version of JAX whose own convolutions use them
 
 def emulated() -> str | None:
     """Returns that bfloat16 is emulated here, and what it costs; `None` if it is not, or if that is not known."""
-    if jax.default_backend() != "cpu" or "bfloat16" in library.dtypes():
+    if jax.default_backend() != "cpu" or "bfloat16" in clib.dtypes():
         return None
     flags = _flags()
     if flags and not flags & INSTRUCTIONS:

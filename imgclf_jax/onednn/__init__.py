@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from imgclf_jax.onednn import calls, convolution, elementwise, library, pooling
+from imgclf_jax.onednn import calls, clib, convolution, elementwise, pooling
 from imgclf_jax.onednn.convolution import Convolution, Kind
 
 __all__ = [
@@ -34,7 +34,7 @@ def serves(images: jax.Array) -> bool:
     """
     return (
         jax.default_backend() == "cpu"
-        and str(images.dtype) in library.dtypes()
+        and str(images.dtype) in clib.dtypes()
         and all(isinstance(size, int) and size > 0 for size in images.shape)
         and images.shape[0] >= threads()
         and jax.device_count() == 1
@@ -64,9 +64,9 @@ def serves_convolution(
 def advice() -> str | None:
     """Returns that the library is missing and what to do, if this machine could use it."""
     usable = platform.system() == "Linux" and platform.machine() == "x86_64" and jax.default_backend() == "cpu"
-    if not usable or jax.device_count() > 1 or library.find():
+    if not usable or jax.device_count() > 1 or clib.find():
         return None
-    return f"this processor computes convolutions faster with oneDNN: pip install {library.PACKAGE}"
+    return f"this processor computes convolutions faster with oneDNN: pip install {clib.PACKAGE}"
 
 
 def convolve(kind: Kind, left: jax.Array, right: jax.Array, shape: Convolution) -> jax.Array:

@@ -2,8 +2,8 @@
 
 from typing import Literal, NamedTuple
 
-from imgclf_jax.onednn import library, primitives
-from imgclf_jax.onednn.library import create, one_thread, sizes
+from imgclf_jax.onednn import clib, primitives
+from imgclf_jax.onednn.clib import create, one_thread, sizes
 from imgclf_jax.onednn.primitives import GRADIENT, SOURCE, TARGET, WORKING, Array, Run
 
 Kind = Literal["forward", "images", "kernel"]
@@ -72,7 +72,7 @@ def prepare(kind: Kind, shape: Convolution) -> Run:
         arrays[0], copies = _joined(shape.images, joint.images, count, (top, left), shape.dtype, operand=0)
         arrays[2], others = _joined(shape.outputs, joint.outputs, count, (0, 0), shape.dtype, operand=1)
         before = [*copies, *others]
-    if not library.load().dnnl_memory_desc_equal(best, plain):
+    if not clib.load().dnnl_memory_desc_equal(best, plain):
         given, arrays[1] = arrays[1], Array(best)
         if kind == "kernel":
             after = [(primitives.reorder(best, plain), {SOURCE: arrays[1], TARGET: given})]

@@ -4,7 +4,7 @@ from ctypes import c_float
 from typing import Literal
 
 from imgclf_jax.onednn import primitives
-from imgclf_jax.onednn.library import create, one_thread
+from imgclf_jax.onednn.clib import create, one_thread
 from imgclf_jax.onednn.primitives import GRADIENT, SOURCE, TARGET, WORKING, Array, Run
 
 Kind = Literal["forward", "images"]

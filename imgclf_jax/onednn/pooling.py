@@ -3,7 +3,7 @@
 from typing import Literal
 
 from imgclf_jax.onednn import primitives
-from imgclf_jax.onednn.library import create, one_thread, sizes
+from imgclf_jax.onednn.clib import create, one_thread, sizes
 from imgclf_jax.onednn.primitives import GRADIENT, SOURCE, TARGET, WORKING, Array, Run
 
 Kind = Literal["forward", "images"]

@@ -9,8 +9,8 @@ import functools
 from collections.abc import Callable, Sequence
 from ctypes import c_void_p
 
-from imgclf_jax.onednn import library
-from imgclf_jax.onednn.library import call, create, one_thread, sizes
+from imgclf_jax.onednn import clib
+from imgclf_jax.onednn.clib import call, create, one_thread, sizes
 
 CPU, IN_ORDER = 1, 1  # of an engine; of a stream
 ALIGNMENT = 64  # of memory, in bytes
@@ -60,7 +60,7 @@ def runner(steps: Sequence[Step], operands: int) -> Run:
     unused: list[Run] = []
 
     def run(*addresses: int) -> None:
-        library.quick().omp_set_num_threads(1)
+        clib.quick().omp_set_num_threads(1)
         one = unused.pop() if unused else _bind(steps, operands)
         one(*addresses)
         unused.append(one)
@@ -76,7 +76,7 @@ def _bind(steps, operands):
         for array in arrays.values():
             own = array.of or array
             if own.operand is None and own not in buffers:
-                size = library.load().dnnl_memory_desc_get_size(own.description)
+                size = clib.load().dnnl_memory_desc_get_size(own.description)
                 buffers[own] = ctypes.create_string_buffer(size + ALIGNMENT)
             if array not in memories:
                 address = -(-ctypes.addressof(buffers[own]) // ALIGNMENT) * ALIGNMENT if own in buffers else 0
@@ -84,7 +84,7 @@ def _bind(steps, operands):
         arguments = (_Argument * len(arrays))(*[_Argument(place, memories[array]) for place, array in arrays.items()])
         bound.append((primitive, len(arrays), arguments))
     given = [[m for array, m in memories.items() if array.operand == place] for place in range(operands)]
-    move, execute = library.quick().dnnl_memory_set_data_handle, library.load().dnnl_primitive_execute
+    move, execute = clib.quick().dnnl_memory_set_data_handle, clib.load().dnnl_primitive_execute
 
     def run(*addresses, buffers=buffers):  # which live as long as this function
         for places, address in zip(given, addresses, strict=True):
@@ -92,7 +92,7 @@ def _bind(steps, operands):
                 move(memory, address)
         for primitive, count, arguments in bound:
             if status := execute(primitive, stream, count, arguments):
-                raise library.Error(f"oneDNN: dnnl_primitive_execute returned {status}")
+                raise clib.Error(f"oneDNN: dnnl_primitive_execute returned {status}")
 
     return run
 
@@ -112,7 +112,7 @@ def attributes() -> c_void_p:
 
 def asked(description: c_void_p, what: int) -> c_void_p:
     """Returns the layout of an array of a primitive."""
-    return c_void_p(library.load().dnnl_primitive_desc_query_md(description, what, 0))
+    return c_void_p(clib.load().dnnl_primitive_desc_query_md(description, what, 0))
 
 
 def images(shape: Sequence[int], dtype: str) -> c_void_p:
